@@ -1,0 +1,148 @@
+"""Anticipated failures of workspaces and their machines.
+
+The tree (all under `guest.errors.AgentisoError`)::
+
+    AgentisoError
+    ├── InvalidName, InvalidArgument          the caller's request is malformed
+    ├── NameTaken, NotFound, IllegalState     the request does not fit what exists
+    ├── NoCapacity                            the host cannot hold it
+    ├── MailboxFull, DeadlineExceeded, ActorGone   busy, late, gone
+    ├── HostUnfit                             the host lacks something; the remedy names it
+    ├── ImageError                            an image is missing, damaged or foreign
+    ├── MachineFailed                         QEMU did not start, or died
+    ├── QmpError                              QEMU refused a command
+    ├── GuestBroken                           the guest agent's channel is of no further use
+    ├── GuestRefused                          the guest agent answered with an error
+    ├── RestoreUnproven                       a restored guest could not prove what it is
+    └── SupervisorRunning                     another supervisor holds the state directory
+"""
+
+from __future__ import annotations
+
+from guest.errors import AgentisoError, LocalProtocolError, ProtocolError, RemoteProtocolError
+
+__all__ = [
+    "ActorGone",
+    "AgentisoError",
+    "DeadlineExceeded",
+    "GuestBroken",
+    "GuestRefused",
+    "HostUnfit",
+    "IllegalState",
+    "ImageError",
+    "InvalidArgument",
+    "InvalidName",
+    "LocalProtocolError",
+    "MachineFailed",
+    "MailboxFull",
+    "NameTaken",
+    "NoCapacity",
+    "NotFound",
+    "ProtocolError",
+    "QmpError",
+    "RemoteProtocolError",
+    "RestoreUnproven",
+    "SupervisorRunning",
+]
+
+
+class InvalidName(AgentisoError):
+    """A name does not follow the grammar."""
+
+    code = "invalid_name"
+
+
+class InvalidArgument(AgentisoError):
+    """An argument is out of range or of the wrong form."""
+
+    code = "invalid_argument"
+
+
+class NameTaken(AgentisoError):
+    """The name already belongs to something else."""
+
+    code = "name_taken"
+
+
+class NotFound(AgentisoError):
+    """No such workspace, snapshot or image, or it exists no longer."""
+
+    code = "not_found"
+
+
+class IllegalState(AgentisoError):
+    """The workspace's lifecycle state does not allow the request."""
+
+    code = "illegal_state"
+
+
+class NoCapacity(AgentisoError):
+    """Memory, disk or a configured limit is exhausted."""
+
+    code = "no_capacity"
+
+
+class MailboxFull(AgentisoError):
+    """The actor has as many requests waiting as it accepts; nothing was done."""
+
+    code = "busy"
+
+
+class DeadlineExceeded(AgentisoError):
+    """The request took longer than its deadline and was rolled back."""
+
+    code = "deadline_exceeded"
+
+
+class ActorGone(AgentisoError):
+    """The actor stopped before it answered."""
+
+    code = "gone"
+
+
+class HostUnfit(AgentisoError):
+    """The host lacks a program, a right or a feature."""
+
+    code = "host_unfit"
+
+
+class ImageError(AgentisoError):
+    """An image is missing, damaged, half-made or built for another architecture."""
+
+    code = "image_error"
+
+
+class MachineFailed(AgentisoError):
+    """QEMU did not start or ended by itself; ``facts`` has ``log_tail`` and ``console_tail``."""
+
+    code = "machine_failed"
+
+
+class QmpError(AgentisoError):
+    """QEMU answered a QMP command with an error; ``facts`` has ``qmp_class`` and ``command``."""
+
+    code = "qmp_error"
+
+
+class GuestBroken(AgentisoError):
+    """The guest's channel ended, went mute or spoke nonsense; the outcome of open requests is unknown."""
+
+    code = "guest_broken"
+
+
+class GuestRefused(AgentisoError):
+    """The guest agent answered with an error; ``facts`` has ``guest_code``."""
+
+    code = "guest_refused"
+
+
+class RestoreUnproven(AgentisoError):
+    """A restored guest failed to give the evidence of a correct restore; it was destroyed."""
+
+    code = "restore_unproven"
+
+
+class SupervisorRunning(AgentisoError):
+    """Another supervisor holds the lock of the state directory."""
+
+    code = "supervisor_running"

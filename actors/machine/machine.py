@@ -1,0 +1,339 @@
+"""A machine: one running QEMU microVM, its QMP connection and its guest agent's channel.
+
+`start` brings one up, from a checkpoint or cold; `adopt` finds one again after its supervisor was replaced.  Neither
+returns before the guest has proven itself, and neither leaves anything behind when it fails.  A machine starts its
+readers in the nursery it is given and ends with `end`, or is let go with `release`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from actors.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, RestoreUnproven
+from actors.machine import channel, command_line, sockets
+from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine.command_line import CHANNEL_FD, QMP_FD, STATE_FD, VSOCK_PORT, MachineSpec
+from actors.machine.files import tail
+from actors.machine.guest_client import GuestClient, Identity, IdentityReply, NetworkIdentity
+from actors.machine.process import ProcessIdentity, QemuProcess
+from actors.machine.qmp import QmpClient
+from actors.machine.ram_image import create_zero
+from actors.model import Evidence
+from actors.names import new_id
+
+T = TypeVar("T")
+
+SHUTDOWN_GRACE_S: Final = 10.0
+"""How long a guest may take to write its disks and power off before it is killed."""
+DEATH_WAIT_S: Final = 1.0
+GUEST_ADDRESS: Final = "10.0.2.15"
+"""The guest's address on its own slirp network, which no other machine shares (QEMU manual, -netdev user)."""
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 16
+ENTROPY_BYTES: Final = 64
+
+
+@attrs.frozen
+class Persona:
+    """The identity a workspace gives to its machine."""
+
+    workspace_id: str
+    hostname: str
+
+
+@attrs.frozen
+class MachineRecord:
+    """What a later supervisor must know to adopt the machine."""
+
+    process: ProcessIdentity
+    directory: str
+    epoch: str
+    key: str
+    nonce: str
+    ram: str
+
+
+class Machine:
+    """A running, proven machine.  Attributes are read by its owner, and changed only here and by checkpoints."""
+
+    def __init__(self, spec: MachineSpec, fingerprint: Fingerprint, layer: str, disk_bytes: int) -> None:
+        self.spec = spec
+        self.fingerprint = fingerprint
+        self.layer = layer
+        self.disk_bytes = disk_bytes
+        self.key = b""
+        self.nonce = ""
+        self.epoch = ""
+        self.start_seconds = 0.0
+        self.evidence: Evidence | None = None
+        self.process: QemuProcess
+        self.qmp: QmpClient
+        self.client: GuestClient
+
+    @property
+    def record(self) -> MachineRecord:
+        """What to write down so that the machine can be adopted."""
+        spec = self.spec
+        return MachineRecord(
+            self.process.identity, str(spec.directory), self.epoch, self.key.hex(), self.nonce, str(spec.ram)
+        )
+
+    async def end(self, *, grace_s: float = 0.0) -> None:
+        """Ask the guest to power off if ``grace_s`` allows, wait, kill; then remove the machine's directory."""
+        if grace_s and not self.client.broken:
+            # A guest that cannot answer any more is killed below like one that does not end in time.
+            with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
+                await self.client.shutdown()
+        await self.process.end(grace_s)
+        await self.release()
+        shutil.rmtree(self.spec.directory, ignore_errors=True)
+
+    async def release(self) -> None:
+        """Close our connections; the process is not touched."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+            await self.client.aclose()
+            await self.qmp.aclose()
+        self.process.release()
+
+    def console(self, max_bytes: int = 4096) -> str:
+        """Return the end of the guest's serial console."""
+        return tail(self.spec.console_log, max_bytes)
+
+
+async def start(
+    nursery: trio.Nursery,
+    spec: MachineSpec,
+    persona: Persona,
+    fingerprint: Fingerprint,
+    *,
+    layer: str,
+    disk_bytes: int,
+    checkpoint: Checkpoint | None,
+    state: Path | None,
+    limit_s: float,
+) -> Machine:
+    """Start a machine and return it proven; on any failure nothing of it is left.
+
+    With a ``checkpoint``, ``state`` is its file of device state and the guest must know the checkpoint's key and
+    nonce.  Without one the machine boots cold with a fresh key.
+
+    Raises:
+        MachineFailed: QEMU ended, or the guest agent did not answer within ``limit_s``.
+        RestoreUnproven: the restored guest could not prove what it is.
+
+    """
+    began = time.perf_counter()
+    machine = Machine(spec, fingerprint, layer, disk_bytes)
+    async with AsyncExitStack() as undo:
+        spec.directory.mkdir(parents=True, mode=0o700)
+        undo.callback(shutil.rmtree, spec.directory, ignore_errors=True)
+        machine.key = bytes.fromhex(checkpoint.key) if checkpoint else _write_boot_files(spec)
+        qmp_stream, channel_stream = await _spawn(machine, state, undo)
+        await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, channel_stream, undo), limit_s)
+        await _or_died(machine, lambda: _prove(machine, persona, checkpoint), limit_s)
+        undo.pop_all()
+    machine.start_seconds = time.perf_counter() - began
+    return machine
+
+
+async def adopt(
+    nursery: trio.Nursery,
+    spec: MachineSpec,
+    fingerprint: Fingerprint,
+    record: MachineRecord,
+    *,
+    layer: str,
+    disk_bytes: int,
+    limit_s: float,
+) -> Machine | None:
+    """Take hold of a machine that an earlier supervisor started; ``None`` if it no longer runs.
+
+    Raises:
+        MachineFailed: the process runs but is not usable: it does not answer, or has another identity.
+
+    """
+    process = QemuProcess.adopt(record.process)
+    if process is None:
+        return None
+    machine = Machine(spec, fingerprint, layer, disk_bytes)
+    machine.process, machine.epoch, machine.nonce = process, record.epoch, record.nonce
+    machine.key = bytes.fromhex(record.key)
+    async with AsyncExitStack() as undo:
+        undo.callback(process.release)
+        qmp_stream = sockets.dial(spec.directory / sockets.QMP)
+        undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
+        stream = await _channel_address(spec).connect()
+        await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo), limit_s)
+        await machine.qmp.execute("cont")
+        undo.pop_all()
+    return machine
+
+
+# -- starting -----------------------------------------------------------------------------------------------------
+
+
+def _write_boot_files(spec: MachineSpec) -> bytes:
+    key = secrets.token_bytes(KEY_BYTES)
+    fd = os.open(spec.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(key)
+    create_zero(spec.ram, spec.shape.memory_mb * 1024 * 1024)
+    return key
+
+
+async def _spawn(
+    machine: Machine, state: Path | None, undo: AsyncExitStack
+) -> tuple[trio.SocketStream, trio.SocketStream | None]:
+    """Start QEMU on listening sockets to which we are already connected, so that nobody has to poll."""
+    spec = machine.spec
+    with ExitStack() as ours:
+        qmp, qmp_stream = _offer(spec.directory / sockets.QMP, ours, undo)
+        descriptors, channel_stream = {QMP_FD: qmp}, None
+        if spec.channel == "serial":
+            descriptors[CHANNEL_FD], channel_stream = _offer(spec.directory / sockets.CHANNEL, ours, undo)
+        if state is not None:
+            descriptors[STATE_FD] = ours.enter_context(state.open("rb")).fileno()
+        argv = command_line.build(spec, restoring=state is not None)
+        machine.process = QemuProcess.spawn(argv, uuid=spec.uuid, log=spec.qemu_log, descriptors=descriptors)
+    undo.callback(machine.process.release)
+    undo.push_async_callback(machine.process.end)
+    return qmp_stream, channel_stream
+
+
+def _offer(path: Path, ours: ExitStack, undo: AsyncExitStack) -> tuple[int, trio.SocketStream]:
+    """Return a listening socket's descriptor, and a stream that already waits in its backlog."""
+    listener = ours.enter_context(sockets.listen(path))
+    stream = sockets.dial(path)
+    undo.push_async_callback(trio.aclose_forcefully, stream)
+    return listener.fileno(), stream
+
+
+async def _connect(
+    nursery: trio.Nursery,
+    machine: Machine,
+    qmp_stream: trio.SocketStream,
+    channel_stream: trio.abc.Stream | None,
+    undo: AsyncExitStack,
+) -> None:
+    machine.qmp = await QmpClient.open(nursery, qmp_stream)
+    undo.push_async_callback(machine.qmp.aclose)
+    stream = channel_stream or await _channel_address(machine.spec).connect()
+    machine.client = await GuestClient.open(nursery, stream, machine.key)
+    undo.push_async_callback(machine.client.aclose)
+
+
+async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | None) -> None:
+    """Give the guest its identity and hold its answer against what it must be."""
+    identity = Identity(
+        epoch=new_id(),
+        time_ns=time.time_ns(),
+        entropy=secrets.token_bytes(ENTROPY_BYTES),
+        hostname=persona.hostname,
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        key=secrets.token_bytes(KEY_BYTES),
+        machine_id=persona.workspace_id.replace("-", ""),
+        network=_network_identity(machine.spec),
+    )
+    reply = await machine.client.identify(identity)
+    faults = _faults(reply, identity, checkpoint)
+    if faults:
+        raise RestoreUnproven(
+            f"The guest of {persona.hostname} could not prove a correct start: {'; '.join(faults)}.",
+            remedy="It was ended. Try again; if it recurs, rebuild the image.",
+        )
+    machine.epoch, machine.key, machine.nonce = identity.epoch, identity.key, identity.nonce.hex()
+    machine.evidence = Evidence(
+        epoch=identity.epoch,
+        nonce_matched=checkpoint is not None,
+        generation=reply.generation,
+        rng_reseeded=reply.rng_reseeded,
+        clock_step_s=reply.clock_step_s,
+        hostname=reply.hostname,
+    )
+
+
+def _faults(reply: IdentityReply, identity: Identity, checkpoint: Checkpoint | None) -> list[str]:
+    faults = [f"{part}: {text}" for part, text in sorted(reply.failures.items())]
+    expected = checkpoint.nonce if checkpoint else None
+    if reply.previous_nonce != expected:
+        faults.append("its memory does not hold the checkpoint's nonce")
+    if not reply.rng_reseeded:
+        faults.append("its kernel's random generator was not reseeded")
+    if reply.hostname != identity.hostname:
+        faults.append(f"its hostname is {reply.hostname!r}, not {identity.hostname!r}")
+    if identity.network and reply.mac != identity.network.mac:
+        faults.append(f"its MAC address is {reply.mac}, not {identity.network.mac}")
+    return faults
+
+
+def _network_identity(spec: MachineSpec) -> NetworkIdentity | None:
+    if spec.network == "none":
+        return None
+    return NetworkIdentity(
+        interface="eth0", mac=spec.mac, address=GUEST_ADDRESS, prefix=24, gateway="10.0.2.2", dns=("10.0.2.3",)
+    )
+
+
+async def _or_died(machine: Machine, step: Callable[[], Awaitable[T]], limit_s: float) -> T:
+    """Run one step of a start; end it early, with QEMU's last words, when QEMU dies or time runs out."""
+    result: list[T] = []
+    failure: AgentisoError | None = None
+    died = False
+    async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + limit_s
+
+        async def watch() -> None:
+            nonlocal died
+            await machine.process.wait_exit()
+            died = True
+            nursery.cancel_scope.cancel(reason="QEMU ended")
+
+        nursery.start_soon(watch)
+        try:
+            result.append(await step())
+        except AgentisoError as error:
+            failure = error
+            if isinstance(error, GuestBroken | MachineFailed):
+                # QEMU's death breaks its connections first: give its exit a moment to be seen, it tells more.
+                with trio.move_on_after(DEATH_WAIT_S):
+                    await trio.sleep_forever()
+        nursery.cancel_scope.cancel(reason="the step is over")
+    if result:
+        return result[0]
+    if failure is not None and not died:
+        raise failure
+    raise _failure(machine, "ended by itself" if died else f"did not become ready within {limit_s:.0f} s", failure)
+
+
+def _failure(machine: Machine, reason: str, cause: AgentisoError | None) -> MachineFailed:
+    spec, status = machine.spec, machine.process.exit_status
+    log, console = tail(spec.qemu_log), tail(spec.console_log)
+    said = f" (exit status {status})" if status is not None else ""
+    failure = MachineFailed(
+        f"The machine {reason}{said}.\nQEMU said: {log.strip() or 'nothing'}\n"
+        f"Console: {console.strip() or 'nothing'}\n",
+        remedy="Run `agentiso check` to see whether this host and the image are fit.",
+        log_tail=log,
+        console_tail=console,
+        exit_status=status,
+    )
+    failure.__cause__ = cause
+    return failure
+
+
+def _channel_address(spec: MachineSpec) -> channel.ChannelAddress:
+    if spec.channel == "vsock":
+        assert spec.vsock_cid is not None
+        return channel.VsockAddress(spec.vsock_cid, VSOCK_PORT)
+    return channel.SerialAddress(spec.directory / sockets.CHANNEL)

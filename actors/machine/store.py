@@ -1,0 +1,112 @@
+"""Where disk layers and checkpoints live, and which of them are still needed.
+
+Layers and checkpoints are shared: a fork's disk stands on its parent's layer, its memory on its parent's RAM image,
+and both outlive the parent.  So they belong to no workspace; each is kept while somebody *holds* it, directly or
+through a chain of layers.  Holds live in memory and are rebuilt at start-up from the records of workspaces and
+templates; what nobody holds is swept.
+
+Files: ``layers/<id>.qcow2`` and ``checkpoints/<id>/{checkpoint.json, ram, devices}``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+from actors.machine import qcow2
+from actors.names import new_id
+
+
+class Store:
+    """The shared files of one state directory.  All methods but `sweep` are instant."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._layers = state_dir / "layers"
+        self._checkpoints = state_dir / "checkpoints"
+        self._holds: dict[str, frozenset[str]] = {}
+        self._sweeping = trio.Lock()
+
+    def make_directories(self) -> None:
+        """Create what is missing, readable by the owner alone."""
+        for directory in (self._layers, self._checkpoints):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def layer(self, layer_id: str) -> Path:
+        """Return the path of a disk layer."""
+        return self._layers / f"{layer_id}.qcow2"
+
+    def checkpoint(self, checkpoint_id: str) -> Path:
+        """Return the directory of a checkpoint."""
+        return self._checkpoints / checkpoint_id
+
+    def hold(self, owner: str, ids: Iterable[str]) -> None:
+        """Say that ``owner`` needs exactly these layers and checkpoints, and what they stand on."""
+        self._holds[owner] = frozenset(ids)
+
+    def release(self, owner: str) -> None:
+        """Say that ``owner`` needs nothing any more."""
+        self._holds.pop(owner, None)
+
+    @contextmanager
+    def held(self, *ids: str) -> Iterator[str]:
+        """Hold ids for the length of a block; the owner's name may be used to hold more."""
+        owner = f"block:{new_id()}"
+        self.hold(owner, ids)
+        try:
+            yield owner
+        finally:
+            self.release(owner)
+
+    def holders(self, identifier: str) -> list[str]:
+        """Return who holds an id directly, sorted."""
+        return sorted(owner for owner, ids in self._holds.items() if identifier in ids)
+
+    def new_overlay(self, layer_id: str, *, backing: Path, backing_format: str, size_bytes: int) -> Path:
+        """Create an empty disk layer over another file; the caller already holds ``layer_id``."""
+        path = self.layer(layer_id)
+        qcow2.create_overlay(path, backing=backing, backing_format=backing_format, virtual_size_bytes=size_bytes)
+        return path
+
+    async def sweep(self) -> list[str]:
+        """Remove what nobody holds and return the ids of what was removed.
+
+        Whoever creates a layer or checkpoint holds its id first, so what is found on disk before the holds are read
+        and is not held then, is garbage.
+        """
+        async with self._sweeping:
+            layers = {path.stem: path for path in self._layers.glob("*.qcow2")}
+            checkpoints = {path.name: path for path in self._checkpoints.iterdir()}
+            needed = frozenset().union(*self._holds.values())
+            return await trio.to_thread.run_sync(_remove_garbage, needed, layers, checkpoints)
+
+
+def _remove_garbage(needed: frozenset[str], layers: dict[str, Path], checkpoints: dict[str, Path]) -> list[str]:
+    from actors.machine.checkpoint import layer_of
+
+    for name, directory in checkpoints.items():
+        if name in needed and (layer := layer_of(directory)):
+            needed |= {layer}
+    for layer_id in list(needed & layers.keys()):
+        needed |= {path.stem for path in qcow2.backing_chain(layers[layer_id])}
+    removed = []
+    for name, directory in checkpoints.items():
+        if name not in needed:
+            shutil.rmtree(directory, ignore_errors=True)
+            removed.append(name)
+    for name, path in layers.items():
+        if name not in needed:
+            path.unlink(missing_ok=True)
+            removed.append(name)
+    return removed
+
+
+def allocated_bytes(path: Path) -> int:
+    """Return the bytes that a file, or the files of a directory, occupy on the host."""
+    if path.is_dir():
+        return sum(allocated_bytes(Path(entry.path)) for entry in os.scandir(path))
+    return path.stat().st_blocks * 512

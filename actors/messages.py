@@ -1,0 +1,235 @@
+"""The closed sets of messages that the registry and the workspace actors understand.
+
+Each message is frozen and says what it answers with (its type parameter), whether it runs beside others
+(`CONCURRENT`), how long an asker waits by default (`DEADLINE_S`) and, for workspaces, in which lifecycle states it is
+legal (`LEGAL`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable
+from typing import Any, ClassVar, TypeAlias
+
+import attrs
+
+from actors.lifecycle import State
+from actors.machine.checkpoint import Checkpoint
+from actors.model import ExecResult, FileContent, FileEntry, ForkReport, Shape, SnapshotInfo, WorkspaceInfo
+from actors.runtime import ActorRef, Message
+
+BOOT_DEADLINE_S = 300.0
+"""A cold boot under software emulation on a busy host, with a template's checkpoint after it."""
+GUEST_DEADLINE_S = float("inf")
+"""Guest work is bounded by its own time limit and by the channel's, not by the mailbox."""
+
+OnOutput: TypeAlias = Callable[[int, bytes], None]
+"""Called with (1 for stdout, 2 for stderr; bytes) as output arrives."""
+
+
+# -- to a workspace -----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Start(Message[WorkspaceInfo]):
+    """Restore the first machine of a new workspace from a checkpoint, or boot it cold without one."""
+
+    checkpoint: Checkpoint | None
+    LEGAL: ClassVar = frozenset({State.CREATING, State.STOPPED, State.FAILED})
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class TakeCheckpoint(Message["CheckpointTaken"]):
+    """Checkpoint the running machine, which runs on; the asker owns one pin on the result."""
+
+    with_memory: bool = True
+    LEGAL: ClassVar = frozenset({State.RUNNING})
+    DEADLINE_S: ClassVar[float] = 120.0
+
+
+@attrs.frozen
+class CheckpointTaken:
+    """A checkpoint and what it cost."""
+
+    checkpoint: Checkpoint
+    pause_ms: float
+    copied_bytes: int
+
+
+@attrs.frozen
+class CreateSnapshot(Message[SnapshotInfo]):
+    """Keep a checkpoint under a name in the workspace's tree."""
+
+    name: str
+    with_memory: bool = True
+    LEGAL: ClassVar = frozenset({State.RUNNING})
+    DEADLINE_S: ClassVar[float] = 120.0
+
+
+@attrs.frozen
+class FindSnapshot(Message[Checkpoint]):
+    """Look a snapshot's checkpoint up by name."""
+
+    name: str
+
+
+@attrs.frozen
+class RestoreSnapshot(Message[WorkspaceInfo]):
+    """Bring the workspace back to a snapshot; the old machine runs until the new one is proven."""
+
+    name: str
+    LEGAL: ClassVar = frozenset({State.RUNNING, State.STOPPED, State.FAILED})
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class DeleteSnapshot(Message[None]):
+    """Forget a snapshot; its children are re-parented."""
+
+    name: str
+
+
+@attrs.frozen
+class Destroy(Message[None]):
+    """End the machine and remove all that the workspace owns."""
+
+    DEADLINE_S: ClassVar[float] = 60.0
+
+
+@attrs.frozen
+class Describe(Message[WorkspaceInfo]):
+    """Tell all that is known of the workspace."""
+
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class Exec(Message[ExecResult]):
+    """Run a command in the guest."""
+
+    command: str | tuple[str, ...]
+    timeout_s: float = 120.0
+    workdir: str | None = None
+    env: dict[str, str] | None = None
+    max_output_bytes: int = 262144
+    on_output: OnOutput | None = None
+    LEGAL: ClassVar = frozenset({State.RUNNING})
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
+
+
+@attrs.frozen
+class ReadFile(Message[FileContent]):
+    """Read a piece of a guest file."""
+
+    path: str
+    offset: int = 0
+    limit: int | None = None
+    LEGAL: ClassVar = frozenset({State.RUNNING})
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
+
+
+@attrs.frozen
+class WriteFile(Message[int]):
+    """Write a guest file as a whole; answers with its size in bytes."""
+
+    path: str
+    content: bytes | AsyncIterable[bytes]
+    mode: int | None = 0o644
+    LEGAL: ClassVar = frozenset({State.RUNNING})
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
+
+
+@attrs.frozen
+class ListFiles(Message[tuple[FileEntry, ...]]):
+    """List a guest directory, sorted by name."""
+
+    path: str
+    LEGAL: ClassVar = frozenset({State.RUNNING})
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
+
+
+WorkspaceMessage: TypeAlias = (
+    Start
+    | TakeCheckpoint
+    | CreateSnapshot
+    | FindSnapshot
+    | RestoreSnapshot
+    | DeleteSnapshot
+    | Destroy
+    | Describe
+    | Exec
+    | ReadFile
+    | WriteFile
+    | ListFiles
+)
+WorkspaceRef: TypeAlias = ActorRef[Any]
+
+
+# -- to the registry ----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class CreateWorkspace(Message[WorkspaceInfo]):
+    """Make a new workspace from an image's template; unset values come from the settings."""
+
+    name: str | None = None
+    image: str | None = None
+    shape: Shape | None = None
+    network: str | None = None
+    allow_internet: bool | None = None
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class ForkWorkspace(Message[ForkReport]):
+    """Fork a workspace, running or from a snapshot, into ``count`` new ones."""
+
+    workspace: str
+    count: int = 1
+    snapshot: str | None = None
+    names: tuple[str, ...] | None = None
+    name_prefix: str | None = None
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class FindWorkspace(Message["Found"]):
+    """Resolve a name, an id or an unambiguous id prefix of at least 8 digits."""
+
+    workspace: str
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class Found:
+    """A workspace's handle."""
+
+    workspace_id: str
+    name: str
+    ref: WorkspaceRef
+
+
+@attrs.frozen
+class ListWorkspaces(Message[tuple[WorkspaceInfo, ...]]):
+    """Describe all workspaces, oldest first."""
+
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class DestroyWorkspace(Message[None]):
+    """Destroy a workspace and forget its name."""
+
+    workspace: str
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = 90.0
+
+
+RegistryMessage: TypeAlias = CreateWorkspace | ForkWorkspace | FindWorkspace | ListWorkspaces | DestroyWorkspace
+RegistryRef: TypeAlias = ActorRef[Any]

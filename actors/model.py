@@ -1,0 +1,166 @@
+"""The values that cross the actors' borders: requests' results, facts about workspaces, evidence.
+
+Frozen, comparable, free of behaviour.  Times are seconds since the Unix epoch, durations seconds, unless a name says
+otherwise.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Shape:
+    """How large a workspace is."""
+
+    vcpus: int = 2
+    memory_mb: int = 512
+    disk_gb: int = 10
+
+
+@attrs.frozen
+class NetworkInfo:
+    """The network backend of a workspace and what it lets through."""
+
+    backend: str
+    """``user`` (slirp, no privilege) or ``none``."""
+    allow_internet: bool
+    mac: str | None = None
+    ip: str | None = None
+
+
+@attrs.frozen
+class Evidence:
+    """What a guest proved after a restore, before anybody could use it."""
+
+    epoch: str
+    """UUID of this restore, made by the host."""
+    nonce_matched: bool
+    """The guest's memory held the nonce recorded at the checkpoint."""
+    generation: int
+    """How many restores this memory has been through, counted in guest memory."""
+    rng_reseeded: bool
+    """The guest kernel took fresh host entropy and confirmed the reseed."""
+    clock_step_s: float
+    """By how much the wall clock was corrected."""
+    hostname: str
+    """The hostname the guest reports after it took its new identity."""
+
+
+@attrs.frozen
+class Lineage:
+    """Where a forked workspace came from."""
+
+    workspace_id: str
+    name: str
+    checkpoint_id: str
+    snapshot: str | None
+    """Name of the snapshot it was forked from; ``None`` for a fork of the running workspace."""
+
+
+@attrs.frozen
+class SnapshotInfo:
+    """A named checkpoint in a workspace's tree."""
+
+    id: str
+    name: str
+    parent: str | None
+    """Name of the snapshot the workspace stood on when this one was taken."""
+    created_at: float
+    has_memory: bool
+    size_bytes: int
+    """Bytes allocated on the host for this snapshot alone (RAM image and device state)."""
+
+
+@attrs.frozen
+class WorkspaceInfo:
+    """All that is known of a workspace."""
+
+    workspace_id: str
+    name: str
+    state: str
+    image: str
+    shape: Shape
+    network: NetworkInfo
+    accelerator: str
+    channel: str
+    created_at: float
+    started_by: str
+    """``restore`` or ``cold_boot``: how the present machine came to run."""
+    start_seconds: float
+    """How long that start took."""
+    forked_from: Lineage | None = None
+    snapshots: tuple[SnapshotInfo, ...] = ()
+    evidence: Evidence | None = None
+    failure: str | None = None
+    """Why the workspace is in state ``failed``."""
+
+
+@attrs.frozen
+class ExecResult:
+    """The outcome of a command in a guest.
+
+    ``stdout`` and ``stderr`` hold at most the caller's cap, head and tail kept; ``*_bytes`` are the true totals.
+    """
+
+    exit_code: int | None
+    """``None`` when a signal ended the command."""
+    signal: int | None
+    stdout: bytes
+    stderr: bytes
+    stdout_bytes: int
+    stderr_bytes: int
+    timed_out: bool
+    duration_s: float
+    note: str = ""
+    """What was killed and why, when something was."""
+
+
+@attrs.frozen
+class FileEntry:
+    """One entry of a guest directory."""
+
+    name: str
+    kind: str
+    """``file``, ``dir``, ``symlink`` or ``other``."""
+    size_bytes: int
+    mode: int
+    modified_at: float
+
+
+@attrs.frozen
+class FileContent:
+    """A piece of a guest file."""
+
+    content: bytes
+    size_bytes: int
+    """The whole file's size."""
+    offset: int
+
+
+@attrs.frozen
+class ForkedChild:
+    """One child asked of a fork: either a running workspace or the error that prevented it."""
+
+    index: int
+    name: str
+    workspace_id: str | None = None
+    ready_ms: float | None = None
+    """From the end of the checkpoint to the child's proven handshake."""
+    evidence: Evidence | None = None
+    error: str | None = None
+
+
+@attrs.frozen
+class ForkReport:
+    """The outcome of one fork call; every child stems from the one checkpoint."""
+
+    parent: str
+    checkpoint_id: str
+    snapshot: str | None
+    pause_ms: float | None
+    """How long the parent stood still; ``None`` when forked from a snapshot."""
+    copied_bytes: int
+    """Changed guest memory copied during the pause."""
+    seconds: float
+    children: tuple[ForkedChild, ...]

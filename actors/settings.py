@@ -1,0 +1,63 @@
+"""What an operator may set; the defaults serve a laptop.
+
+Sizes are in the units their names carry.  `agentiso.config` reads these from a TOML file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import attrs
+from attrs.validators import ge, in_
+
+from actors.model import Shape
+
+
+def default_state_dir() -> Path:
+    """Return ``/var/lib/agentiso`` for root, else the XDG state directory's ``agentiso``."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/agentiso")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "agentiso"
+
+
+@attrs.frozen
+class Limits:
+    """The most that one host gives away."""
+
+    max_vcpus: int = attrs.field(default=8, validator=ge(1))
+    max_memory_mb: int = attrs.field(default=8192, validator=ge(64))
+    max_disk_gb: int = attrs.field(default=100, validator=ge(1))
+    max_workspaces: int = attrs.field(default=100, validator=ge(1))
+    max_fork_count: int = attrs.field(default=50, validator=ge(1))
+    memory_reserve_mb: int = attrs.field(default=512, validator=ge(0))
+    """Host memory that no workspace may take."""
+    concurrent_starts: int = attrs.field(factory=lambda: max(2, 2 * (os.cpu_count() or 1)), validator=ge(1))
+    """Machines that may be starting at the same time; the rest wait."""
+
+
+@attrs.frozen
+class Settings:
+    """The configuration of one supervisor."""
+
+    state_dir: Path = attrs.field(factory=default_state_dir, converter=Path)
+    images_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    """Where images are kept; ``images`` in the state directory unless set."""
+    image: str = "base"
+    shape: Shape = attrs.field(factory=Shape)
+    network: str = attrs.field(default="user", validator=in_(("user", "none")))
+    allow_internet: bool = False
+    accelerator: str = attrs.field(default="auto", validator=in_(("auto", "kvm", "tcg")))
+    channel: str = attrs.field(default="serial", validator=in_(("serial", "vsock")))
+    qemu_binary: str = "qemu-system-x86_64"
+    boot_timeout_s: float = attrs.field(default=120.0, validator=ge(1))
+    """Bound on a cold boot up to the agent's answer."""
+    restore_timeout_s: float = attrs.field(default=30.0, validator=ge(1))
+    """Bound on a restore up to the proven handshake."""
+    limits: Limits = attrs.field(factory=Limits)
+
+    @property
+    def images(self) -> Path:
+        """The directory of images in force."""
+        return self.images_dir or self.state_dir / "images"

@@ -1,0 +1,47 @@
+"""Disposable Linux machines for AI agents, forked while they run.
+
+Synopsis::
+
+    async with agentiso.open_system() as system:
+        ws = await system.create("demo")
+        result = await ws.exec("uname -a")
+        children = await ws.fork(3)
+"""
+
+from actors.errors import AgentisoError
+from actors.model import (
+    Evidence,
+    ExecResult,
+    FileContent,
+    FileEntry,
+    ForkedChild,
+    ForkReport,
+    Lineage,
+    NetworkInfo,
+    Shape,
+    SnapshotInfo,
+    WorkspaceInfo,
+)
+from actors.settings import Limits, Settings
+from agentiso.system import Fork, System, Workspace, open_system
+
+__all__ = [
+    "AgentisoError",
+    "Evidence",
+    "ExecResult",
+    "FileContent",
+    "FileEntry",
+    "Fork",
+    "ForkReport",
+    "ForkedChild",
+    "Limits",
+    "Lineage",
+    "NetworkInfo",
+    "Settings",
+    "Shape",
+    "SnapshotInfo",
+    "System",
+    "Workspace",
+    "WorkspaceInfo",
+    "open_system",
+]
