@@ -1,0 +1,110 @@
+"""What every workspace of one supervisor shares: settings, files, images, the limit on starts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from actors.machine.accelerator import AcceleratorVerdict, probe_accelerators
+from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine.command_line import MachineSpec
+from actors.machine.host import QemuBuild, probe_qemu
+from actors.machine.image import BootImage
+from actors.machine.store import Store
+from actors.model import Shape
+from actors.names import new_id, short
+from actors.settings import Settings
+
+READ_ONLY_RAM_SINCE = (8, 2)
+"""QEMU can map a RAM file privately while opening it for reading only from this version on."""
+
+LoadImage = Callable[[str], Awaitable[BootImage]]
+"""Finds a verified image by name."""
+
+
+class Host:
+    """Shared by the registry and its workspaces; holds no state of any one of them."""
+
+    def __init__(self, settings: Settings, store: Store, load_image: LoadImage) -> None:
+        self.settings = settings
+        self.store = store
+        self.load_image = load_image
+        self.starts = trio.CapacityLimiter(settings.limits.concurrent_starts)
+        self._qemu: QemuBuild | None = None
+        self._verdicts: dict[str, AcceleratorVerdict] = {}
+        self._probing = trio.Lock()
+
+    @property
+    def state_dir(self) -> Path:
+        """The supervisor's directory."""
+        return self.settings.state_dir
+
+    async def qemu(self) -> QemuBuild:
+        """Return the QEMU in use, looked at once."""
+        if self._qemu is None:
+            self._qemu = await trio.to_thread.run_sync(probe_qemu, self.settings.qemu_binary)
+        return self._qemu
+
+    async def accelerator(self, image: BootImage) -> AcceleratorVerdict:
+        """Return the accelerator that really boots this image's kernel here."""
+        async with self._probing:
+            if image.digest not in self._verdicts:
+                self._verdicts[image.digest] = await probe_accelerators(
+                    await self.qemu(),
+                    image.kernel,
+                    image.initrd,
+                    self.state_dir / "accelerators",
+                    override=self.settings.accelerator,
+                )
+            return self._verdicts[image.digest]
+
+    async def fingerprint(self, image: BootImage, shape: Shape, network: str, channel: str) -> Fingerprint:
+        """Return what a machine of this image and shape is made of on this host."""
+        qemu, verdict = await self.qemu(), await self.accelerator(image)
+        return Fingerprint(
+            qemu=f"{qemu.version_text} {qemu.build_id}",
+            accelerator=verdict.chosen,
+            cpu_model=verdict.cpu_model,
+            vcpus=shape.vcpus,
+            memory_mb=shape.memory_mb,
+            image=image.digest,
+            network=network,
+            channel=channel,
+        )
+
+    async def machine_spec(
+        self,
+        image: BootImage,
+        fingerprint: Fingerprint,
+        *,
+        workspace_dir: Path,
+        layer: str,
+        checkpoint: Checkpoint | None,
+        allow_internet: bool,
+        mac: str,
+    ) -> MachineSpec:
+        """Describe a machine about to be started, in a fresh directory of its own."""
+        qemu = await self.qemu()
+        uuid = new_id()
+        directory = workspace_dir / "machines" / short(uuid)
+        with_memory = checkpoint is not None and checkpoint.has_memory
+        return MachineSpec(
+            qemu=str(qemu.path),
+            uuid=uuid,
+            shape=Shape(vcpus=fingerprint.vcpus, memory_mb=fingerprint.memory_mb),
+            accelerator=fingerprint.accelerator,
+            cpu_model=fingerprint.cpu_model,
+            image=image,
+            ram=self.store.checkpoint(checkpoint.id) / "ram" if checkpoint and with_memory else directory / "ram",
+            ram_read_only=with_memory and qemu.version[:2] >= READ_ONLY_RAM_SINCE,
+            disk=self.store.layer(layer),
+            network=fingerprint.network,
+            allow_internet=allow_internet,
+            mac=mac,
+            channel=fingerprint.channel,
+            vsock_cid=None,
+            directory=directory,
+        )
+
