@@ -1,0 +1,108 @@
+"""Which accelerator really works here: found out by booting, not by asking.
+
+``/dev/kvm`` may exist, answer, and still crawl or abort under a real kernel.  So each candidate boots the image's own
+kernel to its initramfs, which says so on the console and powers off.  The verdict is kept for this QEMU, kernel and
+processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import attrs
+import cattrs
+import trio
+
+from actors.errors import HostUnfit
+from actors.machine.files import read_json, replace_json, tail
+from actors.machine.host import QemuBuild
+
+MARKER: Final = "agentiso-probe-ok"
+LIMITS_S: Final = {"kvm": 5.0, "tcg": 60.0}
+"""A KVM worth having boots a kernel in well under a second; emulation needs seconds, more on a busy host."""
+CPU_MODELS: Final = {"kvm": "host", "tcg": "max"}
+
+
+@attrs.frozen
+class Candidate:
+    """How one accelerator did."""
+
+    name: str
+    ok: bool
+    reason: str
+    seconds: float
+
+
+@attrs.frozen
+class AcceleratorVerdict:
+    """The accelerator to use."""
+
+    chosen: str
+    cpu_model: str
+    candidates: tuple[Candidate, ...]
+
+
+async def probe_accelerators(
+    qemu: QemuBuild, kernel: Path, initrd: Path, cache_dir: Path, *, override: str = "auto"
+) -> AcceleratorVerdict:
+    """Return the best accelerator that boots ``kernel``; an ``override`` is tried alone.
+
+    Raises:
+        HostUnfit: none does.
+
+    """
+    cached = cache_dir / f"{_cache_key(qemu, kernel, override)}.json"
+    try:
+        return cattrs.structure(read_json(cached), AcceleratorVerdict)
+    except (OSError, ValueError, cattrs.BaseValidationError):
+        pass
+    tried: list[Candidate] = []
+    for name in ("kvm", "tcg") if override == "auto" else (override,):
+        tried.append(await _try(qemu, kernel, initrd, name))
+        if tried[-1].ok:
+            verdict = AcceleratorVerdict(name, CPU_MODELS[name], tuple(tried))
+            cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_json(cached, cattrs.unstructure(verdict))
+            return verdict
+    reasons = "; ".join(f"{candidate.name}: {candidate.reason}" for candidate in tried)
+    raise HostUnfit(f"No accelerator boots a kernel here. {reasons}.", remedy="Set accelerator = 'auto', or mend QEMU.")
+
+
+async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str) -> Candidate:
+    if name == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return Candidate(name, False, "no access to /dev/kvm", 0.0)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="agentiso-probe-") as scratch:
+        console, log = Path(scratch) / "console", Path(scratch) / "log"
+        argv = [
+            *(str(qemu.path), "-machine", "microvm", "-accel", name, "-cpu", CPU_MODELS[name], "-m", "256M"),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"),
+            *("-kernel", str(kernel), "-initrd", str(initrd)),
+            *("-append", "console=ttyS0 reboot=t panic=-1 quiet agentiso.probe=1"),
+        ]
+        with log.open("wb") as output, trio.move_on_after(LIMITS_S[name]):
+            await trio.run_process(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+        seconds = time.monotonic() - began
+        if MARKER in tail(console):
+            return Candidate(name, True, f"booted a kernel in {seconds:.1f} s", seconds)
+        said = (tail(log, 500) or tail(console, 500)).strip().replace("\n", " / ")
+        limit = f"no kernel came up within {LIMITS_S[name]:.0f} s"
+        return Candidate(name, False, f"{limit}: {said}" if said else limit, seconds)
+
+
+def _cache_key(qemu: QemuBuild, kernel: Path, override: str) -> str:
+    processor = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
+    )
+    with kernel.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    usable = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    facts = f"{qemu.version_text} {qemu.build_id} {platform.release()} {processor} {digest} {override} {usable}"
+    return hashlib.sha256(facts.encode()).hexdigest()[:32]

@@ -1,0 +1,194 @@
+"""RAM images: immutable files of guest memory, and the pages a machine has changed since it mapped one.
+
+QEMU maps the image privately, so what it changes becomes anonymous memory of its process, which the kernel tells
+apart from the file's pages (kernel: admin-guide/mm/pagemap).
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from actors.errors import HostUnfit, MachineFailed
+
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+FICLONE: Final = 0x40049409
+PAGEMAP_SCAN: Final = 0xC0606610
+PAGE_IS_FILE: Final = 1 << 2
+PAGE_IS_PRESENT: Final = 1 << 3
+PAGE_IS_SWAPPED: Final = 1 << 4
+PAGE_IS_PFNZERO: Final = 1 << 5
+PRESENT: Final = 1 << 63
+SWAPPED: Final = 1 << 62
+FILE_OR_SHARED: Final = 1 << 61
+SCAN_REGIONS: Final = 4096
+COPY_BYTES: Final = 16 * 1024 * 1024
+_REGION = struct.Struct("QQQ")
+_SCAN = struct.Struct("12Q")
+
+
+@attrs.frozen
+class RamMapping:
+    """Where a process maps a RAM image: addresses in bytes, in the file's order without gaps."""
+
+    start: int
+    size: int
+
+
+def create_zero(path: Path, size_bytes: int) -> None:
+    """Create the image of a machine that has not run: a hole."""
+    with path.open("xb") as file:
+        file.truncate(size_bytes)
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy an image, by reference where the file system can, else its data without its holes."""
+    with source.open("rb") as old, target.open("xb") as new:
+        os.fchmod(new.fileno(), 0o600)
+        try:
+            fcntl.ioctl(new, FICLONE, old.fileno())
+        except OSError:
+            size = os.fstat(old.fileno()).st_size
+            os.ftruncate(new.fileno(), size)
+            _copy_extents(old.fileno(), new.fileno(), size)
+
+
+def _copy_extents(old: int, new: int, size: int) -> None:
+    position = 0
+    while position < size:
+        try:
+            position = os.lseek(old, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(old, position, os.SEEK_HOLE)
+        while position < end:
+            copied = os.copy_file_range(old, new, end - position, position, position)
+            if not copied:
+                raise MachineFailed("A RAM image shrank while it was copied.")
+            position += copied
+
+
+def find_mapping(pid: int, path: Path) -> RamMapping:
+    """Find where a process maps a file.
+
+    Raises:
+        MachineFailed: it does not, or not in one piece.
+
+    """
+    facts = path.stat()
+    device = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}"
+    pieces = []
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        addresses, _, offset, where, inode, *_ = line.split(maxsplit=5)
+        if where == device and int(inode) == facts.st_ino:
+            start, end = (int(text, 16) for text in addresses.split("-"))
+            pieces.append((int(offset, 16), start, end))
+    pieces.sort()
+    if not pieces:
+        raise MachineFailed(f"Process {pid} does not map {path}.")
+    base = pieces[0][1] - pieces[0][0]
+    expected = base
+    for offset, start, end in pieces:
+        if start != expected or start - offset != base:
+            raise MachineFailed(f"Process {pid} maps {path} in scattered pieces.")
+        expected = end
+    return RamMapping(base, expected - base)
+
+
+def changed_ranges(pid: int, mapping: RamMapping) -> list[tuple[int, int]]:
+    """Return the (offset, length) of the pages a process has changed, in bytes, ascending.
+
+    Raises:
+        HostUnfit: this user may not look at the process.
+
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise _may_not_read(pid) from error
+    try:
+        try:
+            return _scan(fd, mapping)
+        except OSError as error:
+            if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                raise
+            return _read_pagemap(fd, mapping)
+    finally:
+        os.close(fd)
+
+
+def _scan(fd: int, mapping: RamMapping) -> list[tuple[int, int]]:
+    """Ask the kernel (PAGEMAP_SCAN, Linux 6.7 and later)."""
+    regions = ctypes.create_string_buffer(SCAN_REGIONS * _REGION.size)
+    ranges: list[tuple[int, int]] = []
+    start, end = mapping.start, mapping.start + mapping.size
+    inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO
+    while start < end:
+        # struct pm_scan_arg: size, flags, start, end, walk_end, vec, vec_len, max_pages, then four masks.
+        request = bytearray(
+            _SCAN.pack(
+                *(_SCAN.size, 0, start, end, 0, ctypes.addressof(regions), SCAN_REGIONS, 0),
+                *(inverted, inverted, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, 0),
+            )
+        )
+        found = fcntl.ioctl(fd, PAGEMAP_SCAN, request)
+        for index in range(found):
+            first, last, _ = _REGION.unpack_from(regions, index * _REGION.size)
+            ranges.append((first - mapping.start, last - first))
+        start = _SCAN.unpack(request)[4]
+    return ranges
+
+
+def _read_pagemap(fd: int, mapping: RamMapping) -> list[tuple[int, int]]:
+    """Read the page map's entries, on kernels that cannot be asked."""
+    entries = array.array("Q")
+    entries.frombytes(os.pread(fd, mapping.size // PAGE * 8, mapping.start // PAGE * 8))
+    ranges: list[tuple[int, int]] = []
+    for number, entry in enumerate(entries):
+        if entry & (PRESENT | SWAPPED) and not entry & FILE_OR_SHARED:
+            if ranges and sum(ranges[-1]) == number * PAGE:
+                ranges[-1] = (ranges[-1][0], ranges[-1][1] + PAGE)
+            else:
+                ranges.append((number * PAGE, PAGE))
+    return ranges
+
+
+def copy_ranges(pid: int, mapping: RamMapping, ranges: list[tuple[int, int]], target: int) -> int:
+    """Copy ranges of a process's mapping to the same offsets of a file and return the bytes copied.
+
+    Raises:
+        HostUnfit: this user may not read the process's memory.
+
+    """
+    try:
+        memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise _may_not_read(pid) from error
+    try:
+        for offset, length in ranges:
+            done = 0
+            while done < length:
+                piece = os.pread(memory, min(COPY_BYTES, length - done), mapping.start + offset + done)
+                if not piece or os.pwrite(target, piece, offset + done) != len(piece):
+                    raise MachineFailed("The machine's changed memory could not be copied whole.")
+                done += len(piece)
+    finally:
+        os.close(memory)
+    return sum(length for _, length in ranges)
+
+
+def _may_not_read(pid: int) -> HostUnfit:
+    return HostUnfit(
+        f"This user may not read the memory of its own QEMU process {pid}.",
+        remedy="Run as root, or set the sysctl kernel.yama.ptrace_scope to 0.",
+    )

@@ -1,0 +1,375 @@
+"""The guest agent: one process, one selector loop, no threads.
+
+It is a child of PID 1, reaps every orphan, outlives its host's connections, and answers each request by its id: small
+replies at once, output and files in pieces as the host takes them.  A host's new connection voids what the old one
+had under way; commands go on without an asker, their output drained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import gc
+import os
+import platform
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any, Callable, Final
+
+from guest import filework, identity
+from guest.errors import ProtocolError
+from guest.filework import InvalidRequest, Writing
+from guest.handshake import proof, proves
+from guest.job import Job
+from guest.link import RETRY_S, Link, find_port
+from guest.wire import FILE_STREAM, PROTOCOL_VERSION, Data, Message
+
+AGENT_VERSION: Final = "0.1.0"
+PR_SET_CHILD_SUBREAPER: Final = 36
+RB_AUTOBOOT: Final = 0x01234567
+MAX_JOBS: Final = 1000
+MAX_DRAINED_CHUNKS: Final = 32
+"""What is read of a pipe after its command ended; a descendant that holds it may go on writing for ever."""
+ERROR_CODES: Final = {
+    errno.ENOENT: "not_found",
+    errno.ENOTDIR: "not_found",
+    errno.EACCES: "permission_denied",
+    errno.EPERM: "permission_denied",
+    errno.EROFS: "permission_denied",
+    errno.ENOSPC: "no_space",
+    errno.EISDIR: "is_a_directory",
+}
+
+
+class Agent:
+    """The state of the agent, and its loop."""
+
+    def __init__(self, link: Link, key: bytes, selector: selectors.BaseSelector, *, dry: bool) -> None:
+        self._link = link
+        self._key = key
+        self._selector = selector
+        self._dry = dry
+        self._jobs: dict[int, Job] = {}
+        self._writings: dict[int, Writing] = {}
+        self._producers: list[tuple[int, dict[str, Any], Iterator[bytes]]] = []
+        self._next_job = 1
+        self._nonce: str | None = None
+        self._generation = 0
+        self._handlers: dict[str, Callable[[int, dict[str, Any]], dict[str, Any] | None]] = {
+            "ping": lambda _id, _body: {"uptime_s": time.monotonic()},
+            "identify": self._identify,
+            "mark": self._mark,
+            "exec": self._exec,
+            "kill": self._kill,
+            "file_read": self._file_read,
+            "file_write": self._file_write,
+            "file_list": self._file_list,
+            "grow_root": lambda _id, _body: {"disk_bytes": identity.grow_root()},
+            "sync": self._sync,
+            "shutdown": self._shutdown,
+        }
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Serve until the link is over, which for a virtio-serial port is never."""
+        wakeup, signalled = socket.socketpair()
+        for end in (wakeup, signalled):
+            end.setblocking(False)
+        signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        self._selector.register(wakeup, selectors.EVENT_READ, None)
+        while not self._link.over:
+            for selected, events in self._selector.select(self._pause_s()):
+                if selected.data is None:
+                    with contextlib.suppress(BlockingIOError):
+                        wakeup.recv(4096)
+                    self._reap()
+                elif selected.data is self._link:
+                    if events & selectors.EVENT_WRITE:
+                        self._link.flush()
+                    if events & selectors.EVENT_READ:
+                        self._receive()
+                else:
+                    self._forward(selected.data, selected.fd)
+            if self._link.waits_for_host:
+                self._receive()
+            self._produce()
+            self._check_deadlines()
+
+    def _pause_s(self) -> float | None:
+        if self._producers and self._link.has_room:
+            return 0
+        if self._link.waits_for_host:
+            return RETRY_S
+        deadlines = [job.deadline for job in self._jobs.values() if job.deadline and not job.timed_out]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _receive(self) -> None:
+        if self._link.receive():
+            self._forget_host()
+        try:
+            while (event := self._link.next_event()) is not None:
+                if isinstance(event, Message):
+                    self._handle(event.body)
+                else:
+                    self._take_data(event)
+        except ProtocolError as error:
+            print(f"agentiso-agent: {error}", flush=True)
+            self._link.drop()
+            self._forget_host()
+
+    def _forget_host(self) -> None:
+        for job in self._jobs.values():
+            job.request_id = None
+            self._watch_pipes(job)
+        for writing in self._writings.values():
+            writing.abandon()
+        self._writings.clear()
+        for _, _, pieces in self._producers:
+            pieces.close()  # type: ignore[attr-defined]
+        self._producers.clear()
+
+    # -- requests
+
+    def _handle(self, body: dict[str, Any]) -> None:
+        request_id, op = body.get("id"), body.get("op")
+        if not isinstance(request_id, int) or not 0 < request_id < 2**32:
+            raise ProtocolError(f"A request's id is {request_id!r}.")
+        if op == "hello":
+            self._hello(request_id, body)
+            return
+        if not self._link.authenticated:
+            self._refuse(request_id, "unauthenticated", "the host has not proven itself")
+            return
+        handler = self._handlers.get(op) if isinstance(op, str) else None
+        if handler is None:
+            self._refuse(request_id, "invalid_request", f"unknown operation {op!r}")
+            return
+        self._attempt(request_id, lambda: handler(request_id, body))
+
+    def _attempt(self, request_id: int, action: Callable[[], dict[str, Any] | None]) -> None:
+        """Answer with what an action returns or raises; ``None`` means that the answer comes later."""
+        try:
+            result = action()
+        except OSError as error:
+            self._refuse(request_id, ERROR_CODES.get(error.errno or 0, "io_error"), str(error))
+        except (InvalidRequest, ValueError, TypeError, KeyError, IndexError) as error:
+            self._refuse(request_id, "invalid_request", f"{type(error).__name__}: {error}")
+        else:
+            if result is not None:
+                self._answer(request_id, result)
+
+    def _answer(self, request_id: int, result: dict[str, Any]) -> None:
+        self._link.send(Message({"id": request_id, "ok": result}))
+
+    def _refuse(self, request_id: int, code: str, message: str) -> None:
+        self._link.send(Message({"id": request_id, "error": {"code": code, "message": message[:4096]}}))
+
+    def _hello(self, request_id: int, body: dict[str, Any]) -> None:
+        link = self._link
+        if not proves(self._key, b"host", link.host_nonce, link.guest_nonce, body.get("proof")):
+            self._refuse(request_id, "unauthenticated", "the host's proof is wrong")
+            link.drop()
+            return
+        link.authenticated = True
+        self._answer(
+            request_id,
+            {
+                "version": PROTOCOL_VERSION,
+                "agent_version": AGENT_VERSION,
+                "arch": platform.machine(),
+                "kernel": platform.release(),
+                "proof": proof(self._key, b"guest", link.host_nonce, link.guest_nonce),
+            },
+        )
+
+    def _identify(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
+        reply: dict[str, Any] = {"failures": {}, "rng_reseeded": False, "hostname": body["hostname"], "clock_step_s": 0}
+        if not self._dry:
+            reply = identity.assume(body)
+        reply["previous_nonce"], reply["generation"] = self._nonce, self._generation
+        self._nonce, self._key = body["nonce"], bytes.fromhex(body["key"])
+        self._generation += 1
+        self._link.set_key(self._key)
+        self._jobs = {self._new_job_id(): job for job in self._jobs.values()}
+        for job_id, job in self._jobs.items():
+            job.id = job_id
+        reply["jobs"] = [{"id": job.id, "command": job.command} for job in self._jobs.values()]
+        return reply
+
+    def _mark(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
+        bytes.fromhex(body["nonce"])
+        self._nonce = body["nonce"]
+        return {}
+
+    def _new_job_id(self) -> int:
+        self._next_job += 1
+        return self._next_job - 1
+
+    def _exec(self, request_id: int, body: dict[str, Any]) -> None:
+        if len(self._jobs) >= MAX_JOBS:
+            raise InvalidRequest(f"{MAX_JOBS} commands are running already")
+        job = Job(self._new_job_id(), request_id, body)
+        self._jobs[job.id] = job
+        self._watch_pipes(job)
+
+    def _kill(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
+        number = int(body.get("signal", signal.SIGKILL))
+        for job in self._jobs.values():
+            if job.request_id == body.get("target") and job.request_id is not None:
+                killed = job.kill(number, f"Process group {job.pid} was sent signal {number}.")
+                return {"killed": killed}
+        raise FileNotFoundError(errno.ENOENT, f"no running command belongs to request {body.get('target')!r}")
+
+    def _file_read(self, request_id: int, body: dict[str, Any]) -> None:
+        facts, pieces = filework.read(body)
+        self._producers.append((request_id, facts, pieces))
+
+    def _file_list(self, request_id: int, body: dict[str, Any]) -> None:
+        self._producers.append((request_id, {}, filework.entries(body)))
+
+    def _file_write(self, request_id: int, body: dict[str, Any]) -> None:
+        if request_id in self._writings:
+            raise InvalidRequest("this request is under way")
+        self._writings[request_id] = Writing(body)
+
+    def _take_data(self, data: Data) -> None:
+        writing = self._writings.get(data.request_id)
+        # Pieces of a write that was refused are still on their way when the refusal goes out.
+        if writing is None or not self._link.authenticated:
+            return
+
+        def write() -> dict[str, Any] | None:
+            try:
+                if data.payload:
+                    writing.write(data.payload)
+                    return None
+                writing.finish()
+            except OSError:
+                writing.abandon()
+                del self._writings[data.request_id]
+                raise
+            del self._writings[data.request_id]
+            return {"size": writing.size}
+
+        self._attempt(data.request_id, write)
+
+    def _sync(self, _request_id: int, _body: dict[str, Any]) -> dict[str, Any]:
+        os.sync()
+        return {}
+
+    def _shutdown(self, request_id: int, _body: dict[str, Any]) -> dict[str, Any]:
+        os.sync()
+        if not self._dry:
+            self._answer(request_id, {})
+            ctypes.CDLL(None).reboot(RB_AUTOBOOT)
+        return {}
+
+    # -- output
+
+    def _produce(self) -> None:
+        """Send one piece of each file in turn while the host takes them."""
+        while self._producers and self._link.has_room:
+            request_id, facts, pieces = self._producers.pop(0)
+            try:
+                piece = next(pieces, None)
+            except OSError as error:
+                self._refuse(request_id, ERROR_CODES.get(error.errno or 0, "io_error"), str(error))
+                continue
+            if piece is None:
+                self._answer(request_id, facts)
+            else:
+                self._link.send(Data(request_id, FILE_STREAM, piece))
+                self._producers.append((request_id, facts, pieces))
+        for job in self._jobs.values():
+            self._watch_pipes(job)
+
+    def _forward(self, job: Job, fd: int) -> None:
+        data = job.read(fd)
+        if data == b"":
+            self._selector.unregister(fd)
+            stream = job.pipes.pop(fd)
+            assert stream
+        elif data and job.request_id is not None:
+            self._link.send(Data(job.request_id, job.pipes[fd], data))
+        self._watch_pipes(job)
+
+    def _watch_pipes(self, job: Job) -> None:
+        """Read a command's pipes while its host takes the output, or always when there is no host to take it."""
+        wanted = self._link.has_room or job.request_id is None
+        for fd in job.pipes:
+            watched = fd in self._selector.get_map()
+            if wanted and not watched:
+                self._selector.register(fd, selectors.EVENT_READ, job)
+            elif watched and not wanted:
+                self._selector.unregister(fd)
+
+    def _reap(self) -> None:
+        by_pid = {job.pid: job for job in self._jobs.values()}
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid in by_pid:
+                self._finish(by_pid[pid], status)
+
+    def _finish(self, job: Job, status: int) -> None:
+        """The command itself has ended: send what its pipes hold and answer, whoever else may hold the pipes."""
+        job.exited(status)
+        for fd in list(job.pipes):
+            for _ in range(MAX_DRAINED_CHUNKS):
+                data = job.read(fd)
+                if not data:
+                    break
+                if job.request_id is not None:
+                    self._link.send(Data(job.request_id, job.pipes[fd], data))
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+        job.close()
+        del self._jobs[job.id]
+        if job.request_id is not None:
+            self._answer(job.request_id, job.result())
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        for job in self._jobs.values():
+            job.check_deadline(now)
+
+
+def main() -> None:
+    """Run the agent until its channel is over."""
+    parser = argparse.ArgumentParser(prog="guest.agent")
+    parser.add_argument("--channel", choices=("serial", "fd"), default="serial")
+    parser.add_argument("--port-name", default="agentiso.0")
+    parser.add_argument("--fd", type=int)
+    parser.add_argument("--key-file", required=True)
+    parser.add_argument("--dry-identity", action="store_true", help="for tests: leave the system's identity alone")
+    chosen = parser.parse_args()
+    with open(chosen.key_file, "rb") as file:
+        key = file.read()
+    if not chosen.dry_identity:
+        identity.bind_etc_files()
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    selector = selectors.DefaultSelector()
+    if chosen.channel == "fd":
+        fd = chosen.fd
+    else:
+        fd = os.open(find_port(chosen.port_name), os.O_RDWR | os.O_CLOEXEC)
+    link = Link(fd, key, selector, ends=chosen.channel == "fd")
+    print("agentiso-agent: ready", flush=True)
+    # What exists now lives as long as the agent: collecting it would only touch, and so copy, its memory.
+    gc.freeze()
+    Agent(link, key, selector, dry=chosen.dry_identity).run()
+
+
+if __name__ == "__main__":
+    main()

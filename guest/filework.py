@@ -1,0 +1,117 @@
+"""The agent's work on files: reading in pieces, writing atomically, listing.
+
+Only regular files are read or replaced, so that nothing here can block.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from typing import Any, Final
+
+from guest.wire import DATA_CHUNK_BYTES
+
+KINDS: Final = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
+
+
+class InvalidRequest(ValueError):
+    """The request is malformed."""
+
+
+def checked_path(path: Any) -> str:
+    """Return an absolute path without NUL bytes."""
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise InvalidRequest(f"{path!r} is not an absolute path")
+    return path
+
+
+def read(body: dict[str, Any]) -> tuple[dict[str, Any], Iterator[bytes]]:
+    """Return the facts of a file and its content in pieces."""
+    path = checked_path(body.get("path"))
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    facts = os.fstat(fd)
+    if stat.S_ISDIR(facts.st_mode):
+        os.close(fd)
+        raise IsADirectoryError(21, "Is a directory", path)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(fd)
+        raise InvalidRequest(f"{path} is not a regular file")
+    offset, limit = int(body.get("offset") or 0), body.get("limit")
+    remaining = facts.st_size if limit is None else int(limit)
+    return {"size": facts.st_size, "mode": stat.S_IMODE(facts.st_mode)}, _pieces(fd, offset, remaining)
+
+
+def _pieces(fd: int, offset: int, remaining: int) -> Iterator[bytes]:
+    try:
+        while remaining > 0:
+            piece = os.pread(fd, min(remaining, DATA_CHUNK_BYTES), offset)
+            if not piece:
+                return
+            offset += len(piece)
+            remaining -= len(piece)
+            yield piece
+    finally:
+        os.close(fd)
+
+
+class Writing:
+    """A file being replaced: written beside its place, then renamed into it."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.path = os.path.realpath(checked_path(body.get("path")))
+        if os.path.isdir(self.path):
+            raise IsADirectoryError(21, "Is a directory", self.path)
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise InvalidRequest(f"{self.path} is not a regular file")
+        mode = body.get("mode")
+        if mode is None:
+            mode = stat.S_IMODE(os.stat(self.path).st_mode) if os.path.exists(self.path) else 0o644
+        self.size = 0
+        directory = os.path.dirname(self.path)
+        os.makedirs(directory, exist_ok=True)
+        self._temporary = f"{directory}/.agentiso-{secrets.token_hex(8)}"
+        self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(self._fd, int(mode))
+
+    def write(self, data: bytes) -> None:
+        """Append a piece."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        self.size += len(data)
+
+    def finish(self) -> None:
+        """Put the whole file in place."""
+        os.close(self._fd)
+        os.rename(self._temporary, self.path)
+
+    def abandon(self) -> None:
+        """Leave the file as it was."""
+        os.close(self._fd)
+        os.unlink(self._temporary)
+
+
+def entries(body: dict[str, Any]) -> Iterator[bytes]:
+    """Return the lines, JSON each, that describe a directory's entries, sorted by name."""
+    with os.scandir(checked_path(body.get("path"))) as found:
+        listed = sorted(found, key=lambda entry: entry.name)
+    return _lines(listed)
+
+
+def _lines(listed: list[os.DirEntry[str]]) -> Iterator[bytes]:
+    for entry in listed:
+        try:
+            facts = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        line = {
+            "name": entry.name.encode("utf-8", "replace").decode(),
+            "kind": KINDS.get(stat.S_IFMT(facts.st_mode), "other"),
+            "size": facts.st_size,
+            "mode": stat.S_IMODE(facts.st_mode),
+            "mtime": facts.st_mtime,
+        }
+        yield json.dumps(line).encode() + b"\n"

@@ -1,0 +1,104 @@
+"""How the two ends of a channel find each other in the byte stream, and prove who they are.
+
+A virtio-serial port's stream goes on through a fork, perhaps in the middle of a frame, in either direction.  So each
+connection begins with a resynchronisation.  The host sends a token that only the key's holders can predict, so that
+no payload contains it, and a fresh nonce; the guest looks for the token at all times, drops what came before, and
+answers with the host's nonce and its own.  The host drops everything up to that answer.  Then frames begin, and the
+first ones carry each side's proof that it knows the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Final
+
+NONCE_BYTES: Final = 16
+TOKEN_BYTES: Final = 32
+_SYNC_MAGIC: Final = b"\x00aisync\x00"
+_ECHO_MAGIC: Final = b"\x00aiecho\x00"
+MAX_SKIPPED_BYTES: Final = 64 * 1024 * 1024
+"""How much of an earlier connection's output a host drops before it gives the guest up."""
+
+
+def token(key: bytes) -> bytes:
+    """Return the token by which a guest recognises its host's new connection."""
+    return _SYNC_MAGIC + hmac.new(key, b"agentiso sync", hashlib.sha256).digest()[: TOKEN_BYTES - len(_SYNC_MAGIC)]
+
+
+def proof(key: bytes, who: bytes, host_nonce: bytes, guest_nonce: bytes) -> str:
+    """Return one side's proof of the key, for ``who`` of ``b"host"`` or ``b"guest"``."""
+    return hmac.new(key, who + host_nonce + guest_nonce, hashlib.sha256).hexdigest()
+
+
+def proves(key: bytes, who: bytes, host_nonce: bytes, guest_nonce: bytes, claimed: object) -> bool:
+    """Tell whether the peer's proof is right."""
+    return isinstance(claimed, str) and hmac.compare_digest(
+        proof(key, who, host_nonce, guest_nonce).encode(), claimed.encode("utf-8", "replace")
+    )
+
+
+def echo(host_nonce: bytes, guest_nonce: bytes) -> bytes:
+    """Return the guest's answer to a resynchronisation."""
+    return _ECHO_MAGIC + host_nonce + guest_nonce
+
+
+class SyncScanner:
+    """The guest's side: finds resynchronisations in its input."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self._tail = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None, bytes]:
+        """Return (bytes of the old connection, host nonce or ``None``, bytes of the new connection).
+
+        The start of a token at the end of the input is held back until it is decided.
+        """
+        data = self._tail + data
+        self._tail = b""
+        mark = token(self.key)
+        found = data.rfind(mark)
+        if found >= 0:
+            rest = data[found + TOKEN_BYTES :]
+            if len(rest) < NONCE_BYTES:
+                self._tail = data[found:]
+                return data[:found], None, b""
+            return data[:found], rest[:NONCE_BYTES], rest[NONCE_BYTES:]
+        held = _partial(data, mark)
+        if held:
+            self._tail = data[-held:]
+            data = data[:-held]
+        return data, None, b""
+
+
+def _partial(data: bytes, mark: bytes) -> int:
+    """Return the length of the longest end of ``data`` that begins ``mark``."""
+    for length in range(min(len(data), len(mark) - 1), 0, -1):
+        if data.endswith(mark[:length]):
+            return length
+    return 0
+
+
+class EchoScanner:
+    """The host's side: skips to the guest's answer."""
+
+    def __init__(self, host_nonce: bytes) -> None:
+        self._mark = _ECHO_MAGIC + host_nonce
+        self._seen = b""
+        self.skipped_bytes = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Return (guest nonce, first bytes after it) once the answer is there."""
+        self._seen += data
+        found = self._seen.find(self._mark)
+        if found < 0:
+            keep = len(self._mark) - 1
+            self.skipped_bytes += max(0, len(self._seen) - keep)
+            self._seen = self._seen[-keep:]
+            return None
+        rest = self._seen[found + len(self._mark) :]
+        if len(rest) < NONCE_BYTES:
+            self._seen = self._seen[found:]
+            return None
+        return rest[:NONCE_BYTES], rest[NONCE_BYTES:]

@@ -1,0 +1,154 @@
+"""A guest takes on the identity its host gives it, and reports what became of each part.
+
+Everything goes through system calls: a restored guest has to be ready in milliseconds, and the root disk may hold no
+tools at all.  Sources: random(4), netdevice(7), mount(2), clock_settime(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+import time
+from typing import Any, Callable, Final
+
+RUN: Final = "/run/agentiso"
+ETC: Final = RUN + "/etc"
+ETC_FILES: Final = ("hostname", "machine-id", "resolv.conf")
+
+RNDADDENTROPY: Final = 0x40085203
+RNDRESEEDCRNG: Final = 0x5207
+SIOCSIFFLAGS: Final = 0x8914
+SIOCGIFFLAGS: Final = 0x8913
+SIOCGIFADDR: Final = 0x8915
+SIOCSIFADDR: Final = 0x8916
+SIOCSIFNETMASK: Final = 0x891C
+SIOCSIFHWADDR: Final = 0x8924
+SIOCGIFHWADDR: Final = 0x8927
+SIOCADDRT: Final = 0x890B
+EXT4_IOC_RESIZE_FS: Final = 0x40086610
+IFF_UP: Final = 1
+RTF_UP_GATEWAY: Final = 3
+ARPHRD_ETHER: Final = 1
+MS_BIND: Final = 4096
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def bind_etc_files() -> None:
+    """Put the files of a machine's identity on memory, over those of the root disk, where it can hold them."""
+    os.makedirs(ETC, exist_ok=True)
+    for name in ETC_FILES:
+        target, source = "/etc/" + name, f"{ETC}/{name}"
+        try:
+            with open(source, "a"):
+                pass
+            os.makedirs("/etc", exist_ok=True)
+            if os.path.islink(target):
+                os.unlink(target)
+            with open(target, "a"):
+                pass
+            if _libc.mount(source.encode(), target.encode(), None, MS_BIND, None):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), target)
+        except OSError as error:
+            print(f"agentiso-agent: {target} stays on the disk: {error}", flush=True)
+
+
+def assume(identity: dict[str, Any]) -> dict[str, Any]:
+    """Take on an identity; each part is tried, and ``failures`` names those that did not succeed."""
+    failures: dict[str, str] = {}
+    reply: dict[str, Any] = {"failures": failures, "mac": None, "address": None, "clock_step_s": 0.0}
+
+    def attempt(part: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+            failures[part] = str(error)
+
+    def clock() -> None:
+        now = time.time_ns()
+        time.clock_settime_ns(time.CLOCK_REALTIME, identity["time_ns"])
+        reply["clock_step_s"] = (identity["time_ns"] - now) / 1e9
+
+    def network() -> None:
+        reply["mac"], reply["address"] = _configure(identity["network"])
+
+    attempt("clock", clock)
+    attempt("rng", lambda: _reseed(bytes.fromhex(identity["entropy"])))
+    attempt("hostname", lambda: socket.sethostname(identity["hostname"]))
+    attempt("files", lambda: _write_files(identity))
+    if identity.get("network"):
+        attempt("network", network)
+    reply["rng_reseeded"] = "rng" not in failures
+    reply["hostname"] = socket.gethostname()
+    return reply
+
+
+def _reseed(entropy: bytes) -> None:
+    with open("/dev/urandom", "wb", buffering=0) as device:
+        fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy)
+        fcntl.ioctl(device, RNDRESEEDCRNG)
+
+
+def _write_files(identity: dict[str, Any]) -> None:
+    network = identity.get("network") or {}
+    contents = {
+        ETC + "/hostname": identity["hostname"] + "\n",
+        ETC + "/machine-id": identity["machine_id"] + "\n",
+        ETC + "/resolv.conf": "".join(f"nameserver {server}\n" for server in network.get("dns", ())),
+        RUN + "/generation": identity["epoch"] + "\n",
+    }
+    for path, content in contents.items():
+        with open(path, "w") as file:
+            file.write(content)
+
+
+def _configure(network: dict[str, Any]) -> tuple[str, str]:
+    """Give the interface its addresses before its link comes up, so that no frame carries the old ones."""
+    name = network["interface"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        _set_flags(control, "lo", up=True)
+        _set_flags(control, name, up=False)
+        mac = bytes.fromhex(network["mac"].replace(":", ""))
+        fcntl.ioctl(control, SIOCSIFHWADDR, struct.pack("16sH14s", name.encode(), ARPHRD_ETHER, mac))
+        mask = (0xFFFFFFFF << (32 - network["prefix"])) & 0xFFFFFFFF
+        fcntl.ioctl(control, SIOCSIFADDR, _request(name, _address(socket.inet_aton(network["address"]))))
+        fcntl.ioctl(control, SIOCSIFNETMASK, _request(name, _address(struct.pack(">I", mask))))
+        _set_flags(control, name, up=True)
+        gateway = _address(socket.inet_aton(network["gateway"]))
+        nowhere = _address(bytes(4))
+        # struct rtentry: pad, destination, gateway, netmask, flags, then fields that stay zero.
+        fcntl.ioctl(control, SIOCADDRT, struct.pack("Q16s16s16sH", 0, nowhere, gateway, nowhere, RTF_UP_GATEWAY) + bytes(62))
+        got = fcntl.ioctl(control, SIOCGIFHWADDR, _request(name))
+        address = fcntl.ioctl(control, SIOCGIFADDR, _request(name))
+    return ":".join(f"{byte:02x}" for byte in got[18:24]), socket.inet_ntoa(address[20:24])
+
+
+def _request(name: str, data: bytes = b"") -> bytes:
+    return struct.pack("16s24s", name.encode(), data)
+
+
+def _address(packed: bytes) -> bytes:
+    return struct.pack("HH4s8x", socket.AF_INET, 0, packed)
+
+
+def _set_flags(control: socket.socket, name: str, *, up: bool) -> None:
+    flags = struct.unpack_from("H", fcntl.ioctl(control, SIOCGIFFLAGS, _request(name)), 16)[0]
+    flags = flags | IFF_UP if up else flags & ~IFF_UP
+    fcntl.ioctl(control, SIOCSIFFLAGS, _request(name, struct.pack("H", flags)))
+
+
+def grow_root() -> int:
+    """Grow the root file system, mounted, to the size of its disk and return its size in bytes (ext4 only)."""
+    device = os.stat("/").st_dev
+    with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/size") as file:
+        disk_bytes = int(file.read()) * 512
+    stats = os.statvfs("/")
+    fd = os.open("/", os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, EXT4_IOC_RESIZE_FS, struct.pack("Q", disk_bytes // stats.f_frsize))
+    finally:
+        os.close(fd)
+    return disk_bytes

@@ -1,0 +1,138 @@
+"""The agent's end of a virtio-serial port or socket: resynchronisation, frames, a bounded queue of output.
+
+A virtio-serial port reads as ended while no host is connected, which means "wait", not "over"; such a port is looked
+at again every `RETRY_S`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+import selectors
+from typing import Final
+
+from guest.handshake import NONCE_BYTES, SyncScanner, echo
+from guest.wire import Codec, Event, encode
+
+RETRY_S: Final = 0.02
+READ_BYTES: Final = 256 * 1024
+HIGH_WATER_BYTES: Final = 256 * 1024
+"""With this much output queued, nobody may queue more until the host has read some."""
+WRITE_BYTES: Final = 32 * 1024
+"""virtio_console takes no more than this in one write."""
+
+
+class Link:
+    """One channel to the host."""
+
+    def __init__(self, fd: int, key: bytes, selector: selectors.BaseSelector, *, ends: bool) -> None:
+        self.fd = fd
+        self.ends = ends
+        """Whether end of input is the end of this link, as with a socket."""
+        self.over = False
+        self.host_nonce = b""
+        self.guest_nonce = b""
+        self.authenticated = False
+        self._scanner = SyncScanner(key)
+        self._codec = Codec()
+        self._selector = selector
+        self._out = bytearray()
+        self._events = 0
+        os.set_blocking(fd, False)
+        self._watch(selectors.EVENT_READ)
+
+    def set_key(self, key: bytes) -> None:
+        """Use a key from the next resynchronisation on."""
+        self._scanner.key = key
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more output may be queued."""
+        return len(self._out) < HIGH_WATER_BYTES
+
+    @property
+    def waits_for_host(self) -> bool:
+        """Whether the port has to be looked at again after `RETRY_S`."""
+        return not self.over and not self._events
+
+    def receive(self) -> bool:
+        """Read once; return whether a host has (re)connected, which voids all that was under way."""
+        try:
+            data = os.read(self.fd, READ_BYTES)
+        except BlockingIOError:
+            self._watch_as_needed()
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.over = self.ends
+            self._watch(0)
+            return False
+        self._watch_as_needed()
+        old, nonce, new = self._scanner.feed(data)
+        if nonce is None:
+            self._codec.receive_data(old)
+            return False
+        self._codec = Codec()
+        self._codec.receive_data(new)
+        self.host_nonce, self.guest_nonce = nonce, secrets.token_bytes(NONCE_BYTES)
+        self.authenticated = False
+        self._out = bytearray(echo(self.host_nonce, self.guest_nonce))
+        self.flush()
+        return True
+
+    def next_event(self) -> Event | None:
+        """Return the next event of this connection; see `Codec.next_event`."""
+        return self._codec.next_event()
+
+    def drop(self) -> None:
+        """Forget the present connection after a protocol error; the host has to begin anew."""
+        self._codec = Codec()
+        self.authenticated = False
+
+    def send(self, event: Event) -> None:
+        """Queue an event and write what can be written now."""
+        self._out += encode(event)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what can be written now."""
+        while self._out:
+            try:
+                written = os.write(self.fd, self._out[:WRITE_BYTES])
+            except BlockingIOError:
+                break
+            except OSError:
+                self._out.clear()
+                break
+            del self._out[:written]
+        self._watch_as_needed()
+
+    def _watch_as_needed(self) -> None:
+        self._watch(selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0))
+
+    def _watch(self, events: int) -> None:
+        if events == self._events:
+            return
+        if not self._events:
+            self._selector.register(self.fd, events, self)
+        elif not events:
+            self._selector.unregister(self.fd)
+        else:
+            self._selector.modify(self.fd, events, self)
+        self._events = events
+
+
+def find_port(name: str) -> str:
+    """Return the device of a named virtio-serial port.
+
+    Raises:
+        FileNotFoundError: there is none.
+
+    """
+    for path in glob.glob("/sys/class/virtio-ports/*/name"):
+        with open(path) as file:
+            if file.read().strip() == name:
+                return "/dev/" + path.split("/")[-2]
+    raise FileNotFoundError(f"no virtio-serial port is named {name}")

@@ -1,0 +1,107 @@
+"""Building an image: in a staging directory of its own, published whole by a rename or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import attrs
+import trio
+
+from imagebuild import layer, root
+from imagebuild.image import FILES, MANIFEST, NAMES, FileFacts, Image, Manifest, check_image_name, load_image, sha256
+from imagebuild.run import Runner
+from imagebuild.sources import read_host_sources
+from imagebuild.tools import require_tools
+
+
+@attrs.frozen
+class BuildProgress:
+    """One step of a build began or ended."""
+
+    step: str
+    message: str
+    done: bool
+    elapsed_s: float
+
+
+async def build_image(
+    name: str, images_dir: Path, *, progress: Callable[[BuildProgress], None], root_kind: str = "debian"
+) -> Image:
+    """Build an image from this host's own package sources and give it its name.
+
+    ``root_kind`` is ``debian`` (minimal, with python3 and git) or ``busybox`` (a static busybox and nothing else).
+
+    Raises:
+        ImageBuildFailed: a tool is missing or failed.
+
+    """
+    check_image_name(name)
+    require_tools()
+    sources = read_host_sources()
+    images_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+    began = time.monotonic()
+
+    def report(step: str, message: str, *, done: bool = False) -> None:
+        progress(BuildProgress(step, message, done, time.monotonic() - began))
+
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=images_dir, ignore_cleanup_errors=True) as staging:
+        target = Path(staging)
+        target.chmod(0o755)
+        runner = Runner(target / "work", sources)
+        runner.work.mkdir()
+
+        async def build_layer() -> None:
+            report("guest layer", "kernel, guest layer and initramfs")
+            versions.append(await layer.build(runner, target))
+            report("guest layer", "kernel, guest layer and initramfs", done=True)
+
+        async def build_root() -> None:
+            report("root disk", f"{root_kind} root file system")
+            await root.build(runner, target, root_kind)
+            report("root disk", f"{root_kind} root file system", done=True)
+
+        versions: list[str] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(build_layer)
+            nursery.start_soon(build_root)
+        await trio.to_thread.run_sync(shutil.rmtree, runner.work)
+        report("publish", "digests")
+        image = await trio.to_thread.run_sync(_publish, name, images_dir, target, sources.suite, versions[0])
+        report("publish", "digests", done=True)
+    return image
+
+
+def _publish(name: str, images_dir: Path, target: Path, suite: str, kernel_version: str) -> Image:
+    files = {file: FileFacts(sha256(target / file), (target / file).stat().st_size) for file in FILES}
+    manifest = Manifest(
+        name=name,
+        arch=platform.machine(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        suite=suite,
+        kernel_version=kernel_version,
+        files=files,
+    )
+    (target / MANIFEST).write_text(json.dumps(attrs.asdict(manifest), indent=1))
+    for file in (*FILES, MANIFEST):
+        (target / file).chmod(0o444)
+    os.sync()
+    final = images_dir / manifest.digest
+    if not final.exists():
+        final.mkdir()
+        for file in (*FILES, MANIFEST):
+            (target / file).rename(final / file)
+    names = images_dir / NAMES
+    names.mkdir(exist_ok=True)
+    link = names / f".{name}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("..") / manifest.digest)
+    link.rename(names / name)
+    return load_image(images_dir, name)

@@ -1,0 +1,17 @@
+"""What can go wrong with images."""
+
+from __future__ import annotations
+
+from guest.errors import AgentisoError
+
+
+class ImageError(AgentisoError):
+    """An image is missing, damaged, half-made or built for another architecture."""
+
+    code = "image_error"
+
+
+class ImageBuildFailed(AgentisoError):
+    """A tool of the build failed; ``facts`` has the ``tail`` of its output."""
+
+    code = "image_build_failed"

@@ -1,0 +1,141 @@
+"""An image on disk: found by name, verified, listed, removed.
+
+``<images>/<digest>/`` holds the files and ``manifest.json``; ``<images>/names/<name>`` is a link to a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+import attrs
+import cattrs
+
+from imagebuild.errors import ImageError
+
+FILES: Final = ("kernel", "initrd", "layer.img", "root.img")
+MANIFEST: Final = "manifest.json"
+NAMES: Final = "names"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+
+
+@attrs.frozen
+class FileFacts:
+    """What a file of an image must be."""
+
+    sha256: str
+    size_bytes: int
+
+
+@attrs.frozen
+class Manifest:
+    """What an image is made of."""
+
+    name: str
+    arch: str
+    created: str
+    suite: str
+    kernel_version: str
+    files: dict[str, FileFacts]
+    cmdline: str = ""
+    acpi: bool = True
+
+    @property
+    def digest(self) -> str:
+        """The content address: a digest over the files' digests."""
+        lines = "".join(f"{name} {facts.sha256}\n" for name, facts in sorted(self.files.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()[:32]
+
+
+@attrs.frozen
+class Image:
+    """A complete image."""
+
+    digest: str
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """The name it was built under."""
+        return self.manifest.name
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of its files."""
+        return self.directory / name
+
+
+def check_image_name(name: str) -> str:
+    """Return ``name`` if it is 1 to 63 of ``a-z 0-9 . _ -`` and starts with a letter or digit."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ImageError(f"{name!r} is not a valid image name.", remedy="Use a-z, 0-9, '.', '_' and '-'.")
+    return name
+
+
+def load_image(images_dir: Path, name: str) -> Image:
+    """Find an image by name and check that it is whole and for this machine.
+
+    Raises:
+        ImageError: it is missing, half-made, damaged or for another architecture.
+
+    """
+    link = images_dir / NAMES / check_image_name(name)
+    rebuild = f"Build it: agentiso image build {name}"
+    if not link.is_symlink():
+        known = ", ".join(sorted(path.name for path in (images_dir / NAMES).glob("*"))) or "none"
+        raise ImageError(f"There is no image {name!r} in {images_dir} (images there: {known}).", remedy=rebuild)
+    directory = (images_dir / NAMES / link.readlink()).resolve()
+    try:
+        manifest = cattrs.structure(json.loads((directory / MANIFEST).read_bytes()), Manifest)
+    except (OSError, ValueError, cattrs.BaseValidationError) as error:
+        raise ImageError(f"The image {name!r} has no readable manifest in {directory}.", remedy=rebuild) from error
+    for file, facts in manifest.files.items():
+        path = directory / file
+        if not path.is_file() or path.stat().st_size != facts.size_bytes:
+            raise ImageError(f"The image {name!r} is damaged: {path} is missing or has changed size.", remedy=rebuild)
+    if manifest.arch != platform.machine():
+        raise ImageError(
+            f"The image {name!r} is for {manifest.arch}; this machine is {platform.machine()}.", remedy=rebuild
+        )
+    return Image(manifest.digest, directory, manifest)
+
+
+def verify_image(image: Image) -> None:
+    """Read the whole image and compare its digests.
+
+    Raises:
+        ImageError: a file is not what was built.
+
+    """
+    for name, facts in image.manifest.files.items():
+        if sha256(image.file(name)) != facts.sha256:
+            raise ImageError(
+                f"{image.file(name)} is damaged: its digest is not the manifest's.",
+                remedy=f"Build the image again: agentiso image build {image.name}",
+            )
+
+
+def list_images(images_dir: Path) -> list[Image]:
+    """Return all usable images, by name."""
+    names = sorted(path.name for path in (images_dir / NAMES).glob("*") if path.is_symlink())
+    return [load_image(images_dir, name) for name in names]
+
+
+def remove_image(images_dir: Path, name: str) -> None:
+    """Remove an image's name, and its files if no other name leads to them."""
+    image = load_image(images_dir, name)
+    (images_dir / NAMES / name).unlink()
+    others = [path.readlink().name for path in (images_dir / NAMES).iterdir() if path.is_symlink()]
+    if image.digest not in others:
+        shutil.rmtree(image.directory)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
