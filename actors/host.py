@@ -12,9 +12,11 @@ from actors.machine.checkpoint import Checkpoint, Fingerprint
 from actors.machine.command_line import MachineSpec
 from actors.machine.host import QemuBuild, probe_qemu
 from actors.machine.image import BootImage
+from actors.machine.machine import MachineRecord
 from actors.machine.store import Store
 from actors.model import Shape
 from actors.names import new_id, short
+from actors.record import WorkspaceRecord
 from actors.settings import Settings
 
 READ_ONLY_RAM_SINCE = (8, 2)
@@ -72,6 +74,28 @@ class Host:
             image=image.digest,
             network=network,
             channel=channel,
+        )
+
+    def adopted_spec(
+        self, image: BootImage, fingerprint: Fingerprint, record: WorkspaceRecord, machine: MachineRecord
+    ) -> MachineSpec:
+        """Describe a machine that an earlier supervisor started."""
+        return MachineSpec(
+            qemu=self.settings.qemu_binary,
+            uuid=machine.process.uuid,
+            shape=record.shape,
+            accelerator=fingerprint.accelerator,
+            cpu_model=fingerprint.cpu_model,
+            image=image,
+            ram=Path(machine.ram),
+            ram_read_only=False,
+            disk=self.store.layer(record.layer or ""),
+            network=record.network,
+            allow_internet=record.allow_internet,
+            mac=record.mac,
+            channel=record.channel,
+            vsock_cid=None,
+            directory=Path(machine.directory),
         )
 
     async def machine_spec(

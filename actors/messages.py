@@ -34,16 +34,16 @@ class Start(Message[WorkspaceInfo]):
     """Restore the first machine of a new workspace from a checkpoint, or boot it cold without one."""
 
     checkpoint: Checkpoint | None
-    LEGAL: ClassVar = frozenset({State.CREATING, State.STOPPED, State.FAILED})
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.CREATING, State.STOPPED, State.FAILED})
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 
 
 @attrs.frozen
 class TakeCheckpoint(Message["CheckpointTaken"]):
-    """Checkpoint the running machine, which runs on; the asker owns one pin on the result."""
+    """Checkpoint the running machine, which runs on; the result is held in the store for ``owner``."""
 
-    with_memory: bool = True
-    LEGAL: ClassVar = frozenset({State.RUNNING})
+    owner: str
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
     DEADLINE_S: ClassVar[float] = 120.0
 
 
@@ -62,7 +62,7 @@ class CreateSnapshot(Message[SnapshotInfo]):
 
     name: str
     with_memory: bool = True
-    LEGAL: ClassVar = frozenset({State.RUNNING})
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
     DEADLINE_S: ClassVar[float] = 120.0
 
 
@@ -78,7 +78,7 @@ class RestoreSnapshot(Message[WorkspaceInfo]):
     """Bring the workspace back to a snapshot; the old machine runs until the new one is proven."""
 
     name: str
-    LEGAL: ClassVar = frozenset({State.RUNNING, State.STOPPED, State.FAILED})
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING, State.STOPPED, State.FAILED})
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 
 
@@ -104,6 +104,14 @@ class Describe(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
+class ReadConsole(Message[str]):
+    """Return the end of the guest's serial console."""
+
+    max_bytes: int = 4096
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
 class Exec(Message[ExecResult]):
     """Run a command in the guest."""
 
@@ -113,7 +121,7 @@ class Exec(Message[ExecResult]):
     env: dict[str, str] | None = None
     max_output_bytes: int = 262144
     on_output: OnOutput | None = None
-    LEGAL: ClassVar = frozenset({State.RUNNING})
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
 
@@ -125,7 +133,7 @@ class ReadFile(Message[FileContent]):
     path: str
     offset: int = 0
     limit: int | None = None
-    LEGAL: ClassVar = frozenset({State.RUNNING})
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
 
@@ -137,7 +145,7 @@ class WriteFile(Message[int]):
     path: str
     content: bytes | AsyncIterable[bytes]
     mode: int | None = 0o644
-    LEGAL: ClassVar = frozenset({State.RUNNING})
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
 
@@ -147,7 +155,7 @@ class ListFiles(Message[tuple[FileEntry, ...]]):
     """List a guest directory, sorted by name."""
 
     path: str
-    LEGAL: ClassVar = frozenset({State.RUNNING})
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
 
@@ -161,6 +169,7 @@ WorkspaceMessage: TypeAlias = (
     | DeleteSnapshot
     | Destroy
     | Describe
+    | ReadConsole
     | Exec
     | ReadFile
     | WriteFile

@@ -15,6 +15,7 @@ from actors import messages as m
 from actors.model import ExecResult, FileContent, FileEntry, ForkReport, Shape, SnapshotInfo, WorkspaceInfo
 from actors.settings import Settings
 from actors.supervisor import open_supervisor
+from agentiso.images import loader
 
 
 class Workspace:
@@ -72,6 +73,11 @@ class Workspace:
     async def list_files(self, path: str) -> tuple[FileEntry, ...]:
         """List a guest directory, sorted by name."""
         return await self._ref.ask(m.ListFiles(path))
+
+    async def console(self, max_bytes: int = 4096) -> str:
+        """Return the end of the guest's serial console."""
+        text: str = await self._ref.ask(m.ReadConsole(max_bytes))
+        return text
 
     async def snapshot(self, name: str, *, include_memory: bool = True) -> SnapshotInfo:
         """Keep the present state under a name; the workspace runs on."""
@@ -191,5 +197,5 @@ async def open_system(settings: Settings | None = None, *, keep: bool = False) -
 
     """
     chosen = settings or Settings()
-    async with open_supervisor(chosen, keep=keep) as registry:
+    async with open_supervisor(chosen, loader(chosen.images), keep=keep) as registry:
         yield System(registry, chosen)

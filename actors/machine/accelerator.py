@@ -21,6 +21,7 @@ import cattrs
 import trio
 
 from actors.errors import HostUnfit
+from actors.machine.command_line import kernel_arguments
 from actors.machine.files import read_json, replace_json, tail
 from actors.machine.host import QemuBuild
 
@@ -85,7 +86,7 @@ async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str) -> Candid
             *(str(qemu.path), "-machine", "microvm", "-accel", name, "-cpu", CPU_MODELS[name], "-m", "256M"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"),
             *("-kernel", str(kernel), "-initrd", str(initrd)),
-            *("-append", "console=ttyS0 reboot=t panic=-1 quiet agentiso.probe=1"),
+            *("-append", f"{kernel_arguments(name)} agentiso.probe=1"),
         ]
         with log.open("wb") as output, trio.move_on_after(LIMITS_S[name]):
             await trio.run_process(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)

@@ -12,6 +12,7 @@ from typing import Final
 import attrs
 
 from actors.machine.image import BootImage
+from actors.machine.tsc import kernel_argument
 from actors.model import Shape
 
 QMP_FD: Final = 3
@@ -83,6 +84,11 @@ def build(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     )
 
 
+def kernel_arguments(accelerator: str) -> str:
+    """Return the arguments that every kernel gets under an accelerator."""
+    return f"{KERNEL_ARGUMENTS} {kernel_argument(accelerator)}".rstrip()
+
+
 def _machine(spec: MachineSpec) -> tuple[str, ...]:
     size = f"{spec.shape.memory_mb}M"
     memory = f"memory-backend-file,id=m0,size={size},mem-path={_escape(spec.ram)},share=off"
@@ -109,7 +115,7 @@ def _boot(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     if restoring:
         # The saved state has no configuration section; see docs/fork-correctness.md.
         return ("-incoming", f"fd:{STATE_FD}", "-global", "migration.send-configuration=off")
-    arguments = f"{KERNEL_ARGUMENTS} agentiso.channel={spec.channel} {spec.image.cmdline}".rstrip()
+    arguments = f"{kernel_arguments(spec.accelerator)} agentiso.channel={spec.channel} {spec.image.cmdline}".rstrip()
     return (
         *("-kernel", str(spec.image.kernel), "-initrd", str(spec.image.initrd), "-append", arguments),
         *("-fw_cfg", f"name={KEY_FILE},file={_escape(spec.key_file)}"),

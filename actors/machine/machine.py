@@ -176,8 +176,24 @@ async def adopt(
         stream = await _channel_address(spec).connect()
         await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo), limit_s)
         await machine.qmp.execute("cont")
+        machine.layer = await _present_layer(machine)
         undo.pop_all()
     return machine
+
+
+async def _present_layer(machine: Machine) -> str:
+    """Ask QEMU on which layer the disk stands: the record may be older than the last checkpoint."""
+    for device in (await machine.qmp.execute("query-block"))["return"]:
+        if device.get("device") == command_line.ROOT_DEVICE:
+            return Path(device["inserted"]["file"]).stem
+    raise MachineFailed("The machine has lost its root disk.")
+
+
+def kill(record: MachineRecord) -> None:
+    """End a machine that could not be adopted."""
+    if (process := QemuProcess.adopt(record.process)) is not None:
+        process.kill()
+        process.release()
 
 
 # -- starting -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,410 @@
+"""The host's end of a guest agent's channel: many requests at once over one stream.
+
+The guest is hostile: whatever it sends is bounded, and a broken rule ends this client alone.  Its reader runs in the
+nursery given to `GuestClient.open` and never fails it: it marks the client broken, and every pending request fails
+saying that its outcome is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import secrets
+from collections.abc import AsyncIterable, Callable, Sequence
+from itertools import count
+from typing import Any, Final
+
+import attrs
+import trio
+
+from actors.errors import GuestBroken, GuestRefused, RemoteProtocolError
+from actors.model import ExecResult, FileContent, FileEntry
+from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
+from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, PROTOCOL_VERSION, STDERR, STDOUT, Codec, Data, Message, encode
+
+RECEIVE_BYTES: Final = 256 * 1024
+REPLY_LIMIT_S: Final = 30.0
+"""A guest that is silent for so long on a small request is taken for dead; software emulation is slow."""
+EXEC_GRACE_S: Final = 10.0
+KILL_WAIT_S: Final = 5.0
+MAX_FILE_BYTES: Final = 256 * 1024 * 1024
+MAX_LISTING_BYTES: Final = 16 * 1024 * 1024
+
+OnOutput = Callable[[int, bytes], None]
+
+
+@attrs.frozen
+class Hello:
+    """What the agent says of itself."""
+
+    agent_version: str
+    arch: str
+    kernel: str
+
+
+@attrs.frozen
+class NetworkIdentity:
+    """The addresses of the guest's one interface."""
+
+    interface: str
+    mac: str
+    address: str
+    prefix: int
+    gateway: str
+    dns: tuple[str, ...]
+
+
+@attrs.frozen
+class Identity:
+    """Who a guest is from now on."""
+
+    epoch: str
+    time_ns: int
+    entropy: bytes = attrs.field(repr=False)
+    hostname: str
+    nonce: bytes
+    key: bytes = attrs.field(repr=False)
+    """The channel's key from the next connection on."""
+    machine_id: str
+    network: NetworkIdentity | None
+
+
+@attrs.frozen
+class IdentityReply:
+    """What became of it."""
+
+    previous_nonce: str | None
+    generation: int
+    rng_reseeded: bool
+    clock_step_s: float
+    hostname: str
+    mac: str | None
+    failures: dict[str, str]
+
+
+class _Capped:
+    """The head and the tail of a stream, within a cap, and its true length."""
+
+    def __init__(self, cap: int) -> None:
+        self._head_cap = cap - cap // 2
+        self._tail_cap = cap // 2
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.total = 0
+
+    def add(self, data: bytes) -> None:
+        self.total += len(data)
+        room = self._head_cap - len(self._head)
+        self._head += data[:room]
+        self._tail += data[max(0, room) :]
+        if len(self._tail) > 2 * self._tail_cap + DATA_CHUNK_BYTES:
+            del self._tail[: len(self._tail) - self._tail_cap]
+
+    def value(self) -> bytes:
+        tail = self._tail[-self._tail_cap :] if self._tail_cap else b""
+        return bytes(self._head + tail)
+
+
+class _Request:
+    def __init__(self, on_data: Callable[[int, bytes], None] | None) -> None:
+        self.on_data = on_data
+        self.done = trio.Event()
+        self.reply: dict[str, Any] | None = None
+
+
+class GuestClient:
+    """A connection to a guest agent that has proven its key, and to which we have proven ours."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._codec = Codec()
+        self._ids = count(1)
+        self._requests: dict[int, _Request] = {}
+        self._sending = trio.Lock()
+        self._scope = trio.CancelScope()
+        self._reason: str | None = None
+        self.hello: Hello
+
+    @classmethod
+    async def open(cls, nursery: trio.Nursery, stream: trio.abc.Stream, key: bytes) -> GuestClient:
+        """Resynchronise the stream and exchange proofs; the caller bounds the wait.
+
+        Raises:
+            GuestBroken: the guest is not the one that holds the key, speaks another version, or speaks nonsense.
+
+        """
+        client = cls(stream)
+        host_nonce = secrets.token_bytes(NONCE_BYTES)
+        try:
+            guest_nonce, first = await client._resynchronise(key, host_nonce)
+            client._codec.receive_data(first)
+            nursery.start_soon(client._read)
+            await client._greet(key, host_nonce, guest_nonce)
+        except BaseException:
+            client._scope.cancel(reason="the channel did not open")
+            raise
+        return client
+
+    async def _resynchronise(self, key: bytes, host_nonce: bytes) -> tuple[bytes, bytes]:
+        scanner = EchoScanner(host_nonce)
+        try:
+            await self._stream.send_all(token(key) + host_nonce)
+            while data := await self._stream.receive_some(RECEIVE_BYTES):
+                if (found := scanner.feed(bytes(data))) is not None:
+                    return found
+                if scanner.skipped_bytes > MAX_SKIPPED_BYTES:
+                    raise GuestBroken(f"The guest sent {MAX_SKIPPED_BYTES} bytes without answering its host.")
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise GuestBroken("The guest's channel broke before it answered.") from error
+        raise GuestBroken("The guest's channel ended before it answered.")
+
+    async def _greet(self, key: bytes, host_nonce: bytes, guest_nonce: bytes) -> None:
+        hello = await self._call(
+            {"op": "hello", "version": PROTOCOL_VERSION, "proof": proof(key, b"host", host_nonce, guest_nonce)}
+        )
+        if not proves(key, b"guest", host_nonce, guest_nonce, hello.get("proof")):
+            raise GuestBroken("The guest does not hold the channel's key.")
+        if hello.get("version") != PROTOCOL_VERSION:
+            raise GuestBroken(
+                f"The guest agent speaks protocol version {hello.get('version')!r}, this host {PROTOCOL_VERSION}.",
+                remedy="Build the image again: agentiso image build",
+            )
+        self.hello = Hello(*(str(hello.get(field))[:200] for field in ("agent_version", "arch", "kernel")))
+        if self.hello.arch != platform.machine():
+            raise GuestBroken(f"The guest is {self.hello.arch}, this host {platform.machine()}.")
+
+    # -- requests
+
+    async def identify(self, identity: Identity) -> IdentityReply:
+        """Give the guest an identity; what it answers is checked by the caller."""
+        body = attrs.asdict(identity)
+        reply = await self._call(
+            {"op": "identify", **body, **{name: body[name].hex() for name in ("entropy", "nonce", "key")}}
+        )
+        try:
+            return IdentityReply(
+                previous_nonce=reply["previous_nonce"],
+                generation=int(reply["generation"]),
+                rng_reseeded=reply["rng_reseeded"] is True,
+                clock_step_s=float(reply["clock_step_s"]),
+                hostname=str(reply["hostname"])[:255],
+                mac=reply.get("mac"),
+                failures={str(part)[:50]: str(text)[:500] for part, text in dict(reply["failures"]).items()},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broke(f"its identity reply is malformed: {error!r}") from error
+
+    async def mark(self, nonce: str) -> None:
+        """Put a nonce into guest memory, by which a checkpoint about to be taken is known again."""
+        await self._call({"op": "mark", "nonce": nonce})
+
+    async def grow_root(self) -> None:
+        """Grow the root file system to its disk."""
+        await self._call({"op": "grow_root"})
+
+    async def sync_disks(self) -> None:
+        """Have the guest write all dirty data to its disks."""
+        await self._call({"op": "sync"}, limit_s=120)
+
+    async def shutdown(self) -> None:
+        """Have the guest write its disks and end its machine."""
+        await self._call({"op": "shutdown"})
+
+    async def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout_s: float = 120.0,
+        workdir: str | None = None,
+        env: dict[str, str] | None = None,
+        max_output_bytes: int = 262144,
+        on_output: OnOutput | None = None,
+    ) -> ExecResult:
+        """Run a command to its end; cancelling this kills its process group.
+
+        Raises:
+            GuestRefused: it could not be started.
+            GuestBroken: the channel broke; whether the command ran on is unknown.
+
+        """
+        streams = {STDOUT: _Capped(max_output_bytes), STDERR: _Capped(max_output_bytes)}
+
+        def on_data(stream: int, data: bytes) -> None:
+            if stream not in streams:
+                raise RemoteProtocolError(f"output came on stream {stream}")
+            streams[stream].add(data)
+            if on_output is not None:
+                on_output(stream, data)
+
+        what = {"command": command} if isinstance(command, str) else {"argv": list(command)}
+        body = {"op": "exec", **what, "timeout_s": timeout_s, "workdir": workdir, "env": env}
+        request_id = next(self._ids)
+        try:
+            reply = await self._call(body, on_data, request_id=request_id, limit_s=timeout_s + EXEC_GRACE_S)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S):
+                await self._kill_quietly(request_id)
+            raise
+        try:
+            return ExecResult(
+                exit_code=_optional_int(reply["exit_code"]),
+                signal=_optional_int(reply["signal"]),
+                stdout=streams[STDOUT].value(),
+                stderr=streams[STDERR].value(),
+                stdout_bytes=streams[STDOUT].total,
+                stderr_bytes=streams[STDERR].total,
+                timed_out=reply["timed_out"] is True,
+                duration_s=float(reply["duration_s"]),
+                note=str(reply["note"])[:500],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broke(f"its exec reply is malformed: {error!r}") from error
+
+    async def _kill_quietly(self, request_id: int) -> None:
+        """Kill a command nobody waits for any more; that it has ended meanwhile, or the guest has, is as good."""
+        try:
+            await self._call({"op": "kill", "target": request_id, "signal": 9}, limit_s=KILL_WAIT_S)
+        except (GuestRefused, GuestBroken):
+            return
+
+    async def read_file(self, path: str, offset: int = 0, limit: int | None = None) -> FileContent:
+        """Read a file, or a piece of it, of at most `MAX_FILE_BYTES`."""
+        content = await self._collect({"op": "file_read", "path": path, "offset": offset, "limit": limit}, MAX_FILE_BYTES)
+        return FileContent(content[0], int(content[1].get("size", 0)), offset)
+
+    async def list_files(self, path: str) -> tuple[FileEntry, ...]:
+        """List a directory, sorted by name."""
+        lines, _ = await self._collect({"op": "file_list", "path": path}, MAX_LISTING_BYTES)
+        try:
+            found = [json.loads(line) for line in lines.splitlines()]
+            return tuple(
+                FileEntry(str(e["name"]), str(e["kind"]), int(e["size"]), int(e["mode"]), float(e["mtime"]))
+                for e in found
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broke(f"its directory listing is malformed: {error!r}") from error
+
+    async def _collect(self, body: dict[str, Any], cap: int) -> tuple[bytes, dict[str, Any]]:
+        content = bytearray()
+
+        def on_data(_stream: int, data: bytes) -> None:
+            # What exceeds the cap is dropped as it comes: the reply says whether it was legal.
+            if len(content) <= cap:
+                content.extend(data)
+
+        reply = await self._call(body, on_data, limit_s=math.inf)
+        if len(content) > cap:
+            raise GuestRefused(
+                f"{body['path']} is larger than {cap // 2**20} MiB.", remedy="Read it in pieces with offset and limit."
+            )
+        return bytes(content), reply
+
+    async def write_file(
+        self, path: str, content: bytes | AsyncIterable[bytes], mode: int | None = 0o644
+    ) -> int:
+        """Replace a file atomically and return its size in bytes."""
+        request_id = next(self._ids)
+
+        async def send() -> None:
+            if isinstance(content, bytes):
+                for start in range(0, len(content), DATA_CHUNK_BYTES):
+                    await self._send(Data(request_id, FILE_STREAM, content[start : start + DATA_CHUNK_BYTES]))
+            else:
+                async for piece in content:
+                    for start in range(0, len(piece), DATA_CHUNK_BYTES):
+                        await self._send(Data(request_id, FILE_STREAM, piece[start : start + DATA_CHUNK_BYTES]))
+            await self._send(Data(request_id, FILE_STREAM, b""))
+
+        body = {"op": "file_write", "path": path, "mode": mode}
+        reply = await self._call(body, request_id=request_id, limit_s=math.inf, and_then=send)
+        return int(reply.get("size", 0))
+
+    # -- the wire
+
+    async def _call(
+        self,
+        body: dict[str, Any],
+        on_data: Callable[[int, bytes], None] | None = None,
+        *,
+        request_id: int | None = None,
+        limit_s: float = REPLY_LIMIT_S,
+        and_then: Callable[[], Any] | None = None,
+    ) -> dict[str, Any]:
+        request_id = request_id or next(self._ids)
+        request = self._requests[request_id] = _Request(on_data)
+        try:
+            with trio.move_on_after(limit_s):
+                await self._send(Message({**body, "id": request_id}))
+                if and_then is not None:
+                    await and_then()
+                await request.done.wait()
+        finally:
+            del self._requests[request_id]
+        if request.reply is None:
+            reason = self._reason or f"it did not answer {body['op']!r} within {limit_s:.0f} s"
+            raise GuestBroken(f"The guest cannot be reached: {reason}. The outcome of {body['op']!r} is unknown.")
+        if "error" in request.reply:
+            error = request.reply["error"] if isinstance(request.reply["error"], dict) else {}
+            raise GuestRefused(f"{str(error.get('message'))[:1000]}.", guest_code=str(error.get("code"))[:50])
+        result = request.reply.get("ok")
+        if not isinstance(result, dict):
+            raise self._broke("a reply has neither result nor error")
+        return result
+
+    async def _send(self, event: Message | Data) -> None:
+        frame = encode(event)
+        async with self._sending:
+            if self._reason is None:
+                try:
+                    await self._stream.send_all(frame)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self._broke("the channel broke")
+
+    async def _read(self) -> None:
+        reason = "the channel ended"
+        with self._scope:
+            try:
+                self._dispatch()
+                while data := await self._stream.receive_some(RECEIVE_BYTES):
+                    self._codec.receive_data(bytes(data))
+                    self._dispatch()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+            except RemoteProtocolError as error:
+                reason = f"it broke the protocol: {error.message}"
+        self._broke(reason)
+
+    def _dispatch(self) -> None:
+        while (event := self._codec.next_event()) is not None:
+            request_id = event.request_id if isinstance(event, Data) else event.body.get("id")
+            request = self._requests.get(request_id) if isinstance(request_id, int) else None
+            # A request that was given up may still be answered: that answer belongs to nobody.
+            if request is None or request.reply is not None:
+                continue
+            if isinstance(event, Message):
+                request.reply = event.body
+                request.done.set()
+            elif request.on_data is not None:
+                request.on_data(event.stream, event.payload)
+
+    def _broke(self, reason: str) -> GuestBroken:
+        self._reason = self._reason or reason
+        for request in self._requests.values():
+            request.done.set()
+        return GuestBroken(f"The guest cannot be reached: {self._reason}.")
+
+    @property
+    def broken(self) -> bool:
+        """Whether the channel is of no further use."""
+        return self._reason is not None
+
+    async def aclose(self) -> None:
+        """Close the channel; pending requests fail."""
+        self._scope.cancel(reason="the channel is closed")
+        self._broke("the channel was closed")
+        await trio.aclose_forcefully(self._stream)
+
+
+def _optional_int(value: object) -> int | None:
+    return None if value is None else int(value)  # type: ignore[call-overload, no-any-return]

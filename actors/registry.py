@@ -1,0 +1,296 @@
+"""The registry actor: the one place for what workspaces share - names, limits, templates, references."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from contextlib import AsyncExitStack
+from typing import Any, Final, assert_never
+
+import trio
+
+from actors import messages as m
+from actors import record as records
+from actors.errors import (
+    ActorGone,
+    AgentisoError,
+    InvalidArgument,
+    NameTaken,
+    NoCapacity,
+    NotFound,
+)
+from actors.host import Host
+from actors.lifecycle import State
+from actors.machine.checkpoint import Checkpoint
+from actors.machine.host import check_memory
+from actors.model import ForkedChild, ForkReport, Lineage, Shape, WorkspaceInfo
+from actors.names import check_name, new_id, short
+from actors.record import WorkspaceRecord
+from actors.runtime import Actor, Message, Supervisor
+from actors.templates import Templates
+from actors.workspace import WorkspaceActor, new_record
+
+MIN_PREFIX_CHARS: Final = 8
+MIN_MEMORY_MB: Final = 128
+"""Less does not boot a stock kernel and the guest agent."""
+FORK_MEMORY_MB: Final = 64
+"""What a fork is counted with at the start: it shares its parent's pages and pays for what it changes."""
+UNDO_S: Final = 60.0
+
+
+class RegistryActor(Actor):
+    """Knows every workspace by name and id."""
+
+    def __init__(self, host: Host, supervisor: Supervisor) -> None:
+        super().__init__("registry")
+        self._host = host
+        self._supervisor = supervisor
+        self._templates = Templates(host)
+        self._found: dict[str, m.Found] = {}
+        self._reserved: set[str] = set()
+        self.damaged: list[str] = []
+        """Records that could not be read; their workspaces are left alone."""
+
+    async def setup(self) -> None:
+        """Rebuild from the directories: templates, workspaces and their machines; then sweep what has no owner."""
+        self._host.store.make_directories()
+        self._templates.hold_known()
+        root = self._host.state_dir / "workspaces"
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        async with trio.open_nursery() as nursery:
+            for directory in sorted(root.iterdir()):
+                nursery.start_soon(self._take_up, directory)
+        if not self.damaged:
+            await self._host.store.sweep()
+
+    async def _take_up(self, directory: Any) -> None:
+        try:
+            record = records.load(directory)
+        except records.DamagedRecord as error:
+            self.damaged.append(str(error))
+            return
+        if record.state is State.CREATING:
+            # It was never handed to anybody.
+            await self._start_actor(record)
+            await self._forget(record.id)
+            return
+        await self._start_actor(record)
+
+    async def handle(self, message: m.RegistryMessage) -> Any:  # type: ignore[override]
+        """Do what a message asks."""
+        match message:
+            case m.CreateWorkspace():
+                return await self._create(message)
+            case m.ForkWorkspace():
+                return await self._fork(message)
+            case m.FindWorkspace():
+                return self._find(message.workspace)
+            case m.ListWorkspaces():
+                return await self._list()
+            case m.DestroyWorkspace():
+                return await self._forget(self._find(message.workspace).workspace_id)
+            case _:
+                assert_never(message)
+
+    # -- names
+
+    def _find(self, text: str) -> m.Found:
+        for found in self._found.values():
+            if text in (found.workspace_id, found.name):
+                return found
+        if len(text) >= MIN_PREFIX_CHARS:
+            matching = [found for key, found in self._found.items() if key.startswith(text)]
+            if len(matching) == 1:
+                return matching[0]
+        known = ", ".join(sorted(found.name for found in self._found.values())[:20]) or "none"
+        raise NotFound(f"There is no workspace {text!r}; there are: {known}.", remedy="Create it, or list them.")
+
+    def _reserve(self, name: str) -> None:
+        check_name(name)
+        if name in self._reserved or any(found.name == name for found in self._found.values()):
+            raise NameTaken(f"There is a workspace {name!r} already.", remedy="Choose another name or destroy it.")
+        self._reserved.add(name)
+
+    def _check_room(self, count: int, memory_mb: int) -> None:
+        limits = self._host.settings.limits
+        if len(self._found) + len(self._reserved) + count > limits.max_workspaces:
+            raise NoCapacity(
+                f"{count} more would exceed the limit of {limits.max_workspaces} workspaces ({len(self._found)} exist).",
+                remedy="Destroy some, or raise limits.max_workspaces.",
+            )
+        check_memory(memory_mb, limits.memory_reserve_mb)
+
+    # -- create and destroy
+
+    async def _create(self, message: m.CreateWorkspace) -> WorkspaceInfo:
+        settings = self._host.settings
+        shape, network = message.shape or settings.shape, message.network or settings.network
+        self._check_shape(shape)
+        self._check_room(1, shape.memory_mb)
+        image = await self._host.load_image(message.image or settings.image)
+        verdict = await self._host.accelerator(image)
+        internet = settings.allow_internet if message.allow_internet is None else message.allow_internet
+        record = new_record(
+            name=message.name or f"ws-{new_id()[:8]}",
+            image=image,
+            shape=shape,
+            network=network,
+            allow_internet=internet,
+            channel=settings.channel,
+            accelerator=verdict.chosen,
+        )
+        self._reserve(record.name)
+        try:
+            template = await self._templates.get(self.nursery, image, shape, network, settings.channel)
+            return await self._bring_up(record, template)
+        finally:
+            self._reserved.discard(record.name)
+
+    def _check_shape(self, shape: Shape) -> None:
+        limits = self._host.settings.limits
+        bounds = {
+            "vcpus": (1, limits.max_vcpus),
+            "memory_mb": (MIN_MEMORY_MB, limits.max_memory_mb),
+            "disk_gb": (1, limits.max_disk_gb),
+        }
+        for field, (low, high) in bounds.items():
+            value = getattr(shape, field)
+            if not low <= value <= high:
+                raise InvalidArgument(f"{field} is {value}; {low} to {high} are allowed.", remedy=f"Choose another {field}.")
+
+    async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> WorkspaceInfo:
+        """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._undo, record.id)
+            found = await self._start_actor(record)
+            info: WorkspaceInfo = await found.ref.ask(m.Start(source))
+            undo.pop_all()
+        return info
+
+    async def _undo(self, workspace_id: str) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_S):
+            await self._forget(workspace_id)
+
+    async def _start_actor(self, record: WorkspaceRecord) -> m.Found:
+        directory = records.directory_of(self._host.state_dir, record.id)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        records.save(self._host.state_dir, record)
+        ref = await self._supervisor.start(
+            f"workspace {short(record.id)}", lambda: WorkspaceActor(record, self._host), on_giveup=self._gave_up
+        )
+        found = self._found[record.id] = m.Found(record.id, record.name, ref)
+        return found
+
+    def _gave_up(self, name: str, failure: BaseException) -> None:
+        """A workspace whose actor cannot live is refused by its closed mailbox; the others go on."""
+
+    async def _forget(self, workspace_id: str) -> None:
+        found = self._found.get(workspace_id)
+        if found is None:
+            return
+        with contextlib.suppress(ActorGone):
+            await found.ref.ask(m.Destroy())
+        await self._supervisor.stop(found.ref)
+        self._found.pop(workspace_id, None)
+        await self._host.store.sweep()
+
+    async def _list(self) -> tuple[WorkspaceInfo, ...]:
+        infos = []
+        for found in list(self._found.values()):
+            with contextlib.suppress(ActorGone):
+                infos.append(await found.ref.ask(m.Describe()))
+        return tuple(sorted(infos, key=lambda info: info.created_at))
+
+    # -- fork
+
+    async def _fork(self, message: m.ForkWorkspace) -> ForkReport:
+        began = time.perf_counter()
+        parent = self._find(message.workspace)
+        info: WorkspaceInfo = await parent.ref.ask(m.Describe())
+        self._check_room(message.count, message.count * FORK_MEMORY_MB)
+        names = self._fork_names(parent.name, message)
+        with contextlib.ExitStack() as undo:
+            for name in names:
+                self._reserve(name)
+                undo.callback(self._reserved.discard, name)
+            owner = undo.enter_context(self._host.store.held())
+            taken = await self._fork_point(parent, message.snapshot, owner)
+            children = await self._bring_up_children(info, names, taken.checkpoint, message.snapshot)
+        pause_ms = None if message.snapshot else taken.pause_ms
+        return ForkReport(
+            parent=parent.workspace_id,
+            checkpoint_id=taken.checkpoint.id,
+            snapshot=message.snapshot,
+            pause_ms=pause_ms,
+            copied_bytes=taken.copied_bytes,
+            seconds=time.perf_counter() - began,
+            children=tuple(children),
+        )
+
+    async def _fork_point(self, parent: m.Found, snapshot: str | None, owner: str) -> m.CheckpointTaken:
+        if snapshot is None:
+            taken: m.CheckpointTaken = await parent.ref.ask(m.TakeCheckpoint(owner))
+            return taken
+        checkpoint: Checkpoint = await parent.ref.ask(m.FindSnapshot(snapshot))
+        self._host.store.hold(owner, {checkpoint.id})
+        return m.CheckpointTaken(checkpoint, 0.0, 0)
+
+    def _fork_names(self, parent: str, message: m.ForkWorkspace) -> list[str]:
+        limit = self._host.settings.limits.max_fork_count
+        if not 1 <= message.count <= limit:
+            raise InvalidArgument(f"A fork of {message.count} was asked for; 1 to {limit} are allowed.")
+        if message.names is not None:
+            if len(message.names) != message.count or len(set(message.names)) != message.count:
+                raise InvalidArgument(f"{message.count} distinct names are needed, {len(message.names)} were given.")
+            return list(message.names)
+        prefix = message.name_prefix or f"{parent[:48]}-fork"
+        taken = self._reserved | {found.name for found in self._found.values()}
+        names: list[str] = []
+        number = 1
+        while len(names) < message.count:
+            if f"{prefix}-{number}" not in taken:
+                names.append(f"{prefix}-{number}")
+            number += 1
+        return names
+
+    async def _bring_up_children(
+        self, parent: WorkspaceInfo, names: list[str], source: Checkpoint, snapshot: str | None
+    ) -> list[ForkedChild]:
+        """Start all children at once; each may fail alone.  If this is cancelled, none is left."""
+        image = await self._host.load_image(parent.image)
+        lineage = Lineage(parent.workspace_id, parent.name, source.id, snapshot)
+        children: dict[int, ForkedChild] = {}
+        made: list[str] = []
+
+        async def one(index: int, name: str) -> None:
+            began = time.perf_counter()
+            record = new_record(
+                name=name,
+                image=image,
+                shape=parent.shape,
+                network=parent.network.backend,
+                allow_internet=parent.network.allow_internet,
+                channel=parent.channel,
+                accelerator=parent.accelerator,
+                forked_from=lineage,
+            )
+            try:
+                info = await self._bring_up(record, source)
+            except AgentisoError as error:
+                children[index] = ForkedChild(index, name, error=str(error))
+                return
+            made.append(record.id)
+            children[index] = ForkedChild(
+                index, name, record.id, (time.perf_counter() - began) * 1000, info.evidence
+            )
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for index, name in enumerate(names):
+                    nursery.start_soon(one, index, name)
+        except trio.Cancelled:
+            for workspace_id in made:
+                await self._undo(workspace_id)
+            raise
+        return [children[index] for index in sorted(children)]
+

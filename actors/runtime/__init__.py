@@ -1,0 +1,6 @@
+"""The actor runtime: mailboxes, `ask`, supervision.  It knows nothing of machines."""
+
+from actors.runtime.actor import Actor, ActorRef, Message
+from actors.runtime.supervisor import RestartPolicy, Supervisor
+
+__all__ = ["Actor", "ActorRef", "Message", "RestartPolicy", "Supervisor"]

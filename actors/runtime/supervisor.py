@@ -1,0 +1,143 @@
+"""Supervision, one for one: a crashed actor is restarted alone, over the same mailbox, with growing pauses.
+
+An actor that crashes more often than its policy allows is given up: its mailbox is closed, and ``on_giveup`` is told,
+or, without one, the crash escalates to the supervisor's own parent.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from actors.runtime.actor import Actor, ActorRef, Mailbox
+
+STOP_S = 60.0
+
+
+@attrs.frozen
+class RestartPolicy:
+    """How often, and how soon, an actor is restarted."""
+
+    max_restarts: int = 3
+    window_s: float = 60.0
+    backoff_s: float = 0.1
+    backoff_max_s: float = 5.0
+    jitter: float = 0.5
+    """Each pause is lengthened by up to this share, so that crashed siblings do not return in step."""
+
+
+@attrs.define(eq=False)
+class _Child:
+    ref: ActorRef[object]
+    factory: Callable[[], Actor]
+    policy: RestartPolicy
+    on_giveup: Callable[[str, BaseException], None] | None
+    mailbox: Mailbox
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    restarts: int = 0
+
+
+class Supervisor:
+    """Starts actors in a nursery and keeps them running."""
+
+    def __init__(self, nursery: trio.Nursery, *, chance: Callable[[], float] = random.random) -> None:
+        self._nursery = nursery
+        self._chance = chance
+        self._children: dict[str, _Child] = {}
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The names of the actors that run."""
+        return tuple(self._children)
+
+    async def start(
+        self,
+        name: str,
+        factory: Callable[[], Actor],
+        *,
+        policy: RestartPolicy | None = None,
+        on_giveup: Callable[[str, BaseException], None] | None = None,
+    ) -> ActorRef[object]:
+        """Start an actor and return once its setup has succeeded; what its first setup raises is raised here."""
+        mailbox = Mailbox()
+        ref: ActorRef[object] = ActorRef(name, mailbox)
+        child = _Child(ref, factory, policy or RestartPolicy(), on_giveup, mailbox)
+        self._children[name] = child
+        failure = await self._nursery.start(self._keep, child)
+        if failure is not None:
+            raise failure
+        return ref
+
+    async def stop(self, ref: ActorRef[object]) -> None:
+        """Stop an actor and wait, bounded, until its teardown is over."""
+        child = self._children.get(ref.name)
+        if child is not None and child.ref is ref:
+            child.mailbox.close("it was stopped")
+            child.scope.cancel(reason="the actor is stopped")
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_S):
+                await ref.stopped.wait()
+
+    async def _keep(
+        self, child: _Child, *, task_status: trio.TaskStatus[BaseException | None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        crashes: deque[float] = deque()
+        reported = False
+        try:
+            with child.scope:
+                while True:
+                    failure, started = await self._run_once(child, None if reported else task_status)
+                    if not reported:
+                        reported = True
+                        if not started:
+                            task_status.started(failure)
+                            return
+                    crashes.append(trio.current_time())
+                    while crashes and crashes[0] < trio.current_time() - child.policy.window_s:
+                        crashes.popleft()
+                    if len(crashes) > child.policy.max_restarts:
+                        self._give_up(child, failure)
+                        return
+                    child.restarts += 1
+                    await trio.sleep(self._pause_s(child.policy, len(crashes)))
+        finally:
+            child.mailbox.close("it stopped")
+            self._children.pop(child.ref.name, None)
+            child.ref.stopped.set()
+
+    async def _run_once(
+        self, child: _Child, report: trio.TaskStatus[BaseException | None] | None
+    ) -> tuple[BaseException, bool]:
+        """Run one life of an actor and return what ended it, and whether its setup had succeeded."""
+        started = False
+
+        class Status:
+            def started(self, _value: None = None) -> None:
+                nonlocal started
+                started = True
+                if report is not None:
+                    report.started(None)
+
+        try:
+            await child.factory().run(child.mailbox, task_status=Status())
+        except Exception as error:  # noqa: BLE001 - this is the border at which crashes become restarts
+            return _unwrap(error), started
+        raise AssertionError("an actor ends only by cancellation or by an exception")
+
+    def _pause_s(self, policy: RestartPolicy, crashes: int) -> float:
+        pause = min(policy.backoff_max_s, policy.backoff_s * 2 ** (crashes - 1))
+        return float(pause * (1 + policy.jitter * self._chance()))
+
+    def _give_up(self, child: _Child, failure: BaseException) -> None:
+        if child.on_giveup is None:
+            raise failure
+        child.on_giveup(child.ref.name, failure)
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
