@@ -8,7 +8,7 @@ The tree (all under `guest.errors.AgentisoError`)::
     ├── NoCapacity                            the host cannot hold it
     ├── MailboxFull, DeadlineExceeded, ActorGone   busy, late, gone
     ├── HostUnfit                             the host lacks something; the remedy names it
-    ├── ImageError                            an image is missing, damaged or foreign
+    ├── CheckpointUnusable            a checkpoint or what it stands on does not fit
     ├── MachineFailed                         QEMU did not start, or died
     ├── QmpError                              QEMU refused a command
     ├── GuestBroken                           the guest agent's channel is of no further use
@@ -24,12 +24,12 @@ from guest.errors import AgentisoError, LocalProtocolError, ProtocolError, Remot
 __all__ = [
     "ActorGone",
     "AgentisoError",
+    "CheckpointUnusable",
     "DeadlineExceeded",
     "GuestBroken",
     "GuestRefused",
     "HostUnfit",
     "IllegalState",
-    "ImageError",
     "InvalidArgument",
     "InvalidName",
     "LocalProtocolError",
@@ -106,10 +106,10 @@ class HostUnfit(AgentisoError):
     code = "host_unfit"
 
 
-class ImageError(AgentisoError):
-    """An image is missing, damaged, half-made or built for another architecture."""
+class CheckpointUnusable(AgentisoError):
+    """A checkpoint, or the image or disk layer it stands on, is missing, damaged or does not fit this host."""
 
-    code = "image_error"
+    code = "checkpoint_unusable"
 
 
 class MachineFailed(AgentisoError):

@@ -19,7 +19,7 @@ from actors import record as records
 from actors.errors import (
     AgentisoError,
     IllegalState,
-    ImageError,
+    CheckpointUnusable,
     InvalidArgument,
     NameTaken,
     NotFound,
@@ -130,14 +130,14 @@ class WorkspaceActor(Actor):
         record, host = self._record, self._host
         image = await host.load_image(record.image)
         if image.digest != record.image_digest:
-            raise ImageError(
+            raise CheckpointUnusable(
                 f"The image {record.image!r} was rebuilt since workspace {record.name} was made.",
                 remedy="Create a new workspace from it.",
             )
         fingerprint = await host.fingerprint(image, record.shape, record.network, record.channel)
         resumes = source if source and source.has_memory else None
         if resumes and (differences := resumes.fingerprint.differences(fingerprint)):
-            raise ImageError(
+            raise CheckpointUnusable(
                 f"The checkpoint's memory cannot be loaded on this host: {'; '.join(differences)}.",
                 remedy="Take new snapshots with the QEMU and image that are installed now.",
             )

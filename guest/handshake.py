@@ -44,40 +44,28 @@ def echo(host_nonce: bytes, guest_nonce: bytes) -> bytes:
 
 
 class SyncScanner:
-    """The guest's side: finds resynchronisations in its input."""
+    """The guest's side: finds resynchronisations in its input, however they are split."""
 
     def __init__(self, key: bytes) -> None:
         self.key = key
-        self._tail = b""
+        self._recent = b""
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes | None, bytes]:
-        """Return (bytes of the old connection, host nonce or ``None``, bytes of the new connection).
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Return (host nonce, first bytes of the new connection) once a resynchronisation is whole.
 
-        The start of a token at the end of the input is held back until it is decided.
+        Until then the input goes to the old connection as well: bytes of a token that it takes in are dropped with it.
         """
-        data = self._tail + data
-        self._tail = b""
-        mark = token(self.key)
-        found = data.rfind(mark)
+        seen = self._recent + data
+        found = seen.rfind(token(self.key))
         if found >= 0:
-            rest = data[found + TOKEN_BYTES :]
-            if len(rest) < NONCE_BYTES:
-                self._tail = data[found:]
-                return data[:found], None, b""
-            return data[:found], rest[:NONCE_BYTES], rest[NONCE_BYTES:]
-        held = _partial(data, mark)
-        if held:
-            self._tail = data[-held:]
-            data = data[:-held]
-        return data, None, b""
-
-
-def _partial(data: bytes, mark: bytes) -> int:
-    """Return the length of the longest end of ``data`` that begins ``mark``."""
-    for length in range(min(len(data), len(mark) - 1), 0, -1):
-        if data.endswith(mark[:length]):
-            return length
-    return 0
+            rest = seen[found + TOKEN_BYTES :]
+            if len(rest) >= NONCE_BYTES:
+                self._recent = b""
+                return rest[:NONCE_BYTES], rest[NONCE_BYTES:]
+            self._recent = seen[found:]
+        else:
+            self._recent = seen[-(TOKEN_BYTES - 1) :]
+        return None
 
 
 class EchoScanner:

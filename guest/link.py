@@ -70,13 +70,13 @@ class Link:
             self._watch(0)
             return False
         self._watch_as_needed()
-        old, nonce, new = self._scanner.feed(data)
-        if nonce is None:
-            self._codec.receive_data(old)
+        found = self._scanner.feed(data)
+        if found is None:
+            self._codec.receive_data(data)
             return False
         self._codec = Codec()
-        self._codec.receive_data(new)
-        self.host_nonce, self.guest_nonce = nonce, secrets.token_bytes(NONCE_BYTES)
+        self._codec.receive_data(found[1])
+        self.host_nonce, self.guest_nonce = found[0], secrets.token_bytes(NONCE_BYTES)
         self.authenticated = False
         self._out = bytearray(echo(self.host_nonce, self.guest_nonce))
         self.flush()

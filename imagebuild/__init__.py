@@ -2,7 +2,7 @@
 
 from imagebuild.build import BuildProgress, build_image
 from imagebuild.errors import ImageBuildFailed, ImageError
-from imagebuild.image import Image, list_images, load_image, remove_image, verify_image
+from imagebuild.image import Image, list_images, load_image, remove_image, source_digest, verify_image
 from imagebuild.tools import ToolProbe, probe_tools
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "load_image",
     "probe_tools",
     "remove_image",
+    "source_digest",
     "verify_image",
 ]

@@ -10,6 +10,7 @@ import json
 import platform
 import re
 import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -139,3 +140,14 @@ def sha256(path: Path) -> str:
     """Return a file's SHA-256, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_digest() -> str:
+    """Return a digest over the sources of the builder and of the guest: equal sources build equal images."""
+    digest = hashlib.sha256()
+    for package in ("guest", "imagebuild"):
+        root = Path(str(resources.files(package)))
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -20,7 +20,7 @@ import attrs
 import cattrs
 import trio
 
-from actors.errors import ImageError, MachineFailed
+from actors.errors import CheckpointUnusable, MachineFailed
 from actors.machine import ram_image
 from actors.machine.command_line import ROOT_DEVICE
 from actors.machine.files import make_durable, read_json, replace_json
@@ -100,14 +100,14 @@ def load(store: Store, checkpoint_id: str) -> Checkpoint:
     """Read a checkpoint's record.
 
     Raises:
-        ImageError: it is missing or damaged.
+        CheckpointUnusable: it is missing or damaged.
 
     """
     path = store.checkpoint(checkpoint_id) / RECORD
     try:
         found = _converter.structure(read_json(path), Checkpoint)
     except (OSError, ValueError, cattrs.BaseValidationError) as error:
-        raise ImageError(f"The checkpoint {checkpoint_id} cannot be read from {path}: {error}.") from error
+        raise CheckpointUnusable(f"The checkpoint {checkpoint_id} cannot be read from {path}: {error}.") from error
     return found
 
 

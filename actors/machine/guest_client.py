@@ -143,6 +143,7 @@ class GuestClient:
             await client._greet(key, host_nonce, guest_nonce)
         except BaseException:
             client._scope.cancel(reason="the channel did not open")
+            await trio.aclose_forcefully(stream)
             raise
         return client
 
@@ -194,6 +195,10 @@ class GuestClient:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._broke(f"its identity reply is malformed: {error!r}") from error
+
+    async def ping(self) -> None:
+        """Have the guest answer."""
+        await self._call({"op": "ping"})
 
     async def mark(self, nonce: str) -> None:
         """Put a nonce into guest memory, by which a checkpoint about to be taken is known again."""

@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from actors.errors import ImageError
+from actors.errors import CheckpointUnusable
 
 MAGIC: Final = 0x514649FB
 CLUSTER_BITS: Final = 16
@@ -40,7 +40,7 @@ def create_overlay(path: Path, *, backing: Path, backing_format: str, virtual_si
     """
     name = str(backing.absolute()).encode()
     if len(name) > MAX_BACKING_NAME_BYTES:
-        raise ImageError(f"The path {backing} is too long for a qcow2 header ({MAX_BACKING_NAME_BYTES} bytes).")
+        raise CheckpointUnusable(f"The path {backing} is too long for a qcow2 header ({MAX_BACKING_NAME_BYTES} bytes).")
     l1_entries = -(-virtual_size_bytes // BYTES_PER_L1_ENTRY)
     l1_clusters = -(-l1_entries * 8 // CLUSTER)
     kind = backing_format.encode()
@@ -64,13 +64,13 @@ def read_header(path: Path) -> Qcow2Header:
     """Read an image's header.
 
     Raises:
-        ImageError: it is not a qcow2 image.
+        CheckpointUnusable: it is not a qcow2 image.
 
     """
     with path.open("rb") as file:
         raw = file.read(CLUSTER)
     if len(raw) < HEADER.size or HEADER.unpack_from(raw)[0] != MAGIC:
-        raise ImageError(f"{path} is not a qcow2 image.")
+        raise CheckpointUnusable(f"{path} is not a qcow2 image.")
     fields = HEADER.unpack_from(raw)
     offset, length, size = fields[2], fields[3], fields[5]
     name = raw[offset : offset + length].decode(errors="replace") if offset else ""

@@ -84,6 +84,7 @@ class QmpClient:
             await client.execute("qmp_capabilities")
         except BaseException:
             client._scope.cancel(reason="QMP did not open")
+            await trio.aclose_forcefully(stream)
             raise
         return client
 

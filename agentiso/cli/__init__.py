@@ -1,0 +1,5 @@
+"""The `agentiso` command."""
+
+from agentiso.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""``python -m agentiso.cli``."""
+
+from agentiso.cli.main import main
+
+main()

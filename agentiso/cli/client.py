@@ -1,0 +1,60 @@
+"""A small client of the supervisor's socket: one tool call, in the stateless protocol era (MCP 2026-07-28).
+
+It exists because importing the SDK would cost each command about a second.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from actors.errors import AgentisoError, GuestBroken
+from actors.settings import Settings
+from agentiso.daemon import connect
+
+META: Final = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "agentiso-cli", "version": "0.1.0"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+class ToolFailed(AgentisoError):
+    """The supervisor answered with an error, whose code and remedy are kept."""
+
+
+async def call(settings: Settings, config: Path | None, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Call a tool and return its structured result.
+
+    Raises:
+        ToolFailed: the tool's error.
+
+    """
+    params = {"name": tool, "arguments": arguments, "_meta": META}
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    buffer = bytearray()
+    async with await connect(settings, config=config) as stream:
+        await stream.send_all(json.dumps(request).encode() + b"\n")
+        while data := await stream.receive_some(65536):
+            buffer += data
+            *lines, rest = buffer.split(b"\n")
+            buffer = bytearray(rest)
+            for line in lines:
+                message = json.loads(line)
+                if message.get("id") == 1:
+                    return _result(message)
+    raise GuestBroken("The supervisor closed the connection before it answered.", remedy="See its daemon.log.")
+
+
+def _result(message: dict[str, Any]) -> dict[str, Any]:
+    if "error" in message:
+        raise ToolFailed(str(message["error"].get("message")))
+    result = message["result"]
+    content: dict[str, Any] = result.get("structuredContent") or {}
+    if result.get("isError"):
+        error = content.get("error", {})
+        failed = ToolFailed(error.get("message", "The call failed."), remedy=error.get("remedy", ""))
+        failed.facts["code"] = error.get("code")
+        raise failed
+    return content

@@ -1,0 +1,64 @@
+"""The configuration file: TOML, every key optional, an unknown key an error.
+
+Looked for at ``--config``, ``$AGENTISO_CONFIG``, ``~/.config/agentiso/config.toml`` and, for root,
+``/etc/agentiso/config.toml``; ``$AGENTISO_STATE_DIR`` overrides ``state_dir``.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+
+from actors.errors import InvalidArgument
+from actors.settings import Settings
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+
+
+def _strict(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{value!r} is not of type {kind.__name__}")
+    return value
+
+
+for _kind in (int, bool, str):
+    _converter.register_structure_hook(_kind, _strict)
+_converter.register_structure_hook(float, lambda value, _kind: float(_strict(value, type(value))))
+_converter.register_structure_hook(Path, lambda value, _kind: Path(_strict(value, str)).expanduser())
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Read the configuration in force.
+
+    Raises:
+        InvalidArgument: the file is missing although named, is not TOML, or has a wrong or unknown key.
+
+    """
+    chosen = path or _find()
+    settings = Settings()
+    if chosen is not None:
+        try:
+            settings = _converter.structure(tomllib.loads(chosen.read_text()), Settings)
+        except OSError as error:
+            raise InvalidArgument(f"The configuration {chosen} cannot be read: {error.strerror}.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidArgument(f"{chosen} is not valid TOML: {error}.") from error
+        except cattrs.BaseValidationError as error:
+            faults = "; ".join(cattrs.transform_error(error))
+            raise InvalidArgument(f"{chosen} is wrong: {faults}.", remedy="Mend it and try again.") from error
+    override = os.environ.get("AGENTISO_STATE_DIR")
+    return attrs.evolve(settings, state_dir=Path(override)) if override else settings
+
+
+def _find() -> Path | None:
+    named = os.environ.get("AGENTISO_CONFIG")
+    if named:
+        return Path(named)
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "agentiso" / "config.toml"
+    candidates = [home] + ([Path("/etc/agentiso/config.toml")] if os.geteuid() == 0 else [])
+    return next((path for path in candidates if path.exists()), None)

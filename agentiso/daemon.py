@@ -1,0 +1,125 @@
+"""The supervisor as a process: one per state directory, serving any number of clients on a Unix socket.
+
+It ends by itself when it was started on demand and has had neither client nor workspace for a while.  Machines
+survive it and are adopted by the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from actors.errors import HostUnfit
+from actors.machine.files import tail
+from actors.machine.sockets import dial, listen
+from actors.settings import Settings
+from agentiso.system import System, open_system
+
+log = logging.getLogger("agentiso.daemon")
+SOCKET: Final = "supervisor.sock"
+START_LIMIT_S: Final = 60.0
+CHECK_S: Final = 1.0
+
+
+async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
+    """Run until SIGTERM or SIGINT, or until idle for ``idle_exit_s``."""
+    from agentiso.mcp.server import make_server, serve_connection
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    async with open_system(settings, keep=True) as system:
+        server = make_server(system)
+        path = settings.state_dir / SOCKET
+        path.unlink(missing_ok=True)
+        clients: set[object] = set()
+
+        async def serve(stream: trio.SocketStream) -> None:
+            clients.add(stream)
+            try:
+                await serve_connection(server, stream)
+            except Exception:
+                log.exception("a client's connection failed; the others go on")
+            finally:
+                clients.discard(stream)
+
+        with listen(path) as listener:
+            path.chmod(0o600)
+            listener.listen(64)
+            listener.setblocking(False)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+                    if idle_exit_s is not None:
+                        nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
+                    log.info("serving %s", path)
+                    accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+                    await trio.serve_listeners(serve, [accepting], handler_nursery=nursery)
+            finally:
+                path.unlink(missing_ok=True)
+
+
+async def _end_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        async for number in received:
+            scope.cancel(reason=f"signal {number}")
+            return
+
+
+async def _end_when_idle(system: System, clients: set[Any], limit_s: float, scope: trio.CancelScope) -> None:
+    idle_since = trio.current_time()
+    while trio.current_time() - idle_since < limit_s:
+        await trio.sleep(CHECK_S)
+        if clients or await system.list():
+            idle_since = trio.current_time()
+    scope.cancel(reason="idle")
+
+
+async def connect(settings: Settings, *, config: Path | None = None) -> trio.SocketStream:
+    """Connect to the supervisor of a state directory, starting it if none runs.
+
+    Raises:
+        HostUnfit: it does not start; the message has the end of its log.
+
+    """
+    path = settings.state_dir / SOCKET
+    try:
+        return dial(path)
+    except OSError:
+        pass
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log_path = settings.state_dir / "daemon.log"
+    argv = [sys.executable, "-m", "agentiso.cli", "daemon", "--idle-exit", "60"]
+    if config:
+        argv[3:3] = ["--config", str(config)]
+    with log_path.open("ab") as output:
+        process = await trio.lowlevel.open_process(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            env={**os.environ, "AGENTISO_STATE_DIR": str(settings.state_dir)},
+        )  # fmt: skip
+    with trio.move_on_after(START_LIMIT_S):
+        while process.poll() is None:
+            try:
+                return dial(path)
+            except OSError:
+                await trio.sleep(0.02)
+    raise HostUnfit(
+        f"The supervisor did not start. Its log ends:\n{tail(log_path, 1500)}", remedy=f"See {log_path}."
+    )
+
+
+def stop_daemon(settings: Settings) -> bool:
+    """Ask the running supervisor to end; tell whether there was one."""
+    try:
+        pid = int((settings.state_dir / "lock").read_text())
+        os.kill(pid, signal.SIGTERM)
+    except (OSError, ValueError):
+        return False
+    return True
+
+

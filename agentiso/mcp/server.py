@@ -1,0 +1,128 @@
+"""The MCP server over a `System`: the low-level server of the SDK with our own schemas and errors.
+
+Importing this costs about a second, which is why only the daemon does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import attrs
+import mcp_types as types
+import trio
+from mcp.server.lowlevel import Server
+from mcp.server.runner import serve_dual_era_loop
+from mcp.server.stdio import stdio_server
+
+from actors.errors import AgentisoError
+from agentiso.mcp.schema import schema_for, structure
+from agentiso.mcp.tools import TOOLS, Tool
+from agentiso.system import System
+
+log = logging.getLogger("agentiso.mcp")
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+VERSION: Final = "0.1.0"
+INSTRUCTIONS: Final = """\
+agentiso gives you disposable Linux machines (workspaces) in which you are root and can break nothing else.
+Workflow: workspace_create, then exec and file_* in it. Before something risky take a snapshot_create and come back \
+with snapshot_restore: running processes come back too. To try several ways at once, prepare one workspace, then \
+workspace_fork it with count=N: every child goes on from the same instant, memory and disk. Destroy what you no \
+longer need. workspace_id takes a name or an id. There is no internet unless allow_internet was set at creation."""
+
+
+def make_server(system: System) -> Server[Any]:
+    """Return a server of all tools over a system."""
+    tools = {tool.name: tool for tool in TOOLS}
+
+    async def list_tools(_context: Any, _params: Any) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=[_describe(tool) for tool in TOOLS])
+
+    async def call_tool(_context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+        tool = tools.get(params.name)
+        if tool is None:
+            return _error("unknown_tool", f"There is no tool {params.name!r}.", f"There are: {', '.join(tools)}.")
+        try:
+            result = await tool.handler(system, structure(tool.arguments, params.arguments or {}))
+        except AgentisoError as error:
+            return _error(error.code, error.message, error.remedy)
+        except Exception:
+            incident = uuid.uuid4().hex[:8]
+            log.exception("incident %s in tool %s", incident, tool.name)
+            return _error("internal_error", f"Something unexpected failed (incident {incident}).", "See the daemon's log.")
+        content = attrs.asdict(result)
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text=json.dumps(content))], structured_content=content
+        )
+
+    return Server("agentiso", version=VERSION, instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool)
+
+
+def _describe(tool: Tool) -> types.Tool:
+    return types.Tool(
+        name=tool.name,
+        title=tool.title,
+        description=tool.description,
+        input_schema=schema_for(tool.arguments),
+        output_schema=schema_for(tool.result),
+        annotations=types.ToolAnnotations(
+            read_only_hint=tool.read_only,
+            destructive_hint=tool.destructive,
+            idempotent_hint=tool.idempotent or tool.read_only,
+            open_world_hint=tool.name == "exec",
+        ),
+    )
+
+
+def _error(code: str, message: str, remedy: str) -> types.CallToolResult:
+    text = f"{message} {remedy}".strip()
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=f"{code}: {text}")],
+        structured_content={"error": {"code": code, "message": message, "remedy": remedy}},
+        is_error=True,
+    )
+
+
+async def serve_connection(server: Server[Any], stream: trio.SocketStream) -> None:
+    """Serve one client, of either protocol era, until it closes its end."""
+    async with stream, stdio_server(_Lines(stream), _Writer(stream)) as (reader, writer):  # type: ignore[arg-type]
+        await serve_dual_era_loop(
+            server, reader, writer, lifespan_state={}, init_options=server.create_initialization_options()
+        )
+
+
+class _Lines:
+    """A socket's bytes as lines of text, of bounded length."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        buffer = bytearray()
+        while data := await self._stream.receive_some(65536):
+            buffer += data
+            *lines, rest = buffer.split(b"\n")
+            buffer = bytearray(rest)
+            for line in lines:
+                yield line.decode(errors="replace")
+            if len(buffer) > MAX_LINE_BYTES:
+                return
+
+
+class _Writer:
+    """Text to a socket; a client that has gone is noticed by its reader."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    async def write(self, text: str) -> None:
+        try:
+            await self._stream.send_all(text.encode())
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
