@@ -131,4 +131,3 @@ class Host:
             vsock_cid=None,
             directory=directory,
         )
-

@@ -26,7 +26,7 @@ from actors.machine.host import check_memory
 from actors.model import ForkedChild, ForkReport, Lineage, Shape, WorkspaceInfo
 from actors.names import check_name, new_id, short
 from actors.record import WorkspaceRecord
-from actors.runtime import Actor, Message, Supervisor
+from actors.runtime import Actor, Supervisor
 from actors.templates import Templates
 from actors.workspace import WorkspaceActor, new_record
 
@@ -115,7 +115,7 @@ class RegistryActor(Actor):
         limits = self._host.settings.limits
         if len(self._found) + len(self._reserved) + count > limits.max_workspaces:
             raise NoCapacity(
-                f"{count} more would exceed the limit of {limits.max_workspaces} workspaces ({len(self._found)} exist).",
+                f"{count} more would exceed the limit of {limits.max_workspaces} workspaces.",
                 remedy="Destroy some, or raise limits.max_workspaces.",
             )
         check_memory(memory_mb, limits.memory_reserve_mb)
@@ -156,7 +156,9 @@ class RegistryActor(Actor):
         for field, (low, high) in bounds.items():
             value = getattr(shape, field)
             if not low <= value <= high:
-                raise InvalidArgument(f"{field} is {value}; {low} to {high} are allowed.", remedy=f"Choose another {field}.")
+                raise InvalidArgument(
+                    f"{field} is {value}; {low} to {high} are allowed.", remedy=f"Choose another {field}."
+                )
 
     async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> WorkspaceInfo:
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
@@ -176,13 +178,15 @@ class RegistryActor(Actor):
         directory.mkdir(mode=0o700, exist_ok=True)
         records.save(self._host.state_dir, record)
         ref = await self._supervisor.start(
-            f"workspace {short(record.id)}", lambda: WorkspaceActor(record, self._host), on_giveup=self._gave_up
+            f"workspace {short(record.id)}",
+            lambda: WorkspaceActor(record, self._host),
+            on_giveup=self._gave_up,
         )
         found = self._found[record.id] = m.Found(record.id, record.name, ref)
         return found
 
     def _gave_up(self, name: str, failure: BaseException) -> None:
-        """A workspace whose actor cannot live is refused by its closed mailbox; the others go on."""
+        """Let a workspace whose actor cannot live be refused by its closed mailbox; the others go on."""
 
     async def _forget(self, workspace_id: str) -> None:
         found = self._found.get(workspace_id)
@@ -280,9 +284,7 @@ class RegistryActor(Actor):
                 children[index] = ForkedChild(index, name, error=str(error))
                 return
             made.append(record.id)
-            children[index] = ForkedChild(
-                index, name, record.id, (time.perf_counter() - began) * 1000, info.evidence
-            )
+            children[index] = ForkedChild(index, name, record.id, (time.perf_counter() - began) * 1000, info.evidence)
 
         try:
             async with trio.open_nursery() as nursery:
@@ -293,4 +295,3 @@ class RegistryActor(Actor):
                 await self._undo(workspace_id)
             raise
         return [children[index] for index in sorted(children)]
-

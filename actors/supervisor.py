@@ -22,9 +22,7 @@ END_S = 120.0
 
 
 @asynccontextmanager
-async def open_supervisor(
-    settings: Settings, load_image: LoadImage, *, keep: bool
-) -> AsyncIterator[m.RegistryRef]:
+async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bool) -> AsyncIterator[m.RegistryRef]:
     """Run the actors of a state directory and yield the registry.
 
     At the end machines run on if ``keep``, for the next supervisor to adopt; else every workspace is destroyed.

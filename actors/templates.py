@@ -57,7 +57,9 @@ class Templates:
                 continue
             self._host.store.hold(f"template:{path.stem}", {record.checkpoint})
 
-    async def get(self, nursery: trio.Nursery, image: BootImage, shape: Shape, network: str, channel: str) -> Checkpoint:
+    async def get(
+        self, nursery: trio.Nursery, image: BootImage, shape: Shape, network: str, channel: str
+    ) -> Checkpoint:
         """Return the template for a shape, booting it if there is none yet."""
         fingerprint = await self._host.fingerprint(image, shape, network, channel)
         disk_bytes = shape.disk_gb * 2**30

@@ -18,8 +18,8 @@ from actors import messages as m
 from actors import record as records
 from actors.errors import (
     AgentisoError,
-    IllegalState,
     CheckpointUnusable,
+    IllegalState,
     InvalidArgument,
     NameTaken,
     NotFound,
@@ -85,7 +85,7 @@ class WorkspaceActor(Actor):
                 remedy=remedy,
             )
 
-    async def handle(self, message: m.WorkspaceMessage) -> Any:  # type: ignore[override]  # noqa: C901, PLR0911
+    async def handle(self, message: m.WorkspaceMessage) -> Any:  # type: ignore[override]  # noqa: C901
         """Do what a message asks."""
         match message:
             case m.Start():
@@ -273,7 +273,10 @@ class WorkspaceActor(Actor):
     async def _create_snapshot(self, message: m.CreateSnapshot) -> SnapshotInfo:
         check_name(message.name, "snapshot")
         if any(snapshot.name == message.name for snapshot in self._record.snapshots):
-            raise NameTaken(f"Workspace {self._record.name} has a snapshot {message.name!r} already.", remedy="Choose another name.")
+            raise NameTaken(
+                f"Workspace {self._record.name} has a snapshot {message.name!r} already.",
+                remedy="Choose another name.",
+            )
         owner = f"snapshot:{new_id()}"
         try:
             taken = await self._checkpoint(with_memory=message.with_memory, durable=True, owner=owner)
@@ -323,7 +326,10 @@ class WorkspaceActor(Actor):
 
     async def _exec(self, message: m.Exec) -> Any:
         if not 0 < message.timeout_s <= MAX_TIMEOUT_S:
-            raise InvalidArgument(f"A time limit of {message.timeout_s} s is out of range.", remedy=f"Use 1 to {MAX_TIMEOUT_S:.0f}.")
+            raise InvalidArgument(
+                f"A time limit of {message.timeout_s} s is out of range.",
+                remedy=f"Use 1 to {MAX_TIMEOUT_S:.0f}.",
+            )
         return await self._live().client.exec(
             message.command,
             timeout_s=message.timeout_s,

@@ -15,7 +15,8 @@ async def run_checks(settings: Settings) -> list[ProbeResult]:
     """Look at everything; boots the image's kernel to see which accelerator works."""
     results = await trio.to_thread.run_sync(probe_host, settings.qemu_binary, settings.state_dir)
     results += [
-        ProbeResult(f"build tool {probe.name}", probe.ok or None, probe.reason, "", probe.fix) for probe in probe_tools()
+        ProbeResult(f"build tool {probe.name}", probe.ok or None, probe.reason, "", probe.fix)
+        for probe in probe_tools()
     ]
     try:
         image = load_image(settings.images, settings.image)

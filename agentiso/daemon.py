@@ -108,9 +108,7 @@ async def connect(settings: Settings, *, config: Path | None = None) -> trio.Soc
                 return dial(path)
             except OSError:
                 await trio.sleep(0.02)
-    raise HostUnfit(
-        f"The supervisor did not start. Its log ends:\n{tail(log_path, 1500)}", remedy=f"See {log_path}."
-    )
+    raise HostUnfit(f"The supervisor did not start. Its log ends:\n{tail(log_path, 1500)}", remedy=f"See {log_path}.")
 
 
 def stop_daemon(settings: Settings) -> bool:
@@ -121,5 +119,3 @@ def stop_daemon(settings: Settings) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-

@@ -18,8 +18,8 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from typing import Any, Callable, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from guest import filework, identity
 from guest.errors import ProtocolError
@@ -190,7 +190,12 @@ class Agent:
         )
 
     def _identify(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
-        reply: dict[str, Any] = {"failures": {}, "rng_reseeded": False, "hostname": body["hostname"], "clock_step_s": 0}
+        reply: dict[str, Any] = {
+            "failures": {},
+            "rng_reseeded": False,
+            "hostname": body["hostname"],
+            "clock_step_s": 0,
+        }
         if not self._dry:
             reply = identity.assume(body)
         reply["previous_nonce"], reply["generation"] = self._nonce, self._generation
@@ -323,7 +328,7 @@ class Agent:
                 self._finish(by_pid[pid], status)
 
     def _finish(self, job: Job, status: int) -> None:
-        """The command itself has ended: send what its pipes hold and answer, whoever else may hold the pipes."""
+        """Send what an ended command's pipes hold and answer, whoever else may hold the pipes."""
         job.exited(status)
         for fd in list(job.pipes):
             for _ in range(MAX_DRAINED_CHUNKS):
@@ -360,10 +365,7 @@ def main() -> None:
         identity.bind_etc_files()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     selector = selectors.DefaultSelector()
-    if chosen.channel == "fd":
-        fd = chosen.fd
-    else:
-        fd = os.open(find_port(chosen.port_name), os.O_RDWR | os.O_CLOEXEC)
+    fd = chosen.fd if chosen.channel == "fd" else os.open(find_port(chosen.port_name), os.O_RDWR | os.O_CLOEXEC)
     link = Link(fd, key, selector, ends=chosen.channel == "fd")
     print("agentiso-agent: ready", flush=True)
     # What exists now lives as long as the agent: collecting it would only touch, and so copy, its memory.

@@ -12,7 +12,8 @@ import os
 import socket
 import struct
 import time
-from typing import Any, Callable, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 RUN: Final = "/run/agentiso"
 ETC: Final = RUN + "/etc"
@@ -120,7 +121,11 @@ def _configure(network: dict[str, Any]) -> tuple[str, str]:
         gateway = _address(socket.inet_aton(network["gateway"]))
         nowhere = _address(bytes(4))
         # struct rtentry: pad, destination, gateway, netmask, flags, then fields that stay zero.
-        fcntl.ioctl(control, SIOCADDRT, struct.pack("Q16s16s16sH", 0, nowhere, gateway, nowhere, RTF_UP_GATEWAY) + bytes(62))
+        fcntl.ioctl(
+            control,
+            SIOCADDRT,
+            struct.pack("Q16s16s16sH", 0, nowhere, gateway, nowhere, RTF_UP_GATEWAY) + bytes(62),
+        )
         got = fcntl.ioctl(control, SIOCGIFHWADDR, _request(name))
         address = fcntl.ioctl(control, SIOCGIFADDR, _request(name))
     return ":".join(f"{byte:02x}" for byte in got[18:24]), socket.inet_ntoa(address[20:24])

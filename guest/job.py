@@ -49,7 +49,8 @@ class Job:
             start_new_session=True,
         )
         self.pid = self._process.pid
-        assert self._process.stdout is not None and self._process.stderr is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self.pipes = {self._process.stdout.fileno(): STDOUT, self._process.stderr.fileno(): STDERR}
         for fd in self.pipes:
             os.set_blocking(fd, False)

@@ -16,7 +16,17 @@ import attrs
 import trio
 
 from imagebuild import layer, root
-from imagebuild.image import FILES, MANIFEST, NAMES, FileFacts, Image, Manifest, check_image_name, load_image, sha256
+from imagebuild.image import (
+    FILES,
+    MANIFEST,
+    NAMES,
+    FileFacts,
+    Image,
+    Manifest,
+    check_image_name,
+    load_image,
+    sha256,
+)
 from imagebuild.run import Runner
 from imagebuild.sources import read_host_sources
 from imagebuild.tools import require_tools

@@ -101,7 +101,8 @@ def load_image(images_dir: Path, name: str) -> Image:
             raise ImageError(f"The image {name!r} is damaged: {path} is missing or has changed size.", remedy=rebuild)
     if manifest.arch != platform.machine():
         raise ImageError(
-            f"The image {name!r} is for {manifest.arch}; this machine is {platform.machine()}.", remedy=rebuild
+            f"The image {name!r} is for {manifest.arch}; this machine is {platform.machine()}.",
+            remedy=rebuild,
         )
     return Image(manifest.digest, directory, manifest)
 

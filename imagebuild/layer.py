@@ -29,8 +29,26 @@ MODULES: Final = (
 """Drivers of the machine's devices; what they need comes with them, and what is built in is not missed."""
 LIBRARIES: Final = re.compile(r"(libc|libm|libz|libexpat|libffi|libcrypto|libdl|libpthread|libutil|librt)\.so\.\d+.*")
 DROPPED: Final = frozenset(
-    "test tests idlelib lib2to3 ensurepip distutils pydoc_data tkinter turtledemo venv dbm curses sqlite3 wsgiref "
-    "xmlrpc unittest __pycache__ config-3.11-x86_64-linux-gnu".split()
+    [
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "ensurepip",
+        "distutils",
+        "pydoc_data",
+        "tkinter",
+        "turtledemo",
+        "venv",
+        "dbm",
+        "curses",
+        "sqlite3",
+        "wsgiref",
+        "xmlrpc",
+        "unittest",
+        "__pycache__",
+        "config-3.11-x86_64-linux-gnu",
+    ]
 )
 MAX_MODULE_BYTES: Final = 64 * 1024 * 1024
 
@@ -139,11 +157,27 @@ def _layer_tree(parts: Path, tree: Path) -> str:
 
 async def _compile(runner: Runner, tree: Path, python: str) -> None:
     """Byte-compile with the layer's own Python, which must therefore work from where it lies."""
-    interpreter = (str(tree / "lib/ld.so"), "--library-path", str(tree / "lib"), str(tree / "usr/bin/python3"))
-    script = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2, stripdir=sys.argv[2], invalidation_mode=__import__('py_compile').PycInvalidationMode.UNCHECKED_HASH)"
+    interpreter = (
+        str(tree / "lib/ld.so"),
+        "--library-path",
+        str(tree / "lib"),
+        str(tree / "usr/bin/python3"),
+    )
+    script = (
+        "import compileall, sys; from py_compile import PycInvalidationMode as M; "
+        "compileall.compile_dir(sys.argv[1], quiet=2, stripdir=sys.argv[2], invalidation_mode=M.UNCHECKED_HASH)"
+    )
     for directory in (tree / "usr/lib" / python, tree / "opt/agentiso"):
         await runner.run(
-            "env", f"PYTHONHOME={tree / 'usr'}", *interpreter, "-s", "-S", "-c", script, str(directory), str(tree)
+            "env",
+            f"PYTHONHOME={tree / 'usr'}",
+            *interpreter,
+            "-s",
+            "-S",
+            "-c",
+            script,
+            str(directory),
+            str(tree),
         )
 
 

@@ -16,7 +16,12 @@ from imagebuild.sources import HostSources
 from imagebuild.tools import find_tool
 
 TAIL_BYTES: Final = 3000
-MKE2FS_IDENTITY: Final = ("-U", "6b1f9e3a-7c52-4d0e-9a57-0a1150000001", "-E", "hash_seed=6b1f9e3a-7c52-4d0e-9a57-0a1150000002")
+MKE2FS_IDENTITY: Final = (
+    "-U",
+    "6b1f9e3a-7c52-4d0e-9a57-0a1150000001",
+    "-E",
+    "hash_seed=6b1f9e3a-7c52-4d0e-9a57-0a1150000002",
+)
 """Fixed, so that equal content gives equal images."""
 
 

@@ -84,7 +84,15 @@ async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str) -> Candid
         console, log = Path(scratch) / "console", Path(scratch) / "log"
         argv = [
             *(str(qemu.path), "-machine", "microvm", "-accel", name, "-cpu", CPU_MODELS[name], "-m", "256M"),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"),
+            *(
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-no-reboot",
+                "-serial",
+                f"file:{console}",
+            ),
             *("-kernel", str(kernel), "-initrd", str(initrd)),
             *("-append", f"{kernel_arguments(name)} agentiso.probe=1"),
         ]

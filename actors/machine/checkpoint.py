@@ -157,9 +157,7 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
     return Taken(checkpoint, pause_s, copied)
 
 
-async def _take_with_memory(
-    machine: Machine, directory: Path, next_layer: str, next_path: Path
-) -> tuple[float, int]:
+async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, next_path: Path) -> tuple[float, int]:
     ram, devices = directory / "ram", directory / "devices"
     await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, ram)
     target = os.open(ram, os.O_RDWR | os.O_CLOEXEC)

@@ -21,7 +21,17 @@ import trio
 from actors.errors import GuestBroken, GuestRefused, RemoteProtocolError
 from actors.model import ExecResult, FileContent, FileEntry
 from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
-from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, PROTOCOL_VERSION, STDERR, STDOUT, Codec, Data, Message, encode
+from guest.wire import (
+    DATA_CHUNK_BYTES,
+    FILE_STREAM,
+    PROTOCOL_VERSION,
+    STDERR,
+    STDOUT,
+    Codec,
+    Data,
+    Message,
+    encode,
+)
 
 RECEIVE_BYTES: Final = 256 * 1024
 REPLY_LIMIT_S: Final = 30.0
@@ -162,7 +172,11 @@ class GuestClient:
 
     async def _greet(self, key: bytes, host_nonce: bytes, guest_nonce: bytes) -> None:
         hello = await self._call(
-            {"op": "hello", "version": PROTOCOL_VERSION, "proof": proof(key, b"host", host_nonce, guest_nonce)}
+            {
+                "op": "hello",
+                "version": PROTOCOL_VERSION,
+                "proof": proof(key, b"host", host_nonce, guest_nonce),
+            }
         )
         if not proves(key, b"guest", host_nonce, guest_nonce, hello.get("proof")):
             raise GuestBroken("The guest does not hold the channel's key.")
@@ -275,7 +289,9 @@ class GuestClient:
 
     async def read_file(self, path: str, offset: int = 0, limit: int | None = None) -> FileContent:
         """Read a file, or a piece of it, of at most `MAX_FILE_BYTES`."""
-        content = await self._collect({"op": "file_read", "path": path, "offset": offset, "limit": limit}, MAX_FILE_BYTES)
+        content = await self._collect(
+            {"op": "file_read", "path": path, "offset": offset, "limit": limit}, MAX_FILE_BYTES
+        )
         return FileContent(content[0], int(content[1].get("size", 0)), offset)
 
     async def list_files(self, path: str) -> tuple[FileEntry, ...]:
@@ -301,13 +317,12 @@ class GuestClient:
         reply = await self._call(body, on_data, limit_s=math.inf)
         if len(content) > cap:
             raise GuestRefused(
-                f"{body['path']} is larger than {cap // 2**20} MiB.", remedy="Read it in pieces with offset and limit."
+                f"{body['path']} is larger than {cap // 2**20} MiB.",
+                remedy="Read it in pieces with offset and limit.",
             )
         return bytes(content), reply
 
-    async def write_file(
-        self, path: str, content: bytes | AsyncIterable[bytes], mode: int | None = 0o644
-    ) -> int:
+    async def write_file(self, path: str, content: bytes | AsyncIterable[bytes], mode: int | None = 0o644) -> int:
         """Replace a file atomically and return its size in bytes."""
         request_id = next(self._ids)
 
@@ -412,4 +427,4 @@ class GuestClient:
 
 
 def _optional_int(value: object) -> int | None:
-    return None if value is None else int(value)  # type: ignore[call-overload, no-any-return]
+    return None if value is None else int(value)  # type: ignore[call-overload]

@@ -79,7 +79,7 @@ def check_memory(wanted_mb: int, reserve_mb: int) -> None:
     available = available_memory_mb()
     if wanted_mb > available - reserve_mb:
         raise NoCapacity(
-            f"{wanted_mb} MB of memory were asked for; the host has {available} MB available and keeps {reserve_mb} MB.",
+            f"{wanted_mb} MB were asked for; the host has {available} MB available and keeps {reserve_mb} MB.",
             remedy="Ask for less memory_mb, or destroy workspaces that are no longer needed.",
         )
 
@@ -140,4 +140,6 @@ def _yama() -> ProbeResult:
     if scope == 1:
         reason = "machines of an earlier supervisor cannot be forked with memory"
         return ProbeResult("memory access", None, "own children only", reason, "sysctl kernel.yama.ptrace_scope=0")
-    return ProbeResult("memory access", False, "denied", f"ptrace_scope is {scope}", "sysctl kernel.yama.ptrace_scope=0")
+    return ProbeResult(
+        "memory access", False, "denied", f"ptrace_scope is {scope}", "sysctl kernel.yama.ptrace_scope=0"
+    )

@@ -297,7 +297,12 @@ def _network_identity(spec: MachineSpec) -> NetworkIdentity | None:
     if spec.network == "none":
         return None
     return NetworkIdentity(
-        interface="eth0", mac=spec.mac, address=GUEST_ADDRESS, prefix=24, gateway="10.0.2.2", dns=("10.0.2.3",)
+        interface="eth0",
+        mac=spec.mac,
+        address=GUEST_ADDRESS,
+        prefix=24,
+        gateway="10.0.2.2",
+        dns=("10.0.2.3",),
     )
 
 

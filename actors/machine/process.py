@@ -62,9 +62,7 @@ class QemuProcess:
         """Exit code, negative for a signal; ``None`` while running or when it was not our child."""
 
     @classmethod
-    def spawn(
-        cls, argv: Sequence[str], *, uuid: str, log: Path, descriptors: Mapping[int, int]
-    ) -> QemuProcess:
+    def spawn(cls, argv: Sequence[str], *, uuid: str, log: Path, descriptors: Mapping[int, int]) -> QemuProcess:
         """Start QEMU; ``descriptors`` maps the child's numbers to ours.
 
         Raises:

@@ -118,7 +118,9 @@ class QmpClient:
         if "error" in pending.reply:
             error = pending.reply["error"]
             raise QmpError(
-                f"QEMU refused {command!r}: {error.get('desc')}.", qmp_class=error.get("class"), command=command
+                f"QEMU refused {command!r}: {error.get('desc')}.",
+                qmp_class=error.get("class"),
+                command=command,
             )
         result = pending.reply.get("return")
         return result if isinstance(result, dict) else {"return": result}

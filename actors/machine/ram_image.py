@@ -89,10 +89,10 @@ def find_mapping(pid: int, path: Path) -> RamMapping:
     device = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}"
     pieces = []
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        addresses, _, offset, where, inode, *_ = line.split(maxsplit=5)
+        addresses, _, file_offset, where, inode, *_ = line.split(maxsplit=5)
         if where == device and int(inode) == facts.st_ino:
-            start, end = (int(text, 16) for text in addresses.split("-"))
-            pieces.append((int(offset, 16), start, end))
+            first, last = addresses.split("-")
+            pieces.append((int(file_offset, 16), int(first, 16), int(last, 16)))
     pieces.sort()
     if not pieces:
         raise MachineFailed(f"Process {pid} does not map {path}.")

@@ -29,7 +29,7 @@ def tsc_khz() -> int | None:
     ticks, began = read(), time.monotonic_ns()
     while (passed := time.monotonic_ns() - began) < SAMPLE_S * 1e9:
         continue
-    return round((read() - ticks) * 1e6 / passed)
+    return int((read() - ticks) * 1e6 / passed)
 
 
 def kernel_argument(accelerator: str) -> str:

@@ -21,6 +21,7 @@ import trio
 from actors.errors import ActorGone, AgentisoError, DeadlineExceeded, MailboxFull
 
 R = TypeVar("R")
+T = TypeVar("T")
 SETTLE_S: Final = 30.0
 """Longer than any single revert step of a handler; beyond it the asker is released and told so."""
 TEARDOWN_S: Final = 30.0
@@ -112,7 +113,7 @@ class ActorRef(Generic[R]):
         """Whether the actor accepts messages."""
         return not self._mailbox.is_closed
 
-    async def ask(self, message: Message[Any], *, deadline_s: float | None = None) -> Any:
+    async def ask(self, message: Message[T], *, deadline_s: float | None = None) -> T:
         """Have a message handled and return its result; see the module's text for what an asker may rely on."""
         envelope = Envelope(message)
         limit = type(message).DEADLINE_S if deadline_s is None else deadline_s
@@ -130,7 +131,8 @@ class ActorRef(Generic[R]):
             )
         if envelope.error is not None:
             raise envelope.error
-        return envelope.result
+        result: T = envelope.result
+        return result
 
     async def _retract(self, envelope: Envelope) -> None:
         envelope.withdrawn = True

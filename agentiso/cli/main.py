@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,8 @@ def _create(a: Any) -> int:
         a, "workspace_create", name=a.name, base_image=a.base_image, vcpus=a.vcpus, memory_mb=a.memory_mb,
         disk_gb=a.disk_gb, allow_internet=a.allow_internet,
     )  # fmt: skip
-    text = f"{result['name']} is running ({result['started_by']} in {result['start_seconds']:.2f} s, {result['accelerator']})"
+    how = f"{result['started_by']} in {result['start_seconds']:.2f} s, {result['accelerator']}"
+    text = f"{result['name']} is running ({how})"
     return _show(a, result, text)
 
 
@@ -140,10 +141,12 @@ def _list(a: Any) -> int:
     return _show(a, found, table(rows))
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Return rows as aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _info(a: Any) -> int:
@@ -173,7 +176,12 @@ def _exec(a: Any) -> int:
 
 def _fork(a: Any) -> int:
     result = _call(
-        a, "workspace_fork", workspace_id=a.workspace, count=a.count, snapshot_name=a.snapshot, name_prefix=a.name_prefix
+        a,
+        "workspace_fork",
+        workspace_id=a.workspace,
+        count=a.count,
+        snapshot_name=a.snapshot,
+        name_prefix=a.name_prefix,
     )
     pause = "" if result["pause_ms"] is None else f"; the parent stood still for {result['pause_ms']:.0f} ms"
     lines = [w["error"] or f"{w['name']} was ready in {w['ready_ms']:.0f} ms" for w in result["workers"]]
@@ -222,7 +230,11 @@ def _image(a: Any) -> int:
         found = imagebuild.list_images(images_dir)
         rows = [("NAME", "DIGEST", "SUITE", "KERNEL")]
         rows += [(i.name, i.digest, i.manifest.suite, i.manifest.kernel_version) for i in found]
-        return _show(a, [dict(zip(("name", "digest", "suite", "kernel"), row, strict=True)) for row in rows[1:]], table(rows))
+        return _show(
+            a,
+            [dict(zip(("name", "digest", "suite", "kernel"), row, strict=True)) for row in rows[1:]],
+            table(rows),
+        )
     if a.action == "build":
         image = trio.run(lambda: imagebuild.build_image(a.name, images_dir, progress=show_progress, root_kind=a.root))
         return _show(a, {"name": a.name, "digest": image.digest}, f"image {a.name} is ready ({image.digest})")

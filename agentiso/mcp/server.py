@@ -52,13 +52,23 @@ def make_server(system: System) -> Server[Any]:
         except Exception:
             incident = uuid.uuid4().hex[:8]
             log.exception("incident %s in tool %s", incident, tool.name)
-            return _error("internal_error", f"Something unexpected failed (incident {incident}).", "See the daemon's log.")
+            return _error(
+                "internal_error",
+                f"Something unexpected failed (incident {incident}).",
+                "See the daemon's log.",
+            )
         content = attrs.asdict(result)
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=json.dumps(content))], structured_content=content
         )
 
-    return Server("agentiso", version=VERSION, instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool)
+    return Server(
+        "agentiso",
+        version=VERSION,
+        instructions=INSTRUCTIONS,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
 
 
 def _describe(tool: Tool) -> types.Tool:

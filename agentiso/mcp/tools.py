@@ -304,7 +304,9 @@ async def _file_write(system: System, a: FileWriteArguments) -> Done:
         content = base64.b64decode(a.content, validate=True) if a.encoding == "base64" else a.content.encode()
         mode = None if a.mode is None else int(a.mode, 8)
     except ValueError as error:
-        raise InvalidArgument(f"content or mode cannot be decoded: {error}.", remedy="Mend it and try again.") from error
+        raise InvalidArgument(
+            f"content or mode cannot be decoded: {error}.", remedy="Mend it and try again."
+        ) from error
     if mode is not None and not 0 <= mode <= 0o7777:
         raise InvalidArgument(f"{a.mode} is not a file mode.", remedy="Use octal permissions such as 0644.")
     size = await (await system.get(a.workspace_id)).write_file(a.path, content, mode=mode)

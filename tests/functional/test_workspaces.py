@@ -23,7 +23,10 @@ from imagebuild import ImageError
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 240
-COUNTER = "(i=0; while :; do i=$((i+1)); echo $i > /dev/shm/c.new; mv /dev/shm/c.new /dev/shm/c; sleep 0.05; done) >/dev/null 2>&1 &"
+COUNTER = (
+    "(i=0; while :; do i=$((i+1)); echo $i > /dev/shm/c.new; mv /dev/shm/c.new /dev/shm/c; sleep 0.05; done) "
+    ">/dev/null 2>&1 &"
+)
 
 
 async def output(ws: agentiso.Workspace, command: str) -> str:
@@ -56,7 +59,9 @@ async def test_the_root_file_system_has_the_size_asked_for(system: agentiso.Syst
     assert kilobytes > 9 * 1024 * 1024
 
 
-async def test_children_of_a_running_workspace_go_on_from_one_instant_and_diverge(system: agentiso.System) -> None:
+async def test_children_of_a_running_workspace_go_on_from_one_instant_and_diverge(
+    system: agentiso.System,
+) -> None:
     with trio.fail_after(LIMIT_S):
         parent = await system.create("parent")
         await parent.write_file("/root/before", b"written just before the fork")
@@ -171,7 +176,9 @@ async def test_a_second_supervisor_on_one_state_directory_is_refused(system: age
             pass
 
 
-async def test_a_machine_that_dies_is_reported_and_starts_again_from_its_disk(system: agentiso.System) -> None:
+async def test_a_machine_that_dies_is_reported_and_starts_again_from_its_disk(
+    system: agentiso.System,
+) -> None:
     with trio.fail_after(LIMIT_S):
         ws = await system.create("mortal")
         await output(ws, "echo kept > /root/f; sync")
@@ -213,7 +220,9 @@ async def test_machines_survive_their_supervisor_and_are_adopted(images_dir: Pat
             assert await output(ws, "cat /dev/shm/m") == "here"
 
 
-async def test_destroying_a_parent_leaves_its_children_whole_and_no_file_without_owner(system: agentiso.System) -> None:
+async def test_destroying_a_parent_leaves_its_children_whole_and_no_file_without_owner(
+    system: agentiso.System,
+) -> None:
     with trio.fail_after(LIMIT_S):
         parent = await system.create("old")
         await parent.write_file("/root/f", b"inherited")

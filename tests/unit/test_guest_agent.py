@@ -132,7 +132,12 @@ async def test_a_file_comes_back_as_it_was_written(tmp_path: Path, size: int) ->
 
 @pytest.mark.parametrize(
     ("path", "code"),
-    [("/no/such/file", "not_found"), ("/", "is_a_directory"), ("relative", "invalid_request"), ("/dev/zero", "invalid_request")],
+    [
+        ("/no/such/file", "not_found"),
+        ("/", "is_a_directory"),
+        ("relative", "invalid_request"),
+        ("/dev/zero", "invalid_request"),
+    ],
 )
 async def test_an_unreadable_path_is_refused_with_its_reason(tmp_path: Path, path: str, code: str) -> None:
     async with connected(tmp_path) as client:
@@ -186,7 +191,14 @@ def identity(*, nonce: bytes, key: bytes) -> Identity:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x02{]", b"\x00\x00\x00\x02[]", b"\x00\x00\x00\x00", b"\x00\x00\x00\x02\x00\x00"]
+    "garbage",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x02{]",
+        b"\x00\x00\x00\x02[]",
+        b"\x00\x00\x00\x00",
+        b"\x00\x00\x00\x02\x00\x00",
+    ],
 )
 async def test_a_guest_that_speaks_nonsense_breaks_only_its_own_client(garbage: bytes) -> None:
     ours, theirs = socket.socketpair()

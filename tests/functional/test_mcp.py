@@ -1,0 +1,90 @@
+"""The MCP server as a client meets it: `agentiso serve` over stdio, on a real machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import trio
+from mcp import Client, StdioServerParameters, stdio_client
+
+from agentiso.mcp.schema import schema_for
+from agentiso.mcp.tools import TOOLS
+
+pytestmark = pytest.mark.functional
+LIMIT_S = 240
+ARGV = [sys.executable, "-m", "agentiso.cli"]
+
+
+@pytest.fixture
+async def environment(images_dir: Path, template_state: Path) -> AsyncIterator[dict[str, str]]:
+    link = template_state / "images"
+    if not link.is_symlink():
+        link.symlink_to(images_dir)
+    variables = {**os.environ, "AGENTISO_STATE_DIR": str(template_state)}
+    yield variables
+    await trio.run_process([*ARGV, "daemon", "stop"], env=variables, capture_stdout=True)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_client_creates_runs_forks_and_destroys(environment: dict[str, str], mode: str) -> None:
+    parameters = StdioServerParameters(command=ARGV[0], args=[*ARGV[1:], "serve"], env=environment)
+    with trio.fail_after(LIMIT_S):
+        async with Client(stdio_client(parameters), mode=mode) as client:
+            listed = await client.list_tools()
+            assert [tool.name for tool in listed.tools] == [tool.name for tool in TOOLS]
+
+            async def call(tool: str, **arguments: Any) -> Any:
+                result = await client.call_tool(tool, arguments)
+                assert not result.is_error, result.content
+                schema = next(schema_for(known.result) for known in TOOLS if known.name == tool)
+                jsonschema.validate(result.structured_content, schema)
+                return result.structured_content
+
+            await call("workspace_create", name="agent")
+            assert (await call("exec", workspace_id="agent", command="echo hi; exit 4"))["exit_code"] == 4
+            await call("file_write", workspace_id="agent", path="/root/a", content="text", mode="0600")
+            assert (await call("file_read", workspace_id="agent", path="/root/a"))["content"] == "text"
+            assert (await call("file_list", workspace_id="agent", path="/root"))["entries"]
+            await call("snapshot_create", workspace_id="agent", name="one")
+            assert len((await call("snapshot_list", workspace_id="agent"))["snapshots"]) == 1
+            fork = await call("workspace_fork", workspace_id="agent", count=2)
+            child = fork["workers"][0]["workspace_id"]
+            assert (await call("exec", workspace_id=child, command="cat /root/a"))["stdout"] == "text"
+            big = await call("exec", workspace_id=child, command="head -c 100000 /dev/zero | tr '\\0' x")
+            assert big["truncated"]
+            assert "bytes cut here" in big["stdout"]
+            await call("snapshot_restore", workspace_id="agent", snapshot_name="one")
+            for info in (await call("workspace_list"))["workspaces"]:
+                await call("workspace_info", workspace_id=info["workspace_id"])
+                await call("workspace_destroy", workspace_id=info["workspace_id"])
+            refused = await client.call_tool("exec", {"workspace_id": "agent", "command": "true"})
+            assert refused.is_error
+            wrong = await client.call_tool("exec", {"workspace_id": 7, "commnd": "true"})
+            assert wrong.is_error
+
+
+async def test_serve_ends_within_a_second_of_sigterm_with_stdin_open(environment: dict[str, str]) -> None:
+    with trio.fail_after(LIMIT_S):
+        # The first front starts the supervisor; what is timed is the second one's end.
+        await trio.run_process([*ARGV, "list"], env=environment, capture_stdout=True)
+        process = await trio.lowlevel.open_process(
+            [*ARGV, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        request = b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",'
+        await process.stdin.send_all(request + b'"capabilities":{},"clientInfo":{"name":"t","version":"1"}}}\n')
+        assert b'"serverInfo"' in await process.stdout.receive_some()
+        process.send_signal(signal.SIGTERM)
+        with trio.fail_after(1):
+            await process.wait()
+        await process.stdin.aclose()
+        await process.stdout.aclose()
