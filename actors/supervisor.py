@@ -15,7 +15,7 @@ from actors.errors import SupervisorRunning
 from actors.host import Host, LoadImage
 from actors.machine.store import Store
 from actors.registry import RegistryActor
-from actors.runtime import Supervisor
+from actors.runtime import Supervisor, open_plain_nursery
 from actors.settings import Settings
 
 END_S = 120.0
@@ -25,7 +25,8 @@ END_S = 120.0
 async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bool) -> AsyncIterator[m.RegistryRef]:
     """Run the actors of a state directory and yield the registry.
 
-    At the end machines run on if ``keep``, for the next supervisor to adopt; else every workspace is destroyed.
+    At the end machines run on, for the next supervisor to adopt; but unless ``keep`` the workspaces that were made
+    meanwhile are destroyed.
 
     Raises:
         SupervisorRunning: another process holds the state directory.
@@ -34,23 +35,26 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock(settings):
         store = Store(settings.state_dir)
-        async with trio.open_nursery() as nursery:
+        async with open_plain_nursery() as nursery:
             supervisor = Supervisor(nursery)
             host = Host(settings, store, load_image)
             registry = await supervisor.start("registry", lambda: RegistryActor(host, supervisor))
+            earlier = {info.workspace_id for info in await registry.ask(m.ListWorkspaces())}
             try:
                 yield registry
             finally:
                 if not keep:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
-                        await _destroy_all(registry)
+                        await _destroy_all_but(earlier, registry)
                 nursery.cancel_scope.cancel(reason="the supervisor ends")
 
 
-async def _destroy_all(registry: m.RegistryRef) -> None:
+async def _destroy_all_but(kept: set[str], registry: m.RegistryRef) -> None:
     infos = await registry.ask(m.ListWorkspaces())
     async with trio.open_nursery() as nursery:
         for info in infos:
+            if info.workspace_id in kept:
+                continue
             nursery.start_soon(registry.ask, m.DestroyWorkspace(info.workspace_id))
 
 

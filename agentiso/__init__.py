@@ -8,6 +8,7 @@ Synopsis::
         children = await ws.fork(3)
 """
 
+from actors import errors
 from actors.errors import AgentisoError
 from actors.model import (
     Evidence,
@@ -43,5 +44,6 @@ __all__ = [
     "System",
     "Workspace",
     "WorkspaceInfo",
+    "errors",
     "open_system",
 ]

@@ -7,52 +7,64 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 import attrs
+from rich.console import Console
 
 from actors.settings import Settings
 from agentiso.system import System, Workspace, open_system
-from imagebuild import ImageError, build_image, load_image
+from imagebuild import BuildProgress, ImageError, build_image, load_image
 
-COUNTER = (
-    "(i=0; while :; do i=$((i+1)); echo $i >/dev/shm/n; mv /dev/shm/n /dev/shm/count; sleep 0.1; done) "
-    ">/dev/null 2>&1 & sleep 0.5"
-)
-CHILDREN = 3
+COUNTER: Final = """\
+(i=0; while :; do i=$((i+1)); read -r tag < /proc/sys/kernel/random/uuid; echo "$i $tag" >> /dev/shm/ticks; sleep 0.1
+done) > /dev/null 2>&1 &
+while [ "$(wc -l < /dev/shm/ticks 2> /dev/null || echo 0)" -lt 5 ]; do sleep 0.1; done"""
+"""Counts, and tags each tick with a random id of the kernel's, by which histories can be told apart."""
+WAIT_ON: Final = "n=$(wc -l < /dev/shm/ticks); while [ $(wc -l < /dev/shm/ticks) -lt $((n+3)) ]; do sleep 0.1; done"
+CHILDREN: Final = 3
 
 
 @attrs.define
 class _Story:
     as_json: bool
     steps: list[dict[str, object]] = attrs.field(factory=list)
+    console: Console = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.console = Console(stderr=self.as_json, highlight=False)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
-        yield
+        with self.console.status(f"{name} ..."):
+            yield
         seconds = time.perf_counter() - began
         self.steps.append({"name": name, "seconds": round(seconds, 4)})
-        self.say(f"  {name:<42} {seconds:8.3f} s")
+        self.say(f"  {name:<46} {seconds:8.3f} s")
 
     def say(self, text: str) -> None:
-        if not self.as_json:
-            print(text, flush=True)
+        self.console.print(text, soft_wrap=True)
+
+    def build_progress(self, progress: BuildProgress) -> None:
+        state = "done" if progress.done else "..."
+        self.say(f"    [{progress.elapsed_s:5.1f} s] {progress.step}: {progress.message} {state}")
 
 
 async def run_demo(settings: Settings, *, as_json: bool) -> None:
-    """Tell the story; with ``as_json`` only one object is printed, at the end."""
+    """Tell the story; with ``as_json`` one object is printed at the end, and the story goes to stderr."""
     story = _Story(as_json)
     try:
         load_image(settings.images, "base")
     except ImageError:
+        story.say("There is no image yet; it is built once, from this host's own package sources:")
         with story.step("build the image (once)"):
-            await build_image("base", settings.images, progress=lambda p: print(f"    {p.step}", file=sys.stderr))
+            await build_image("base", settings.images, progress=story.build_progress)
     scratch = Path(tempfile.mkdtemp(prefix="agentiso-"))
     try:
         own = attrs.evolve(settings, state_dir=scratch, images_dir=settings.images, image="base")
@@ -64,10 +76,9 @@ async def run_demo(settings: Settings, *, as_json: bool) -> None:
         print(json.dumps(summary))
 
 
-async def _tell(system: System, story: _Story) -> dict[str, object]:
+async def _tell(system: System, story: _Story) -> dict[str, Any]:
     with story.step("boot the template (once per shape)"):
-        ws = await system.create("warm-up")
-    await ws.destroy()
+        await (await system.create("warm-up")).destroy()
     with story.step("create a workspace"):
         ws = await system.create("demo")
     with story.step("run a command in it"):
@@ -76,13 +87,16 @@ async def _tell(system: System, story: _Story) -> dict[str, object]:
         await ws.write_file("/root/note", "written before the fork\n")
     with story.step("take a snapshot, memory included"):
         await ws.snapshot("before")
-    with story.step("start a counter"):
+    with story.step("start a counter, let it count to 5"):
         await ws.exec(COUNTER)
     with story.step(f"fork it into {CHILDREN} while it counts"):
         fork = await ws.fork(CHILDREN)
     info = await ws.info()
-    story.say(f"\n  {kernel} under {info.accelerator}; the parent stood still for {fork.report.pause_ms or 0:.1f} ms")
-    await _show_counters(story, [ws, *fork])
+    story.say(f"\n  {kernel} under {info.accelerator}; the parent stood still for {fork.report.pause_ms or 0:.1f} ms\n")
+    await _compare(story, [ws, *fork])
+    with story.step("list"):
+        names = [info.name for info in await system.list()]
+    story.say(f"  {', '.join(names)}")
     with story.step("destroy everything"):
         for workspace in (*fork, ws):
             await workspace.destroy()
@@ -97,10 +111,18 @@ async def _tell(system: System, story: _Story) -> dict[str, object]:
     }
 
 
-async def _show_counters(story: _Story, workspaces: list[Workspace]) -> None:
-    """Show that each child counts on from the fork point, on its own."""
-    story.say("  " + "".join(f"{workspace.name:>14}" for workspace in workspaces))
-    for _ in range(3):
-        counts = [(await workspace.exec("cat /dev/shm/count")).stdout.decode().strip() for workspace in workspaces]
-        story.say("  " + "".join(f"{count:>14}" for count in counts))
+async def _compare(story: _Story, workspaces: Sequence[Workspace]) -> None:
+    """Show that the counters have one history up to the fork, and each its own from there."""
+    for workspace in workspaces:
+        await workspace.exec(WAIT_ON)
+    histories = [(await workspace.read_file("/dev/shm/ticks")).content.decode().split("\n") for workspace in workspaces]
+    shared = 0
+    while len({history[shared] for history in histories}) == 1:
+        shared += 1
+    story.say(f"  All counted to {shared} together, tick for tick the same; from there each counts on by itself:")
+    for workspace, history in zip(workspaces, histories, strict=True):
+        own = "  ".join(
+            f"{number} {tag[:8]}" for number, tag in (line.split() for line in history[shared : shared + 3])
+        )
+        story.say(f"    {workspace.name:<14} {own}")
     story.say("")

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import attrs
 
 from actors import messages as m
-from actors.model import ExecResult, FileContent, FileEntry, ForkReport, Shape, SnapshotInfo, WorkspaceInfo
+from actors.model import ExecResult, FileContent, FileEntry, ForkReport, SnapshotInfo, WorkspaceInfo
 from actors.settings import Settings
 from actors.supervisor import open_supervisor
 from agentiso.images import loader
@@ -167,8 +167,8 @@ class System:
         The first one of an (image, vcpus, memory_mb) boots a template, which takes seconds; later ones are restored
         from it.
         """
-        default = self.settings.shape
-        shape = Shape(vcpus or default.vcpus, memory_mb or default.memory_mb, disk_gb or default.disk_gb)
+        asked = {"vcpus": vcpus, "memory_mb": memory_mb, "disk_gb": disk_gb}
+        shape = attrs.evolve(self.settings.shape, **{key: value for key, value in asked.items() if value is not None})
         info = await self._registry.ask(m.CreateWorkspace(name, image, shape, network, allow_internet))
         return await self.get(info.workspace_id)
 

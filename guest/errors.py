@@ -43,3 +43,10 @@ class RemoteProtocolError(ProtocolError):
     """The peer sent something illegal: the connection is of no further use."""
 
     code = "remote_protocol_error"
+
+
+def only_error(error: BaseException) -> BaseException:
+    """Return what a group of one, of however many levels, holds; anything else is returned as it is."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

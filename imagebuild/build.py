@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from guest.errors import only_error
 from imagebuild import layer, root
 from imagebuild.image import (
     FILES,
@@ -29,6 +29,7 @@ from imagebuild.image import (
 )
 from imagebuild.run import Runner
 from imagebuild.sources import read_host_sources
+from imagebuild.staging import staging
 from imagebuild.tools import require_tools
 
 
@@ -62,9 +63,7 @@ async def build_image(
     def report(step: str, message: str, *, done: bool = False) -> None:
         progress(BuildProgress(step, message, done, time.monotonic() - began))
 
-    with tempfile.TemporaryDirectory(prefix=".staging-", dir=images_dir, ignore_cleanup_errors=True) as staging:
-        target = Path(staging)
-        target.chmod(0o755)
+    with staging(images_dir) as target:
         runner = Runner(target / "work", sources)
         runner.work.mkdir()
 
@@ -79,9 +78,12 @@ async def build_image(
             report("root disk", f"{root_kind} root file system", done=True)
 
         versions: list[str] = []
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(build_layer)
-            nursery.start_soon(build_root)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(build_layer)
+                nursery.start_soon(build_root)
+        except BaseExceptionGroup as group:
+            raise only_error(group) from None
         await trio.to_thread.run_sync(shutil.rmtree, runner.work)
         report("publish", "digests")
         image = await trio.to_thread.run_sync(_publish, name, images_dir, target, sources.suite, versions[0])

@@ -79,7 +79,9 @@ def _unpack(tar: Path, parts: Path) -> None:
         members = [member for member in packed if member.isfile() or member.isdir() or member.issym()]
         for member in members:
             member.mode |= 0o700 if member.isdir() else 0o600
-        packed.extractall(parts, members, filter="fully_trusted")
+        # An attribute that Pythons before 3.11.4, which know no filters, ignore.
+        packed.extraction_filter = tarfile.fully_trusted_filter if hasattr(tarfile, "fully_trusted_filter") else None
+        packed.extractall(parts, members)
 
 
 def _boot_files(parts: Path, target: Path) -> str:

@@ -17,6 +17,7 @@ import trio
 from actors.errors import AgentisoError
 from agentiso.cli.client import ToolFailed, call
 from agentiso.config import load_settings
+from guest.errors import only_error
 
 EXAMPLES = """\
 examples:
@@ -34,16 +35,14 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         sys.exit(arguments.run(arguments))
-    except* KeyboardInterrupt:
-        sys.exit(130)
-    except* AgentisoError as group:
-        _report(_first(group), as_json=getattr(arguments, "json", False))
-        sys.exit(1)
-
-
-def _first(group: BaseExceptionGroup[AgentisoError]) -> AgentisoError:
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+    except (KeyboardInterrupt, AgentisoError, BaseExceptionGroup) as caught:
+        match only_error(caught):
+            case KeyboardInterrupt():
+                sys.exit(130)
+            case AgentisoError() as error:
+                _report(error, as_json=arguments.json)
+                sys.exit(1)
+        raise
 
 
 def _report(error: AgentisoError, *, as_json: bool) -> None:

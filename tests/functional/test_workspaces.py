@@ -171,7 +171,7 @@ async def test_more_memory_than_the_host_has_is_refused(images_dir: Path, state_
 
 
 async def test_a_second_supervisor_on_one_state_directory_is_refused(system: agentiso.System) -> None:
-    with pytest.raises((SupervisorRunning, ExceptionGroup)):
+    with pytest.raises(SupervisorRunning):
         async with agentiso.open_system(system.settings):
             pass
 
