@@ -266,9 +266,8 @@ class RegistryActor(Actor):
         children: dict[int, ForkedChild] = {}
         made: list[str] = []
 
-        async def one(index: int, name: str) -> None:
-            began = time.perf_counter()
-            record = new_record(
+        planned = [
+            new_record(
                 name=name,
                 image=image,
                 shape=parent.shape,
@@ -278,18 +277,25 @@ class RegistryActor(Actor):
                 accelerator=parent.accelerator,
                 forked_from=lineage,
             )
+            for name in names
+        ]
+
+        async def one(index: int, record: WorkspaceRecord) -> None:
+            began = time.perf_counter()
             try:
                 info = await self._bring_up(record, source)
             except AgentisoError as error:
-                children[index] = ForkedChild(index, name, error=str(error))
+                children[index] = ForkedChild(index, record.name, error=str(error))
                 return
             made.append(record.id)
-            children[index] = ForkedChild(index, name, record.id, (time.perf_counter() - began) * 1000, info.evidence)
+            children[index] = ForkedChild(
+                index, record.name, record.id, (time.perf_counter() - began) * 1000, info.evidence
+            )
 
         try:
             async with trio.open_nursery() as nursery:
-                for index, name in enumerate(names):
-                    nursery.start_soon(one, index, name)
+                for index, record in enumerate(planned):
+                    nursery.start_soon(one, index, record)
         except trio.Cancelled:
             for workspace_id in made:
                 await self._undo(workspace_id)

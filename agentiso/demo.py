@@ -21,6 +21,7 @@ from actors.settings import Settings
 from agentiso.system import System, Workspace, open_system
 from imagebuild import BuildProgress, ImageError, build_image, load_image
 
+TICKS: Final = "/dev/shm/ticks"  # noqa: S108 (in the guest)
 COUNTER: Final = """\
 (i=0; while :; do i=$((i+1)); read -r tag < /proc/sys/kernel/random/uuid; echo "$i $tag" >> /dev/shm/ticks; sleep 0.1
 done) > /dev/null 2>&1 &
@@ -115,14 +116,12 @@ async def _compare(story: _Story, workspaces: Sequence[Workspace]) -> None:
     """Show that the counters have one history up to the fork, and each its own from there."""
     for workspace in workspaces:
         await workspace.exec(WAIT_ON)
-    histories = [(await workspace.read_file("/dev/shm/ticks")).content.decode().split("\n") for workspace in workspaces]
+    histories = [(await workspace.read_file(TICKS)).content.decode().split("\n") for workspace in workspaces]
     shared = 0
     while len({history[shared] for history in histories}) == 1:
         shared += 1
     story.say(f"  All counted to {shared} together, tick for tick the same; from there each counts on by itself:")
     for workspace, history in zip(workspaces, histories, strict=True):
-        own = "  ".join(
-            f"{number} {tag[:8]}" for number, tag in (line.split() for line in history[shared : shared + 3])
-        )
+        own = "  ".join(line[: line.index(" ") + 9] for line in history[shared : shared + 3])
         story.say(f"    {workspace.name:<14} {own}")
     story.say("")

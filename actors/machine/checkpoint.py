@@ -168,7 +168,6 @@ async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, 
             await _switch_layer(machine, next_layer, next_path)
     finally:
         os.close(target)
-    ram.chmod(0o400)
     devices.chmod(0o400)
     return clock.seconds, copied
 
