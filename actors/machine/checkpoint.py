@@ -24,6 +24,8 @@ from actors.errors import CheckpointUnusable, MachineFailed
 from actors.machine import ram_image
 from actors.machine.command_line import ROOT_DEVICE
 from actors.machine.files import make_durable, read_json, replace_json
+from actors.machine.qmp import Pending
+from actors.machine.ram_image import ChangedMemory
 from actors.machine.store import Store, allocated_bytes
 from actors.names import new_id
 
@@ -162,10 +164,15 @@ async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, 
     await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, ram)
     target = os.open(ram, os.O_RDWR | os.O_CLOEXEC)
     try:
-        async with _paused(machine) as clock:
-            await machine.qmp.execute("xen-save-devices-state", {"filename": str(devices), "live": True})
-            copied = _copy_changed(machine, target)
-            await _switch_layer(machine, next_layer, next_path)
+        with ChangedMemory(machine.process.pid, machine.spec.ram, target) as memory:
+            async with _paused(machine) as clock:
+                # QEMU saves its devices and opens the new layer while we read: nothing of it touches guest memory.
+                saving = await machine.qmp.begin("xen-save-devices-state", {"filename": str(devices), "live": True})
+                switching = await _begin_switch(machine, next_path)
+                copied = memory.read()
+                await _finish_switch(machine, switching, next_layer)
+                await machine.qmp.finish(saving)
+            await trio.to_thread.run_sync(memory.write)
     finally:
         os.close(target)
     devices.chmod(0o400)
@@ -175,20 +182,17 @@ async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, 
 async def _take_disk_only(machine: Machine, next_layer: str, next_path: Path) -> tuple[float, int]:
     await machine.client.sync_disks()
     async with _paused(machine) as clock:
-        await _switch_layer(machine, next_layer, next_path)
+        await _finish_switch(machine, await _begin_switch(machine, next_path), next_layer)
     return clock.seconds, 0
 
 
-def _copy_changed(machine: Machine, target: int) -> int:
-    """Copy the pages the paused machine changed.  Runs in the event loop: a thread's hand-over would cost more."""
-    mapping = ram_image.find_mapping(machine.process.pid, machine.spec.ram)
-    ranges = ram_image.changed_ranges(machine.process.pid, mapping)
-    return ram_image.copy_ranges(machine.process.pid, mapping, ranges, target)
-
-
-async def _switch_layer(machine: Machine, next_layer: str, next_path: Path) -> None:
+async def _begin_switch(machine: Machine, next_path: Path) -> Pending:
     arguments: dict[str, Any] = {"device": ROOT_DEVICE, "snapshot-file": str(next_path)}
-    await machine.qmp.execute("blockdev-snapshot-sync", {**arguments, "format": "qcow2", "mode": "existing"})
+    return await machine.qmp.begin("blockdev-snapshot-sync", {**arguments, "format": "qcow2", "mode": "existing"})
+
+
+async def _finish_switch(machine: Machine, switching: Pending, next_layer: str) -> None:
+    await machine.qmp.finish(switching)
     machine.layer = next_layer
 
 

@@ -50,8 +50,12 @@ class QmpCodec:
         return message
 
 
-class _Pending:
-    def __init__(self) -> None:
+class Pending:
+    """A command under way."""
+
+    def __init__(self, request_id: int, command: str) -> None:
+        self.id = request_id
+        self.command = command
         self.done = trio.Event()
         self.reply: dict[str, Any] | None = None
 
@@ -63,7 +67,7 @@ class QmpClient:
         self._stream = stream
         self._codec = QmpCodec()
         self._ids = count(1)
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._greeted = trio.Event()
         self._sending = trio.Lock()
         self._closed: str | None = None
@@ -98,20 +102,33 @@ class QmpClient:
             MachineFailed: QEMU is gone, or did not answer within ``limit_s``.
 
         """
-        request_id, pending = next(self._ids), _Pending()
-        message: dict[str, Any] = {"execute": command, "id": request_id}
+        return await self.finish(await self.begin(command, arguments), limit_s=limit_s)
+
+    async def begin(self, command: str, arguments: dict[str, Any] | None = None) -> Pending:
+        """Send one command without waiting for its end; `finish` has to follow."""
+        pending = Pending(next(self._ids), command)
+        message: dict[str, Any] = {"execute": command, "id": pending.id}
         if arguments:
             message["arguments"] = arguments
-        self._pending[request_id] = pending
+        self._pending[pending.id] = pending
+        try:
+            await self._send(message)
+        except BaseException:
+            del self._pending[pending.id]
+            raise
+        return pending
+
+    async def finish(self, pending: Pending, *, limit_s: float = 10.0) -> dict[str, Any]:
+        """Wait for a command's end and return what it returns; errors as of `execute`."""
         try:
             with trio.move_on_after(limit_s):
-                await self._send(message)
                 await pending.done.wait()
         finally:
-            del self._pending[request_id]
-        return self._result(command, pending, limit_s)
+            del self._pending[pending.id]
+        return self._result(pending, limit_s)
 
-    def _result(self, command: str, pending: _Pending, limit_s: float) -> dict[str, Any]:
+    def _result(self, pending: Pending, limit_s: float) -> dict[str, Any]:
+        command = pending.command
         if pending.reply is None:
             reason = self._closed or f"QEMU did not answer {command!r} within {limit_s:.0f} s"
             raise MachineFailed(f"{reason}.", remedy="Look at the machine's qemu.log.")

@@ -10,10 +10,11 @@ import array
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import attrs
 
@@ -30,7 +31,15 @@ PRESENT: Final = 1 << 63
 SWAPPED: Final = 1 << 62
 FILE_OR_SHARED: Final = 1 << 61
 SCAN_REGIONS: Final = 4096
-COPY_BYTES: Final = 16 * 1024 * 1024
+MAX_BUFFER_BYTES: Final = 256 * 1024 * 1024
+"""Beyond this, changed memory is written out during the pause."""
+SPARE_BYTES: Final = 4 * 1024 * 1024
+"""Room for what a machine changes between the estimate and the pause, beyond a quarter of the estimate."""
+MAX_VECTORS: Final = 1024
+"""IOV_MAX of Linux (readv(2))."""
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.process_vm_readv.restype = ctypes.c_ssize_t
+_libc.process_vm_readv.argtypes = [ctypes.c_int, *[ctypes.c_void_p, ctypes.c_ulong] * 2, ctypes.c_ulong]
 _REGION = struct.Struct("QQQ")
 _SCAN = struct.Struct("12Q")
 
@@ -105,26 +114,99 @@ def find_mapping(pid: int, path: Path) -> RamMapping:
     return RamMapping(base, expected - base)
 
 
-def changed_ranges(pid: int, mapping: RamMapping) -> list[tuple[int, int]]:
-    """Return the (offset, length) of the pages a process has changed, in bytes, ascending.
+class ChangedMemory:
+    """The pages a process has changed of an image it maps: read while the machine stands still, written afterwards.
+
+    Everything that may be done before the pause is done by the constructor; `read` is what costs in it.
 
     Raises:
-        HostUnfit: this user may not look at the process.
+        HostUnfit: this user may not look into the process.
+        MachineFailed: the process does not map the image.
 
     """
-    try:
-        fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError as error:
-        raise _may_not_read(pid) from error
-    try:
+
+    def __init__(self, pid: int, image: Path, target: int) -> None:
+        self._mapping = find_mapping(pid, image)
+        self._target = target
+        self._ranges: list[tuple[int, int]] = []
+        self._pid = pid
+        self._pagemap = _open_pagemap(pid)
+        expected = sum(length for _, length in self._changed_ranges())
+        size = min(MAX_BUFFER_BYTES, expected + expected // 4 + SPARE_BYTES)
+        # Populated now: page faults in the pause would cost as much as the copy.
+        self._buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._buffer.close()
+        os.close(self._pagemap)
+
+    def read(self) -> int:
+        """Read the changed pages of the machine, which stands still, and return how many bytes they are."""
+        total = filled = 0
+        batch: list[tuple[int, int]] = []
+        for start, length in self._changed_ranges():
+            total += length
+            offset, end = start, start + length
+            while offset < end:
+                if filled == len(self._buffer):
+                    self._fetch(batch)
+                    self.write()
+                    batch, filled = [], 0
+                piece = min(end - offset, len(self._buffer) - filled)
+                batch.append((offset, piece))
+                offset, filled = offset + piece, filled + piece
+        self._fetch(batch)
+        return total
+
+    def _fetch(self, batch: list[tuple[int, int]]) -> None:
+        """Read ranges into the buffer, one after the other from its start."""
+        base, position = self._mapping.start, 0
+        for first in range(0, len(batch), MAX_VECTORS):
+            part = batch[first : first + MAX_VECTORS]
+            size = sum(length for _, length in part)
+            remote = array.array("Q", [number for offset, length in part for number in (base + offset, length)])
+            local = array.array("Q", [self._address + position, size])
+            got = _libc.process_vm_readv(self._pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(part), 0)
+            if got != size:
+                reason = os.strerror(ctypes.get_errno()) if got < 0 else f"{got} of {size} bytes were read"
+                raise MachineFailed(f"The machine's changed memory could not be read: {reason}.")
+            position += size
+        self._ranges = batch
+
+    def write(self) -> None:
+        """Write what was read to the target; in a pause only when there is more than the buffer holds."""
+        position = 0
+        with memoryview(self._buffer) as view:
+            for offset, length in self._ranges:
+                done = 0
+                while done < length:
+                    with view[position + done : position + length] as piece:
+                        done += os.pwrite(self._target, piece, offset + done)
+                position += length
+        self._ranges.clear()
+
+    def _changed_ranges(self) -> list[tuple[int, int]]:
+        """Return the (offset, length) of the changed pages, in bytes, ascending."""
         try:
-            return _scan(fd, mapping)
+            return _scan(self._pagemap, self._mapping)
         except OSError as error:
             if error.errno not in (errno.ENOTTY, errno.EINVAL):
                 raise
-            return _read_pagemap(fd, mapping)
-    finally:
-        os.close(fd)
+            return _read_pagemap(self._pagemap, self._mapping)
+
+
+def _open_pagemap(pid: int) -> int:
+    try:
+        return os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise HostUnfit(
+            f"This user may not read the memory of its own QEMU process {pid}.",
+            remedy="Run as root, or set the sysctl kernel.yama.ptrace_scope to 0.",
+        ) from error
 
 
 def _scan(fd: int, mapping: RamMapping) -> list[tuple[int, int]]:
@@ -161,34 +243,3 @@ def _read_pagemap(fd: int, mapping: RamMapping) -> list[tuple[int, int]]:
             else:
                 ranges.append((number * PAGE, PAGE))
     return ranges
-
-
-def copy_ranges(pid: int, mapping: RamMapping, ranges: list[tuple[int, int]], target: int) -> int:
-    """Copy ranges of a process's mapping to the same offsets of a file and return the bytes copied.
-
-    Raises:
-        HostUnfit: this user may not read the process's memory.
-
-    """
-    try:
-        memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError as error:
-        raise _may_not_read(pid) from error
-    try:
-        for offset, length in ranges:
-            done = 0
-            while done < length:
-                piece = os.pread(memory, min(COPY_BYTES, length - done), mapping.start + offset + done)
-                if not piece or os.pwrite(target, piece, offset + done) != len(piece):
-                    raise MachineFailed("The machine's changed memory could not be copied whole.")
-                done += len(piece)
-    finally:
-        os.close(memory)
-    return sum(length for _, length in ranges)
-
-
-def _may_not_read(pid: int) -> HostUnfit:
-    return HostUnfit(
-        f"This user may not read the memory of its own QEMU process {pid}.",
-        remedy="Run as root, or set the sysctl kernel.yama.ptrace_scope to 0.",
-    )

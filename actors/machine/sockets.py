@@ -35,6 +35,16 @@ def dial(path: Path) -> trio.SocketStream:
         OSError: nobody listens.
 
     """
+    return trio.SocketStream(trio.socket.from_stdlib_socket(connect(path)))
+
+
+def connect(path: Path) -> socket.socket:
+    """Connect to a listening socket, blocking.
+
+    Raises:
+        OSError: nobody listens.
+
+    """
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _short(path) as short:
@@ -42,7 +52,7 @@ def dial(path: Path) -> trio.SocketStream:
     except OSError:
         stream.close()
         raise
-    return trio.SocketStream(trio.socket.from_stdlib_socket(stream))
+    return stream
 
 
 @contextmanager

@@ -105,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     made = command("daemon", _daemon, "run, or stop, the supervisor of the state directory")
     made.add_argument("action", nargs="?", choices=("run", "stop"), default="run")
     made.add_argument("--idle-exit", type=float, metavar="SECONDS", help="end after being idle for so long")
+    made = command("bench", _bench, "measure agentiso against a bare script that drives the same QEMU")
+    made.add_argument("rows", nargs="*", metavar="ROW", help="only these rows")
+    made.add_argument("--quick", action="store_true", help="fewer samples")
     command("demo", _demo, "show what workspaces can do, on a real one")
     return parser
 
@@ -137,10 +140,10 @@ def _list(a: Any) -> int:
          w["forked_from"] or "-", w["workspace_id"][:8])
         for w in found
     ]  # fmt: skip
-    return _show(a, found, table(rows))
+    return _show(a, found, columns(rows))
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> str:
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
     """Return rows as aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
@@ -193,7 +196,7 @@ def _snapshot(a: Any) -> int:
         found = _call(a, "snapshot_list", workspace_id=a.workspace)["snapshots"]
         rows = [("NAME", "MEMORY", "PARENT")]
         rows += [(s["name"], "yes" if s["has_memory"] else "no", s["parent"] or "-") for s in found]
-        return _show(a, found, table(rows))
+        return _show(a, found, columns(rows))
     if not a.name:
         print("error: a snapshot's name is needed.", file=sys.stderr)
         return 2
@@ -217,7 +220,7 @@ def _check(a: Any) -> int:
     mark = {True: "ok", False: "MISSING", None: "note"}
     rows += [(r.name, mark[r.ok], r.verdict, r.reason, r.fix) for r in results]
     plain = [{"name": r.name, "ok": r.ok, "verdict": r.verdict, "reason": r.reason, "fix": r.fix} for r in results]
-    _show(a, plain, table(rows))
+    _show(a, plain, columns(rows))
     return 1 if any(result.ok is False for result in results) else 0
 
 
@@ -232,7 +235,7 @@ def _image(a: Any) -> int:
         return _show(
             a,
             [dict(zip(("name", "digest", "suite", "kernel"), row, strict=True)) for row in rows[1:]],
-            table(rows),
+            columns(rows),
         )
     if a.action == "build":
         image = trio.run(lambda: imagebuild.build_image(a.name, images_dir, progress=show_progress, root_kind=a.root))
@@ -265,6 +268,22 @@ def _daemon(a: Any) -> int:
         stopped = stop_daemon(settings)
         return _show(a, {"stopped": stopped}, "the supervisor was asked to end" if stopped else "no supervisor runs")
     trio.run(lambda: run_daemon(settings, idle_exit_s=a.idle_exit))
+    return 0
+
+
+def _bench(a: Any) -> int:
+    from rich.console import Console
+
+    from agentiso.bench import run_bench, table, to_json
+
+    settings = load_settings(a.config)
+    with Console(stderr=True).status("agentiso bench") as status:
+        rows = trio.run(lambda: run_bench(settings, names=a.rows, quick=a.quick, report=status.update))
+    if a.json:
+        print(json.dumps(to_json(rows, settings)))
+    else:
+        console = Console()
+        console.print(table(rows), width=max(console.width, 110))
     return 0
 
 

@@ -132,8 +132,15 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("reader", [ram_image._scan, ram_image._read_pagemap])
-def test_a_ram_image_is_rebuilt_from_the_pages_a_process_changed(tmp_path: Path, reader: object) -> None:
+@pytest.mark.parametrize("old_kernel", [False, True])
+@pytest.mark.parametrize("buffer_pages", [2, 1000])
+def test_a_ram_image_is_rebuilt_from_the_pages_a_process_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, old_kernel: bool, buffer_pages: int
+) -> None:
+    if old_kernel:
+        # Kernels before 6.7 refuse the request just so.
+        monkeypatch.setattr(ram_image, "PAGEMAP_SCAN", 0xC060667F)
+    monkeypatch.setattr(ram_image, "MAX_BUFFER_BYTES", buffer_pages * mmap.PAGESIZE)
     size, pages = 64 * mmap.PAGESIZE, [0, 1, 2, 9, 40, 63]
     base, copy = tmp_path / "base", tmp_path / "copy"
     ram_image.create_zero(base, size)
@@ -144,19 +151,11 @@ def test_a_ram_image_is_rebuilt_from_the_pages_a_process_changed(tmp_path: Path,
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        mapping = ram_image.find_mapping(child.pid, base)
-        pagemap = os.open(f"/proc/{child.pid}/pagemap", os.O_RDONLY)
-        try:
-            ranges = reader(pagemap, mapping)  # type: ignore[operator]
-        except OSError:
-            # Before Linux 6.7 there is no PAGEMAP_SCAN; then its fallback is what has to work.
-            assert reader is ram_image._scan
-            ranges = ram_image.changed_ranges(child.pid, mapping)
-        finally:
-            os.close(pagemap)
         ram_image.copy_sparse(base, copy)
         target = os.open(copy, os.O_RDWR)
-        copied = ram_image.copy_ranges(child.pid, mapping, ranges, target)
+        with ram_image.ChangedMemory(child.pid, base, target) as memory:
+            copied = memory.read()
+            memory.write()
         os.close(target)
     expected = bytearray(base.read_bytes())
     for page in pages:
