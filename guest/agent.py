@@ -86,6 +86,10 @@ class Agent:
         self._selector.register(wakeup, selectors.EVENT_READ, None)
         while not self._link.over:
             for selected, events in self._selector.select(self._pause_s()):
+                # What came before it in this round may have closed the descriptor, or given its number to another.
+                present = self._selector.get_map().get(selected.fd)
+                if present is None or present.data is not selected.data:
+                    continue
                 if selected.data is None:
                     with contextlib.suppress(BlockingIOError):
                         wakeup.recv(4096)

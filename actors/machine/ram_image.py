@@ -39,7 +39,9 @@ MAX_VECTORS: Final = 1024
 """IOV_MAX of Linux (readv(2))."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.process_vm_readv.restype = ctypes.c_ssize_t
-_libc.process_vm_readv.argtypes = [ctypes.c_int, *[ctypes.c_void_p, ctypes.c_ulong] * 2, ctypes.c_ulong]
+_libc.process_vm_readv.argtypes = [
+    *(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
+]
 _REGION = struct.Struct("QQQ")
 _SCAN = struct.Struct("12Q")
 
