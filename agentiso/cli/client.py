@@ -53,7 +53,7 @@ def _result(message: dict[str, Any]) -> dict[str, Any]:
     result = message["result"]
     content: dict[str, Any] = result.get("structuredContent") or {}
     if result.get("isError"):
-        error = content.get("error", {})
+        error = result.get("_meta", {}).get("agentiso/error", {})
         failed = ToolFailed(error.get("message", "The call failed."), remedy=error.get("remedy", ""))
         failed.facts["code"] = error.get("code")
         raise failed

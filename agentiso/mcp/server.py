@@ -26,6 +26,8 @@ from agentiso.system import System
 log = logging.getLogger("agentiso.mcp")
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 VERSION: Final = "0.1.0"
+ERROR_META: Final = "agentiso/error"
+"""Key of a failed result's ``_meta`` under which programs find the error's code, message and remedy."""
 INSTRUCTIONS: Final = """\
 agentiso gives you disposable Linux machines (workspaces) in which you are root and can break nothing else.
 Workflow: workspace_create, then exec and file_* in it. Before something risky take a snapshot_create and come back \
@@ -91,7 +93,8 @@ def _error(code: str, message: str, remedy: str) -> types.CallToolResult:
     text = f"{message} {remedy}".strip()
     return types.CallToolResult(
         content=[types.TextContent(type="text", text=f"{code}: {text}")],
-        structured_content={"error": {"code": code, "message": message, "remedy": remedy}},
+        # Not structured content: clients hold that against the tool's output schema, errors or not.
+        _meta={ERROR_META: {"code": code, "message": message, "remedy": remedy}},
         is_error=True,
     )
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -17,20 +13,10 @@ from mcp import Client, StdioServerParameters, stdio_client
 
 from agentiso.mcp.schema import schema_for
 from agentiso.mcp.tools import TOOLS
+from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 240
-ARGV = [sys.executable, "-m", "agentiso.cli"]
-
-
-@pytest.fixture
-async def environment(images_dir: Path, template_state: Path) -> AsyncIterator[dict[str, str]]:
-    link = template_state / "images"
-    if not link.is_symlink():
-        link.symlink_to(images_dir)
-    variables = {**os.environ, "AGENTISO_STATE_DIR": str(template_state)}
-    yield variables
-    await trio.run_process([*ARGV, "daemon", "stop"], env=variables, capture_stdout=True)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
