@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from actors.runtime.actor import Actor, ActorRef, Mailbox
+from guest.errors import only_error
 
 STOP_S = 60.0
 
@@ -124,7 +125,7 @@ class Supervisor:
         try:
             await child.factory().run(child.mailbox, task_status=Status())
         except Exception as error:  # noqa: BLE001 - this is the border at which crashes become restarts
-            return _unwrap(error), started
+            return only_error(error), started
         raise AssertionError("an actor ends only by cancellation or by an exception")
 
     def _pause_s(self, policy: RestartPolicy, crashes: int) -> float:
@@ -135,9 +136,3 @@ class Supervisor:
         if child.on_giveup is None:
             raise failure
         child.on_giveup(child.ref.name, failure)
-
-
-def _unwrap(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
