@@ -24,6 +24,8 @@ GUEST_DEADLINE_S = float("inf")
 
 OnOutput: TypeAlias = Callable[[int, bytes], None]
 """Called with (1 for stdout, 2 for stderr; bytes) as output arrives."""
+OnProgress: TypeAlias = Callable[[str], None]
+"""Called with what is being done, a few words, when something that may take over a second begins."""
 
 
 # -- to a workspace -----------------------------------------------------------------------------------------------
@@ -190,6 +192,7 @@ class CreateWorkspace(Message[WorkspaceInfo]):
     shape: Shape | None = None
     network: str | None = None
     allow_internet: bool | None = None
+    on_progress: OnProgress | None = None
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 

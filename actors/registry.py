@@ -38,6 +38,10 @@ FORK_MEMORY_MB: Final = 64
 UNDO_S: Final = 60.0
 
 
+def _nobody(_step: str) -> None:
+    """Take progress that nobody asked for."""
+
+
 class RegistryActor(Actor):
     """Knows every workspace by name and id."""
 
@@ -127,7 +131,9 @@ class RegistryActor(Actor):
         shape, network = message.shape or settings.shape, message.network or settings.network
         self._check_shape(shape)
         self._check_room(1, shape.memory_mb)
+        report = message.on_progress or _nobody
         image = await self._host.load_image(message.image or settings.image)
+        report("looking for an accelerator that works")
         verdict = await self._host.accelerator(image)
         internet = settings.allow_internet if message.allow_internet is None else message.allow_internet
         record = new_record(
@@ -141,7 +147,8 @@ class RegistryActor(Actor):
         )
         self._reserve(record.name)
         try:
-            template = await self._templates.get(self.nursery, image, shape, network, settings.channel)
+            template = await self._templates.get(self.nursery, image, shape, network, settings.channel, report)
+            report("restoring the template")
             return await self._bring_up(record, template)
         finally:
             self._reserved.discard(record.name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -58,7 +59,13 @@ class Templates:
             self._host.store.hold(f"template:{path.stem}", {record.checkpoint})
 
     async def get(
-        self, nursery: trio.Nursery, image: BootImage, shape: Shape, network: str, channel: str
+        self,
+        nursery: trio.Nursery,
+        image: BootImage,
+        shape: Shape,
+        network: str,
+        channel: str,
+        report: Callable[[str], None],
     ) -> Checkpoint:
         """Return the template for a shape, booting it if there is none yet."""
         fingerprint = await self._host.fingerprint(image, shape, network, channel)
@@ -69,6 +76,7 @@ class Templates:
             if path.exists():
                 record = cattrs.structure(read_json(path), _TemplateRecord)
                 return checkpoints.load(self._host.store, record.checkpoint)
+            report("booting the template of this shape, once")
             made = await self._make(nursery, image, fingerprint, disk_bytes, f"template:{key}")
             replace_json(path, cattrs.unstructure(_TemplateRecord(fingerprint, disk_bytes, made.id)))
             return made

@@ -55,6 +55,12 @@ def load_settings(path: Path | None) -> Settings:
     return attrs.evolve(settings, state_dir=Path(override)) if override else settings
 
 
+def settings_to_plain(settings: Settings) -> dict[str, Any]:
+    """Return settings as a configuration file would have them; what is unset is left out."""
+    plain = attrs.asdict(settings, filter=lambda _field, value: value is not None)
+    return {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
+
+
 def _find() -> Path | None:
     named = os.environ.get("AGENTISO_CONFIG")
     if named:

@@ -161,15 +161,16 @@ class System:
         disk_gb: int | None = None,
         network: str | None = None,
         allow_internet: bool | None = None,
+        on_progress: m.OnProgress | None = None,
     ) -> Workspace:
         """Make a workspace and wait until it has proven itself; unset values come from the settings.
 
         The first one of an (image, vcpus, memory_mb) boots a template, which takes seconds; later ones are restored
-        from it.
+        from it.  ``on_progress`` is told in a few words what is being done.
         """
         asked = {"vcpus": vcpus, "memory_mb": memory_mb, "disk_gb": disk_gb}
         shape = attrs.evolve(self.settings.shape, **{key: value for key, value in asked.items() if value is not None})
-        info = await self._registry.ask(m.CreateWorkspace(name, image, shape, network, allow_internet))
+        info = await self._registry.ask(m.CreateWorkspace(name, image, shape, network, allow_internet, on_progress))
         return await self.get(info.workspace_id)
 
     async def get(self, workspace: str) -> Workspace:

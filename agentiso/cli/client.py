@@ -6,6 +6,7 @@ It exists because importing the SDK would cost each command about a second.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +25,16 @@ class ToolFailed(AgentisoError):
     """The supervisor answered with an error, whose code and remedy are kept."""
 
 
-async def call(settings: Settings, config: Path | None, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Call a tool and return its structured result.
+async def call(
+    settings: Settings, config: Path | None, tool: str, arguments: dict[str, Any], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Call a tool and return its structured result; ``report`` gets its progress.
 
     Raises:
         ToolFailed: the tool's error.
 
     """
-    params = {"name": tool, "arguments": arguments, "_meta": META}
+    params = {"name": tool, "arguments": arguments, "_meta": {**META, "progressToken": 1}}
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     buffer = bytearray()
     async with await connect(settings, config=config) as stream:
@@ -44,6 +47,8 @@ async def call(settings: Settings, config: Path | None, tool: str, arguments: di
                 message = json.loads(line)
                 if message.get("id") == 1:
                     return _result(message)
+                if message.get("method") == "notifications/progress":
+                    report(str(message["params"].get("message", "")))
     raise GuestBroken("The supervisor closed the connection before it answered.", remedy="See its daemon.log.")
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import trio
 
 from actors.errors import AgentisoError
 from agentiso.cli.client import ToolFailed, call
-from agentiso.config import load_settings
+from agentiso.config import load_settings, settings_to_plain
 from guest.errors import only_error
 
 EXAMPLES = """\
@@ -35,6 +37,10 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         sys.exit(arguments.run(arguments))
+    except BrokenPipeError:
+        # Whoever read our output has enough; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (KeyboardInterrupt, AgentisoError, BaseExceptionGroup) as caught:
         match only_error(caught):
             case KeyboardInterrupt():
@@ -61,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", "-c", type=Path, help="configuration file (TOML)")
+    parser.add_argument("--version", action="version", version=f"agentiso {version('agentiso')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
@@ -108,13 +115,23 @@ def _parser() -> argparse.ArgumentParser:
     made = command("bench", _bench, "measure agentiso against a bare script that drives the same QEMU")
     made.add_argument("rows", nargs="*", metavar="ROW", help="only these rows")
     made.add_argument("--quick", action="store_true", help="fewer samples")
+    command("config", _config, "print the configuration in force, as TOML")
+    made = command("completion", _completion, "print a shell's completion script")
+    made.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     command("demo", _demo, "show what workspaces can do, on a real one")
     return parser
 
 
 def _call(arguments: Any, tool: str, **values: Any) -> dict[str, Any]:
     given = {key: value for key, value in values.items() if value is not None}
-    return trio.run(call, load_settings(arguments.config), arguments.config, tool, given)
+    settings = load_settings(arguments.config)
+    # On a terminal only: the status line is drawn with control characters.
+    if not sys.stderr.isatty():
+        return trio.run(call, settings, arguments.config, tool, given, lambda _text: None)
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        return trio.run(call, settings, arguments.config, tool, given, status.update)
 
 
 def _show(arguments: Any, result: Any, text: str) -> int:
@@ -284,6 +301,20 @@ def _bench(a: Any) -> int:
     else:
         console = Console()
         console.print(table(rows), width=max(console.width, 110))
+    return 0
+
+
+def _config(a: Any) -> int:
+    import tomli_w
+
+    plain = settings_to_plain(load_settings(a.config))
+    return _show(a, plain, tomli_w.dumps(plain).rstrip())
+
+
+def _completion(a: Any) -> int:
+    import shtab
+
+    print(shtab.complete(_parser(), shell=a.shell))
     return 0
 
 

@@ -5,10 +5,12 @@ Importing this costs about a second, which is why only the daemon does.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import attrs
@@ -19,12 +21,15 @@ from mcp.server.runner import serve_dual_era_loop
 from mcp.server.stdio import stdio_server
 
 from actors.errors import AgentisoError
+from actors.messages import OnProgress
+from actors.runtime import open_plain_nursery
 from agentiso.mcp.schema import schema_for, structure
 from agentiso.mcp.tools import TOOLS, Tool
 from agentiso.system import System
 
 log = logging.getLogger("agentiso.mcp")
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+PROGRESS_BUFFER: Final = 64
 VERSION: Final = "0.1.0"
 ERROR_META: Final = "agentiso/error"
 """Key of a failed result's ``_meta`` under which programs find the error's code, message and remedy."""
@@ -43,12 +48,14 @@ def make_server(system: System) -> Server[Any]:
     async def list_tools(_context: Any, _params: Any) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[_describe(tool) for tool in TOOLS])
 
-    async def call_tool(_context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         tool = tools.get(params.name)
         if tool is None:
             return _error("unknown_tool", f"There is no tool {params.name!r}.", f"There are: {', '.join(tools)}.")
         try:
-            result = await tool.handler(system, structure(tool.arguments, params.arguments or {}))
+            arguments = structure(tool.arguments, params.arguments or {})
+            async with _reporting(context.session) as report:
+                result = await tool.handler(system, arguments, report)
         except AgentisoError as error:
             return _error(error.code, error.message, error.remedy)
         except Exception:
@@ -71,6 +78,27 @@ def make_server(system: System) -> Server[Any]:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+
+
+@asynccontextmanager
+async def _reporting(session: Any) -> AsyncIterator[OnProgress]:
+    """Yield a function whose texts go to the client as progress; a slow client misses some."""
+    sending, receiving = trio.open_memory_channel[str](PROGRESS_BUFFER)
+
+    def report(text: str) -> None:
+        with contextlib.suppress(trio.WouldBlock):
+            sending.send_nowait(text)
+
+    async def forward() -> None:
+        number = 0
+        async for text in receiving:
+            number += 1
+            await session.report_progress(number, None, text)
+
+    async with open_plain_nursery() as nursery:
+        nursery.start_soon(forward)
+        yield report
+        nursery.cancel_scope.cancel(reason="the call is over")
 
 
 def _describe(tool: Tool) -> types.Tool:

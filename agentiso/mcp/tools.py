@@ -9,6 +9,7 @@ from typing import Any, Final
 import attrs
 
 from actors.errors import InvalidArgument
+from actors.messages import OnProgress
 from actors.model import ExecResult, WorkspaceInfo
 from agentiso.mcp.schema import describe
 from agentiso.system import System
@@ -20,14 +21,14 @@ MAX_FILE_BYTES: Final = 256 * 1024
 
 @attrs.frozen
 class Tool:
-    """One tool; its handler gets the system and the structured arguments."""
+    """One tool; its handler gets the system, the structured arguments and a function to report progress to."""
 
     name: str
     title: str
     description: str
     arguments: type
     result: type
-    handler: Callable[[System, Any], Awaitable[Any]]
+    handler: Callable[[System, Any, OnProgress], Awaitable[Any]]
     read_only: bool = False
     destructive: bool = False
     idempotent: bool = False
@@ -239,24 +240,24 @@ def _workspace(info: WorkspaceInfo) -> WorkspaceResult:
     )
 
 
-async def _create(system: System, a: CreateArguments) -> WorkspaceResult:
+async def _create(system: System, a: CreateArguments, report: OnProgress) -> WorkspaceResult:
     ws = await system.create(
         a.name, image=a.base_image, vcpus=a.vcpus, memory_mb=a.memory_mb, disk_gb=a.disk_gb,
-        allow_internet=a.allow_internet,
+        allow_internet=a.allow_internet, on_progress=report,
     )  # fmt: skip
     return _workspace(await ws.info())
 
 
-async def _list(system: System, a: ListArguments) -> ListResult:
+async def _list(system: System, a: ListArguments, _report: OnProgress) -> ListResult:
     infos = [info for info in await system.list() if a.state_filter in (None, info.state)]
     return ListResult([_workspace(info) for info in infos])
 
 
-async def _info(system: System, a: WorkspaceArguments) -> WorkspaceResult:
+async def _info(system: System, a: WorkspaceArguments, _report: OnProgress) -> WorkspaceResult:
     return _workspace(await (await system.get(a.workspace_id)).info())
 
 
-async def _destroy(system: System, a: WorkspaceArguments) -> Done:
+async def _destroy(system: System, a: WorkspaceArguments, _report: OnProgress) -> Done:
     ws = await system.get(a.workspace_id)
     await ws.destroy()
     return Done(f"Workspace {ws.name} was destroyed; its forks live on.")
@@ -271,7 +272,7 @@ def cut(data: bytes, total: int) -> str:
     return data[:half].decode(errors="replace") + mark + data[half:].decode(errors="replace")
 
 
-async def _exec(system: System, a: ExecArguments) -> ExecToolResult:
+async def _exec(system: System, a: ExecArguments, _report: OnProgress) -> ExecToolResult:
     ws = await system.get(a.workspace_id)
     r: ExecResult = await ws.exec(
         a.command, timeout_s=a.timeout_secs, workdir=a.workdir, env=a.env, max_output_bytes=a.max_output_bytes
@@ -290,7 +291,7 @@ async def _exec(system: System, a: ExecArguments) -> ExecToolResult:
     )
 
 
-async def _file_read(system: System, a: FileReadArguments) -> FileReadResult:
+async def _file_read(system: System, a: FileReadArguments, _report: OnProgress) -> FileReadResult:
     found = await (await system.get(a.workspace_id)).read_file(a.path, offset=a.offset, limit=a.limit)
     try:
         content, encoding = found.content.decode(), "utf-8"
@@ -299,7 +300,7 @@ async def _file_read(system: System, a: FileReadArguments) -> FileReadResult:
     return FileReadResult(content, encoding, a.offset, len(found.content), found.size_bytes)
 
 
-async def _file_write(system: System, a: FileWriteArguments) -> Done:
+async def _file_write(system: System, a: FileWriteArguments, _report: OnProgress) -> Done:
     try:
         content = base64.b64decode(a.content, validate=True) if a.encoding == "base64" else a.content.encode()
         mode = None if a.mode is None else int(a.mode, 8)
@@ -313,26 +314,26 @@ async def _file_write(system: System, a: FileWriteArguments) -> Done:
     return Done(f"{size} bytes were written to {a.path}.")
 
 
-async def _file_list(system: System, a: FileListArguments) -> FileListResult:
+async def _file_list(system: System, a: FileListArguments, _report: OnProgress) -> FileListResult:
     entries = await (await system.get(a.workspace_id)).list_files(a.path)
     return FileListResult([Entry(e.name, e.kind, e.size_bytes, f"{e.mode:04o}", e.modified_at) for e in entries])
 
 
-async def _snapshot_create(system: System, a: SnapshotCreateArguments) -> SnapshotResult:
+async def _snapshot_create(system: System, a: SnapshotCreateArguments, _report: OnProgress) -> SnapshotResult:
     s = await (await system.get(a.workspace_id)).snapshot(a.name, include_memory=a.include_memory)
     return SnapshotResult(s.id, s.name, s.has_memory, s.parent, s.created_at)
 
 
-async def _snapshot_list(system: System, a: WorkspaceArguments) -> SnapshotListResult:
+async def _snapshot_list(system: System, a: WorkspaceArguments, _report: OnProgress) -> SnapshotListResult:
     found = await (await system.get(a.workspace_id)).snapshots()
     return SnapshotListResult([SnapshotResult(s.id, s.name, s.has_memory, s.parent, s.created_at) for s in found])
 
 
-async def _snapshot_restore(system: System, a: SnapshotRestoreArguments) -> WorkspaceResult:
+async def _snapshot_restore(system: System, a: SnapshotRestoreArguments, _report: OnProgress) -> WorkspaceResult:
     return _workspace(await (await system.get(a.workspace_id)).restore(a.snapshot_name))
 
 
-async def _fork(system: System, a: ForkArguments) -> ForkToolResult:
+async def _fork(system: System, a: ForkArguments, _report: OnProgress) -> ForkToolResult:
     if a.new_name and a.count != 1:
         raise InvalidArgument("new_name names one child, but count is not 1.", remedy="Use name_prefix.")
     ws = await system.get(a.workspace_id)
