@@ -30,6 +30,7 @@ from actors.machine import checkpoint as checkpoints
 from actors.machine import machine as machines
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import make_durable
+from actors.machine.guest_client import GuestClient
 from actors.machine.image import BootImage
 from actors.machine.machine import GUEST_ADDRESS, Machine, Persona
 from actors.model import NetworkInfo, SnapshotInfo, WorkspaceInfo
@@ -109,11 +110,11 @@ class WorkspaceActor(Actor):
             case m.Exec():
                 return await self._exec(message)
             case m.ReadFile():
-                return await self._live().client.read_file(message.path, message.offset, message.limit)
+                return await (await self._client()).read_file(message.path, message.offset, message.limit)
             case m.WriteFile():
-                return await self._live().client.write_file(message.path, message.content, message.mode)
+                return await (await self._client()).write_file(message.path, message.content, message.mode)
             case m.ListFiles():
-                return await self._live().client.list_files(message.path)
+                return await (await self._client()).list_files(message.path)
             case _:
                 assert_never(message)
 
@@ -330,7 +331,7 @@ class WorkspaceActor(Actor):
                 f"A time limit of {message.timeout_s} s is out of range.",
                 remedy=f"Use 1 to {MAX_TIMEOUT_S:.0f}.",
             )
-        return await self._live().client.exec(
+        return await (await self._client()).exec(
             message.command,
             timeout_s=message.timeout_s,
             workdir=message.workdir,
@@ -338,6 +339,9 @@ class WorkspaceActor(Actor):
             max_output_bytes=message.max_output_bytes,
             on_output=message.on_output,
         )
+
+    async def _client(self) -> GuestClient:
+        return await self._live().live_client()
 
     def _live(self) -> Machine:
         if self._machine is None:

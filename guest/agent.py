@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from guest import filework, identity
+from guest import filework, identity, memory
 from guest.errors import ProtocolError
 from guest.filework import InvalidRequest, Writing
 from guest.handshake import proof, proves
@@ -49,7 +49,16 @@ ERROR_CODES: Final = {
 class Agent:
     """The state of the agent, and its loop."""
 
-    def __init__(self, link: Link, key: bytes, selector: selectors.BaseSelector, *, dry: bool) -> None:
+    def __init__(
+        self,
+        link: Link,
+        key: bytes,
+        selector: selectors.BaseSelector,
+        *,
+        nonce: str | None = None,
+        generation: int = 0,
+        dry: bool,
+    ) -> None:
         self._link = link
         self._key = key
         self._selector = selector
@@ -58,12 +67,11 @@ class Agent:
         self._writings: dict[int, Writing] = {}
         self._producers: list[tuple[int, dict[str, Any], Iterator[bytes]]] = []
         self._next_job = 1
-        self._nonce: str | None = None
-        self._generation = 0
+        self._nonce = nonce
+        self._generation = generation
         self._handlers: dict[str, Callable[[int, dict[str, Any]], dict[str, Any] | None]] = {
             "ping": lambda _id, _body: {"uptime_s": time.monotonic()},
             "identify": self._identify,
-            "mark": self._mark,
             "exec": self._exec,
             "kill": self._kill,
             "file_read": self._file_read,
@@ -205,17 +213,14 @@ class Agent:
         reply["previous_nonce"], reply["generation"] = self._nonce, self._generation
         self._nonce, self._key = body["nonce"], bytes.fromhex(body["key"])
         self._generation += 1
+        if not self._dry:
+            memory.remember(self._key, body["nonce"], self._generation)
         self._link.set_key(self._key)
         self._jobs = {self._new_job_id(): job for job in self._jobs.values()}
         for job_id, job in self._jobs.items():
             job.id = job_id
         reply["jobs"] = [{"id": job.id, "command": job.command} for job in self._jobs.values()]
         return reply
-
-    def _mark(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
-        bytes.fromhex(body["nonce"])
-        self._nonce = body["nonce"]
-        return {}
 
     def _new_job_id(self) -> int:
         self._next_job += 1
@@ -354,6 +359,11 @@ class Agent:
             job.check_deadline(now)
 
 
+def _first_key(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def main() -> None:
     """Run the agent until its channel is over."""
     parser = argparse.ArgumentParser(prog="guest.agent")
@@ -363,10 +373,12 @@ def main() -> None:
     parser.add_argument("--key-file", required=True)
     parser.add_argument("--dry-identity", action="store_true", help="for tests: leave the system's identity alone")
     chosen = parser.parse_args()
-    with open(chosen.key_file, "rb") as file:
-        key = file.read()
+    remembered = None if chosen.dry_identity else memory.recall()
+    key, nonce, generation = remembered or (_first_key(chosen.key_file), None, 0)
     if not chosen.dry_identity:
         identity.bind_etc_files()
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("-1000")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     selector = selectors.DefaultSelector()
     fd = chosen.fd if chosen.channel == "fd" else os.open(find_port(chosen.port_name), os.O_RDWR | os.O_CLOEXEC)
@@ -374,7 +386,7 @@ def main() -> None:
     print("agentiso-agent: ready", flush=True)
     # What exists now lives as long as the agent: collecting it would only touch, and so copy, its memory.
     gc.freeze()
-    Agent(link, key, selector, dry=chosen.dry_identity).run()
+    Agent(link, key, selector, nonce=nonce, generation=generation, dry=chosen.dry_identity).run()
 
 
 if __name__ == "__main__":

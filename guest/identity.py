@@ -43,6 +43,8 @@ def bind_etc_files() -> None:
     os.makedirs(ETC, exist_ok=True)
     for name in ETC_FILES:
         target, source = "/etc/" + name, f"{ETC}/{name}"
+        if os.path.ismount(target):
+            continue
         try:
             with open(source, "a"):
                 pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -49,6 +50,9 @@ class Job:
             start_new_session=True,
         )
         self.pid = self._process.pid
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
+            # The agent's own exemption from the kernel's out-of-memory killer is not for its commands.
+            file.write("0")
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self.pipes = {self._process.stdout.fileno(): STDOUT, self._process.stderr.fileno(): STDERR}

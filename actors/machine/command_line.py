@@ -22,6 +22,8 @@ STATE_FD: Final = 5
 
 PORT_NAME: Final = "agentiso.0"
 """Name of the guest agent's virtio-serial port."""
+PORT_ID: Final = "agent"
+"""By which QEMU's VSERPORT_CHANGE events name that port."""
 KEY_FILE: Final = "opt/agentiso.key"
 """fw_cfg item with the channel's first key; the ``opt/`` prefix is QEMU's for users (docs/specs/fw_cfg.txt)."""
 VSOCK_PORT: Final = 5000
@@ -147,7 +149,7 @@ def _channel(spec: MachineSpec) -> tuple[str, ...]:
     return (
         *("-chardev", f"socket,id=channel,fd={CHANNEL_FD},server=on,wait=off"),
         *("-device", "virtio-serial-device"),
-        *("-device", f"virtserialport,chardev=channel,name={PORT_NAME}"),
+        *("-device", f"virtserialport,chardev=channel,name={PORT_NAME},id={PORT_ID}"),
     )
 
 

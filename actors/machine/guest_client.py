@@ -214,10 +214,6 @@ class GuestClient:
         """Have the guest answer."""
         await self._call({"op": "ping"})
 
-    async def mark(self, nonce: str) -> None:
-        """Put a nonce into guest memory, by which a checkpoint about to be taken is known again."""
-        await self._call({"op": "mark", "nonce": nonce})
-
     async def grow_root(self) -> None:
         """Grow the root file system to its disk."""
         await self._call({"op": "grow_root"})
@@ -407,6 +403,10 @@ class GuestClient:
                 request.done.set()
             elif request.on_data is not None:
                 request.on_data(event.stream, event.payload)
+
+    def give_up(self, reason: str) -> None:
+        """Fail what is under way, and all that is asked from now on, for a reason learned elsewhere."""
+        self._broke(reason)
 
     def _broke(self, reason: str) -> GuestBroken:
         self._reason = self._reason or reason

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
@@ -37,6 +37,8 @@ T = TypeVar("T")
 SHUTDOWN_GRACE_S: Final = 10.0
 """How long a guest may take to write its disks and power off before it is killed."""
 DEATH_WAIT_S: Final = 1.0
+RECONNECT_LIMIT_S: Final = 10.0
+"""How long a guest agent that ended may take to be there again."""
 GUEST_ADDRESS: Final = "10.0.2.15"
 """The guest's address on its own slirp network, which no other machine shares (QEMU manual, -netdev user)."""
 KEY_BYTES: Final = 32
@@ -80,6 +82,7 @@ class Machine:
         self.process: QemuProcess
         self.qmp: QmpClient
         self.client: GuestClient
+        self.agent_met = trio.Event()
 
     @property
     def record(self) -> MachineRecord:
@@ -105,6 +108,35 @@ class Machine:
             await self.client.aclose()
             await self.qmp.aclose()
         self.process.release()
+
+    def attend(self, nursery: trio.Nursery) -> Callable[[str, dict[str, Any]], None]:
+        """Return a handler of QEMU's events: when the guest agent ends and is started again, it is met anew."""
+
+        def on_event(name: str, data: dict[str, Any]) -> None:
+            if name != "VSERPORT_CHANGE" or data.get("id") != command_line.PORT_ID or not hasattr(self, "client"):
+                return
+            if not data.get("open"):
+                self.client.give_up("the guest agent ended; it is being started again")
+            elif self.client.broken:
+                nursery.start_soon(self._meet_agent, nursery)
+
+        return on_event
+
+    async def _meet_agent(self, nursery: trio.Nursery) -> None:
+        """Connect to a restarted agent; if that fails, the channel stays broken and says so."""
+        with trio.move_on_after(RECONNECT_LIMIT_S), contextlib.suppress(AgentisoError, OSError):
+            await self.client.aclose()
+            stream = await _channel_address(self.spec).connect()
+            self.client = await GuestClient.open(nursery, stream, self.key)
+        self.agent_met.set()
+        self.agent_met = trio.Event()
+
+    async def live_client(self) -> GuestClient:
+        """Return the channel to the guest agent, after a moment's wait if the agent is being started again."""
+        if self.client.broken:
+            with trio.move_on_after(RECONNECT_LIMIT_S):
+                await self.agent_met.wait()
+        return self.client
 
     def console(self, max_bytes: int = 4096) -> str:
         """Return the end of the guest's serial console."""
@@ -242,7 +274,7 @@ async def _connect(
     channel_stream: trio.abc.Stream | None,
     undo: AsyncExitStack,
 ) -> None:
-    machine.qmp = await QmpClient.open(nursery, qmp_stream)
+    machine.qmp = await QmpClient.open(nursery, qmp_stream, machine.attend(nursery))
     undo.push_async_callback(machine.qmp.aclose)
     stream = channel_stream or await _channel_address(machine.spec).connect()
     machine.client = await GuestClient.open(nursery, stream, machine.key)

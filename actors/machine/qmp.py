@@ -7,6 +7,7 @@ command was given up can never answer another.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from actors.errors import MachineFailed, QmpError, RemoteProtocolError
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 """More than any reply to the commands in use."""
 RECEIVE_BYTES: Final = 64 * 1024
+
+
+OnEvent = Callable[[str, dict[str, Any]], None]
 
 
 class QmpCodec:
@@ -72,16 +76,20 @@ class QmpClient:
         self._sending = trio.Lock()
         self._closed: str | None = None
         self._scope = trio.CancelScope()
+        self._on_event: OnEvent | None = None
 
     @classmethod
-    async def open(cls, nursery: trio.Nursery, stream: trio.abc.Stream) -> QmpClient:
+    async def open(cls, nursery: trio.Nursery, stream: trio.abc.Stream, on_event: OnEvent | None = None) -> QmpClient:
         """Wait for QEMU's greeting and leave its negotiation mode; the caller bounds the wait.
+
+        ``on_event`` is called with the name and the data of each event.
 
         Raises:
             MachineFailed: QEMU closed the connection.
 
         """
         client = cls(stream)
+        client._on_event = on_event
         nursery.start_soon(client._read)
         try:
             await client._greeted.wait()
@@ -166,6 +174,9 @@ class QmpClient:
     def _take(self, message: dict[str, Any]) -> None:
         if "QMP" in message:
             self._greeted.set()
+        elif "event" in message:
+            if self._on_event is not None:
+                self._on_event(str(message["event"]), message.get("data", {}))
         elif (pending := self._pending.get(message.get("id", 0))) is not None:
             pending.reply = message
             pending.done.set()

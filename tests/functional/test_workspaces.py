@@ -234,3 +234,15 @@ async def test_destroying_a_parent_leaves_its_children_whole_and_no_file_without
         templates = len(list((state / "templates").glob("*.json")))
         assert len(list((state / "checkpoints").iterdir())) == templates
         assert len(list((state / "layers").iterdir())) == templates
+
+
+async def test_a_killed_guest_agent_is_met_again_and_can_still_be_forked(system: agentiso.System) -> None:
+    with trio.fail_after(LIMIT_S):
+        ws = await system.create("stubborn")
+        await output(ws, "echo kept > /dev/shm/f")
+        with pytest.raises(GuestBroken, match="unknown"):
+            await ws.exec("kill -9 -1; sleep 60")
+        assert await output(ws, "cat /dev/shm/f") == "kept"
+        child = (await ws.fork(1))[0]
+        assert await output(child, "cat /dev/shm/f; hostname") == "kept\nstubborn-fork-1"
+        assert (await child.info()).evidence
