@@ -218,6 +218,9 @@ async def test_machines_survive_their_supervisor_and_are_adopted(images_dir: Pat
             assert await output(child, "cat /dev/shm/m") == "here"
             await ws.restore("kept")
             assert await output(ws, "cat /dev/shm/m") == "here"
+        async with agentiso.open_system(settings) as system:
+            # It was there before the last system was opened, so it outlived that too.
+            await (await system.get("lasting")).destroy()
 
 
 async def test_destroying_a_parent_leaves_its_children_whole_and_no_file_without_owner(
