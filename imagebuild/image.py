@@ -48,8 +48,10 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """The content address: a digest over the files' digests."""
+        """The content address: a digest over the files' digests and over how the kernel is started, if unusual."""
         lines = "".join(f"{name} {facts.sha256}\n" for name, facts in sorted(self.files.items()))
+        if self.cmdline or not self.acpi:
+            lines += f"acpi {self.acpi}\ncmdline {self.cmdline}\n"
         return hashlib.sha256(lines.encode()).hexdigest()[:32]
 
 

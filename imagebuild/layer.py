@@ -1,4 +1,4 @@
-"""Kernel, initramfs and guest layer, out of the host's own packages.
+"""Guest layer, initramfs and the stock kernel, out of the host's own packages.
 
 The guest layer carries the guest agent with a Python runtime, C library included, that works from
 ``/run/agentiso/layer`` of any root disk: nothing of that disk is needed or looked at.
@@ -53,15 +53,20 @@ DROPPED: Final = frozenset(
 MAX_MODULE_BYTES: Final = 64 * 1024 * 1024
 
 
-async def build(runner: Runner, target: Path) -> str:
-    """Write ``kernel``, ``initrd`` and ``layer.img`` and return the kernel's version."""
+async def build(runner: Runner, target: Path, *, with_kernel: bool) -> str | None:
+    """Write ``initrd`` and ``layer.img``, on request also the stock ``kernel``, and return that kernel's version.
+
+    Without a kernel the initramfs has no modules.
+    """
     tar = runner.work / "parts.tar"
-    kernel_package = KERNEL_PACKAGE.get(runner.sources.distribution, KERNEL_PACKAGE["debian"])
-    packages = [kernel_package, "busybox-static", "python3-minimal", "libpython3-stdlib"]
+    packages = ["busybox-static", "python3-minimal", "libpython3-stdlib"]
+    if with_kernel:
+        packages.append(KERNEL_PACKAGE.get(runner.sources.distribution, KERNEL_PACKAGE["debian"]))
     await runner.mmdebstrap(tar, "extract", packages)
     parts = runner.work / "parts"
     await trio.to_thread.run_sync(_unpack, tar, parts)
-    version = await trio.to_thread.run_sync(_boot_files, parts, target)
+    version = await trio.to_thread.run_sync(_copy_kernel, parts, target / "kernel") if with_kernel else None
+    await trio.to_thread.run_sync(_write_initrd, parts, version, target / "initrd")
     tree = runner.work / "layer"
     python = await trio.to_thread.run_sync(_layer_tree, parts, tree)
     await _compile(runner, tree, python)
@@ -84,14 +89,17 @@ def _unpack(tar: Path, parts: Path) -> None:
         packed.extractall(parts, members)
 
 
-def _boot_files(parts: Path, target: Path) -> str:
+def _copy_kernel(parts: Path, target: Path) -> str:
     kernel = next(iter(sorted((parts / "boot").glob("vmlinuz-*"))), None)
     if kernel is None:
         raise ImageBuildFailed("The kernel package holds no /boot/vmlinuz-*.")
-    version = kernel.name.removeprefix("vmlinuz-")
-    shutil.copyfile(kernel, target / "kernel")
+    shutil.copyfile(kernel, target)
+    return kernel.name.removeprefix("vmlinuz-")
+
+
+def _write_initrd(parts: Path, version: str | None, target: Path) -> None:
     busybox = _find(parts, "busybox")
-    modules = list(_modules(parts, version))
+    modules = list(_modules(parts, version)) if version else []
     boot = resources.files("imagebuild") / "boot"
     entries = [
         *(Entry(name) for name in ("bin", "modules", "dev", "proc", "sys", "sysroot")),
@@ -100,8 +108,7 @@ def _boot_files(parts: Path, target: Path) -> str:
         *(Entry(f"modules/{name}", data, 0o644) for name, data in modules),
         Entry("init", (boot / "init").read_bytes()),
     ]
-    write_archive(target / "initrd", entries)
-    return version
+    write_archive(target, entries)
 
 
 def _modules(parts: Path, version: str) -> Iterator[tuple[str, bytes]]:

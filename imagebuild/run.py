@@ -32,8 +32,8 @@ class Runner:
     work: Path
     sources: HostSources
 
-    async def run(self, *argv: str) -> None:
-        """Run a program to its end in its own process group.
+    async def run(self, *argv: str, niceness: int = 0) -> str:
+        """Run a program to its end in its own process group and return what it printed.
 
         Raises:
             ImageBuildFailed: it failed; the message has the end of its output.
@@ -47,7 +47,7 @@ class Runner:
         environment["PATH"] = environment.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
         with log.open("wb") as output:
             result = await trio.run_process(
-                [program, *argv[1:]],
+                [*(("nice", "-n", str(niceness)) if niceness else ()), program, *argv[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -63,12 +63,13 @@ class Runner:
                 remedy="Mend what it complains of and run the build again; nothing half-made was kept.",
                 tail=tail,
             )
+        return log.read_text(errors="replace")
 
-    async def mmdebstrap(self, target: Path, variant: str, packages: list[str], *options: str) -> None:
-        """Make a root file system's tar from the host's sources."""
+    async def mmdebstrap(self, target: Path, variant: str, packages: list[str], *options: str) -> str:
+        """Make a root file system's tar from the host's sources and return what was printed."""
         listing = self.work / f"{target.stem}.list"
         listing.write_text("".join(source.line + "\n" for source in self.sources.sources))
-        await self.run(
+        return await self.run(
             "mmdebstrap",
             f"--variant={variant}",
             f"--include={','.join(packages)}",

@@ -108,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("action", choices=("build", "list", "verify", "remove"))
     made.add_argument("name", nargs="?", default="base")
     made.add_argument("--root", choices=("debian", "busybox"), default="debian", help="kind of root disk to build")
+    made.add_argument(
+        "--kernel", choices=("stock", "small"), default="stock",
+        help="the distribution's kernel, or a small one that is compiled here once, in some minutes",
+    )  # fmt: skip
     command("serve", _serve, "be an MCP server on stdio, for an agent's configuration")
     made = command("daemon", _daemon, "run, or stop, the supervisor of the state directory")
     made.add_argument("action", nargs="?", choices=("run", "stop"), default="run")
@@ -255,7 +259,11 @@ def _image(a: Any) -> int:
             columns(rows),
         )
     if a.action == "build":
-        image = trio.run(lambda: imagebuild.build_image(a.name, images_dir, progress=show_progress, root_kind=a.root))
+        image = trio.run(
+            lambda: imagebuild.build_image(
+                a.name, images_dir, progress=show_progress, root_kind=a.root, kernel_kind=a.kernel
+            )
+        )
         return _show(a, {"name": a.name, "digest": image.digest}, f"image {a.name} is ready ({image.digest})")
     if a.action == "verify":
         imagebuild.verify_image(imagebuild.load_image(images_dir, a.name))
