@@ -39,8 +39,6 @@ async def test_a_workspace_is_made_used_forked_and_destroyed(environment: dict[s
     listed = await run_json(environment, "list")
     names = ["cli", "cli-fork-1", "cli-fork-2"]
     assert [(w["name"], w["state"]) for w in listed] == [(name, "running") for name in names]
-        (name, "running") for name in ("cli", "cli-fork-1", "cli-fork-2")
-    ]
     await run(environment, "destroy", "cli", "cli-fork-1", "cli-fork-2")
     assert await run_json(environment, "list") == []
 
