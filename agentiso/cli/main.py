@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -19,6 +20,7 @@ from agentiso.cli.client import ToolFailed, call
 from agentiso.config import load_settings
 from guest.errors import only_error
 
+T = TypeVar("T")
 EXAMPLES = """\
 examples:
   agentiso image build base            build the image that workspaces start from (a minute)
@@ -115,6 +117,33 @@ def _parser() -> argparse.ArgumentParser:
 def _call(arguments: Any, tool: str, **values: Any) -> dict[str, Any]:
     given = {key: value for key, value in values.items() if value is not None}
     return trio.run(call, load_settings(arguments.config), arguments.config, tool, given)
+
+
+def _run_interruptibly(work: Callable[[], Awaitable[T]]) -> T:
+    """Run what makes things of its own; Ctrl-C and SIGTERM cancel it, so that it takes them away before the end."""
+    numbers: list[int] = []
+    results: list[T] = []
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+                    task_status.started()
+                    async for number in received:
+                        numbers.append(number)
+                        nursery.cancel_scope.cancel(reason="the user interrupted it")
+
+            await nursery.start(listen)
+            results.append(await work())
+            nursery.cancel_scope.cancel(reason="the work is done")
+
+    trio.run(run)
+    if results:
+        return results[0]
+    if numbers[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + numbers[0])
 
 
 def _show(arguments: Any, result: Any, text: str) -> int:
@@ -238,7 +267,9 @@ def _image(a: Any) -> int:
             columns(rows),
         )
     if a.action == "build":
-        image = trio.run(lambda: imagebuild.build_image(a.name, images_dir, progress=show_progress, root_kind=a.root))
+        image = _run_interruptibly(
+            lambda: imagebuild.build_image(a.name, images_dir, progress=show_progress, root_kind=a.root)
+        )
         return _show(a, {"name": a.name, "digest": image.digest}, f"image {a.name} is ready ({image.digest})")
     if a.action == "verify":
         imagebuild.verify_image(imagebuild.load_image(images_dir, a.name))
@@ -278,7 +309,7 @@ def _bench(a: Any) -> int:
 
     settings = load_settings(a.config)
     with Console(stderr=True).status("agentiso bench") as status:
-        rows = trio.run(lambda: run_bench(settings, names=a.rows, quick=a.quick, report=status.update))
+        rows = _run_interruptibly(lambda: run_bench(settings, names=a.rows, quick=a.quick, report=status.update))
     if a.json:
         print(json.dumps(to_json(rows, settings)))
     else:
@@ -290,5 +321,5 @@ def _bench(a: Any) -> int:
 def _demo(a: Any) -> int:
     from agentiso.demo import run_demo
 
-    trio.run(lambda: run_demo(load_settings(a.config), as_json=a.json))
+    _run_interruptibly(lambda: run_demo(load_settings(a.config), as_json=a.json))
     return 0
