@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 RESUME_LIMIT_S: Final = 30.0
 """Bound on resuming the source, which happens whatever else fails."""
+RECOVER_S: Final = 1.0
+"""Nobody waits longer for the answer to a command that only may be needed; QEMU obeys it whenever it can."""
 RECORD: Final = "checkpoint.json"
 
 
@@ -241,7 +243,7 @@ async def _recover(machine: Machine, next_layer: str, next_path: Path) -> None:
             if machine.layer != next_layer:
                 next_path.unlink(missing_ok=True)
             # QEMU pauses a guest whose disk cannot be written; what filled the host's disk is gone now.
-            await machine.qmp.execute("cont")
+            await machine.qmp.execute("cont", limit_s=RECOVER_S)
         except AgentisoError:
             return
 
