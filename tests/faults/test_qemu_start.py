@@ -81,4 +81,3 @@ async def test_a_qemu_that_hangs_at_its_start_is_ended_at_the_boot_timeout(
             error = await refused(warm)
     assert isinstance(error, MachineFailed)
     assert "did not become ready within 2 s" in error.message
-
