@@ -206,6 +206,7 @@ class WorkspaceActor(Actor):
         )
         self._host.store.release(f"machine:{machine.spec.uuid}")
         self.nursery.start_soon(self._watch, machine)
+        self.nursery.start_soon(machine.resume_when_stalled)
         if earlier is not None:
             with trio.CancelScope(shield=True):
                 await earlier.end()
@@ -248,6 +249,7 @@ class WorkspaceActor(Actor):
         self._machine = machine
         self._note(layer=machine.layer)
         self.nursery.start_soon(self._watch, machine)
+        self.nursery.start_soon(machine.resume_when_stalled)
 
     async def _destroy(self) -> None:
         if self._lifecycle.state is State.DESTROYED:

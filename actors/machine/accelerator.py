@@ -7,9 +7,11 @@ processor.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
+import signal
 import subprocess
 import tempfile
 import time
@@ -101,7 +103,10 @@ async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str) -> Candid
         ]
         status: int | None = None
         with log.open("wb") as output, trio.move_on_after(LIMITS_S[name]):
-            ended = await trio.run_process(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+            ended = await trio.run_process(
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, start_new_session=True,
+                deliver_cancel=_kill_group,
+            )  # fmt: skip
             status = ended.returncode
         seconds = time.monotonic() - began
         if MARKER in tail(console):
@@ -111,6 +116,13 @@ async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str) -> Candid
         if status is not None:
             outcome = f"QEMU ended with exit status {status} before a kernel came up"
         return Candidate(name, False, f"{outcome}: {said}" if said else outcome, seconds)
+
+
+async def _kill_group(process: trio.Process) -> None:
+    """End a probe, which has nothing to lose, with the `timeout` around it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await trio.lowlevel.checkpoint()
 
 
 def _cache_key(qemu: QemuBuild, kernel: Path, override: str) -> str:

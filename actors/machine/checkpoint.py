@@ -258,15 +258,16 @@ async def _paused(machine: Machine) -> AsyncIterator[_Clock]:
     """Keep the machine paused for the block.  Not cancellable inside: it is short, and half of it is of no use."""
     clock = _Clock()
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-        began = time.perf_counter()
-        try:
-            # Inside: a QEMU that takes too long to stop has to be resumed as well.
-            await machine.qmp.execute("stop")
-            yield clock
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-                await machine.qmp.execute("cont")
-                clock.seconds = time.perf_counter() - began
+        async with machine.pausing:
+            began = time.perf_counter()
+            try:
+                # Inside: a QEMU that takes too long to stop has to be resumed as well.
+                await machine.qmp.execute("stop")
+                yield clock
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
+                    await machine.qmp.execute("cont")
+                    clock.seconds = time.perf_counter() - began
         return
     raise MachineFailed(
         f"A checkpoint did not end within {RESUME_LIMIT_S:.0f} s; the machine was resumed.",

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
-from actors.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, RestoreUnproven
+from actors.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
 from actors.machine import channel, command_line, sockets
 from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
 from actors.machine.command_line import CHANNEL_FD, QMP_FD, STATE_FD, VSOCK_PORT, MachineSpec
@@ -37,6 +37,7 @@ T = TypeVar("T")
 SHUTDOWN_GRACE_S: Final = 10.0
 """How long a guest may take to write its disks and power off before it is killed."""
 DEATH_WAIT_S: Final = 1.0
+STALL_RETRY_S: Final = 1.0
 GUEST_ADDRESS: Final = "10.0.2.15"
 """The guest's address on its own slirp network, which no other machine shares (QEMU manual, -netdev user)."""
 KEY_BYTES: Final = 32
@@ -74,6 +75,8 @@ class Machine:
         self.doubtful_layer: str | None = None
         """The layer to which the disk may have been switched; whether it was is unknown."""
         self.disk_bytes = disk_bytes
+        self.pausing = trio.Lock()
+        """Held by whoever stops the machine and needs it to stand still."""
         self.key = b""
         self.nonce = ""
         self.epoch = ""
@@ -107,6 +110,17 @@ class Machine:
             await self.client.aclose()
             await self.qmp.aclose()
         self.process.release()
+
+    async def resume_when_stalled(self) -> None:
+        """Have the machine go on which QEMU stopped since the host's disk is full, as soon as there is room again.
+
+        QEMU then writes again what it could not write, so that the guest never learns of it.
+        """
+        while await self.qmp.wait_stalled():
+            await trio.sleep(STALL_RETRY_S)
+            async with self.pausing:
+                with contextlib.suppress(QmpError, MachineFailed):
+                    await self.qmp.execute("cont")
 
     def console(self, max_bytes: int = 4096) -> str:
         """Return the end of the guest's serial console."""
