@@ -10,7 +10,7 @@ import trio
 
 import agentiso
 from actors.errors import GuestBroken, IllegalState, MachineFailed
-from tests.faults.helpers import LIMIT_S, files, output, qemu_pid, record_of, until
+from tests.faults.helpers import LIMIT_S, files, output, processes, qemu_pid, record_of, until
 
 pytestmark = pytest.mark.faults
 
@@ -111,6 +111,24 @@ async def test_a_qemu_killed_during_a_fork_fails_the_workspace_which_the_next_su
             assert await output(parent, "cat /root/f") == "kept"
             await parent.destroy()
             assert await system.list() == ()
+
+
+async def test_a_cancelled_system_ends_its_machines_and_removes_its_workspaces(settings: agentiso.Settings) -> None:
+    before = files(settings.state_dir)
+    with trio.fail_after(LIMIT_S):
+        with trio.CancelScope() as scope:
+            async with agentiso.open_system(settings) as system:
+                parent = await system.create("parent")
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(parent.fork, 2)
+                    await until(lambda: len(files(settings.state_dir)["workspaces"]) == 3)
+                    scope.cancel(reason="whoever opened it has had enough")
+        assert scope.cancelled_caught
+        assert processes(settings.state_dir) == set()
+        assert files(settings.state_dir)["workspaces"] == set()
+        async with agentiso.open_system(settings) as system:
+            assert await system.list() == ()
+            assert files(settings.state_dir) == before
 
 
 async def test_a_workspace_that_cannot_be_taken_up_keeps_no_other_from_it_and_loses_no_file(
