@@ -5,6 +5,7 @@ One ``record.json`` in the workspace's directory, written by its own actor alone
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -88,6 +89,21 @@ def save(state_dir: Path, record: WorkspaceRecord) -> Path:
     path = directory_of(state_dir, record.id) / RECORD
     replace_json(path, _converter.unstructure(record))
     return path
+
+
+def remove(directory: Path) -> None:
+    """Remove a workspace's directory, its record last, so that what a crash leaves can still be read."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.name != RECORD and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != RECORD:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def is_empty(directory: Path) -> bool:
+    """Tell whether a workspace's directory holds no record yet, or no longer, nor anything else of worth."""
+    return {path.name for path in directory.iterdir()} <= {f".{RECORD}.new"}
 
 
 class DamagedRecord(AgentisoError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final, assert_never
 
 import trio
@@ -22,6 +23,7 @@ from actors.errors import (
 from actors.host import Host
 from actors.lifecycle import State
 from actors.machine.checkpoint import Checkpoint
+from actors.machine.files import exhaustion_reported
 from actors.machine.host import check_memory
 from actors.model import ForkedChild, ForkReport, Lineage, Shape, WorkspaceInfo
 from actors.names import check_name, new_id, short
@@ -36,6 +38,8 @@ MIN_MEMORY_MB: Final = 128
 FORK_MEMORY_MB: Final = 64
 """What a fork is counted with at the start: it shares its parent's pages and pays for what it changes."""
 UNDO_S: Final = 60.0
+UNOWNED: Final = frozenset({State.CREATING, State.DESTROYED})
+"""States in which nobody has a workspace: not yet, or not any more."""
 
 
 def _nobody(_step: str) -> None:
@@ -64,24 +68,30 @@ class RegistryActor(Actor):
         async with trio.open_nursery() as nursery:
             for directory in sorted(root.iterdir()):
                 nursery.start_soon(self._take_up, directory)
-        if not self.damaged:
-            await self._host.store.sweep()
+        self._host.store.keeps_all = bool(self.damaged)
+        await self._host.store.sweep()
 
-    async def _take_up(self, directory: Any) -> None:
+    async def _take_up(self, directory: Path) -> None:
+        """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
         try:
+            if records.is_empty(directory):
+                records.remove(directory)
+                return
             record = records.load(directory)
-        except records.DamagedRecord as error:
-            self.damaged.append(str(error))
-            return
-        if record.state is State.CREATING:
-            # It was never handed to anybody.
+            if record.state in UNOWNED:
+                # It was never handed to anybody, or is nobody's any more; its machine was ended before.
+                await trio.to_thread.run_sync(records.remove, directory)
+                return
             await self._start_actor(record)
-            await self._forget(record.id)
-            return
-        await self._start_actor(record)
+        except (AgentisoError, OSError) as error:
+            self.damaged.append(str(error))
 
     async def handle(self, message: m.RegistryMessage) -> Any:  # type: ignore[override]
         """Do what a message asks."""
+        with exhaustion_reported():
+            return await self._handle(message)
+
+    async def _handle(self, message: m.RegistryMessage) -> Any:
         match message:
             case m.CreateWorkspace():
                 return await self._create(message)
@@ -171,7 +181,10 @@ class RegistryActor(Actor):
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._undo, record.id)
-            found = await self._start_actor(record)
+            with exhaustion_reported():
+                records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
+                records.save(self._host.state_dir, record)
+                found = await self._start_actor(record)
             info: WorkspaceInfo = await found.ref.ask(m.Start(source))
             undo.pop_all()
         return info
@@ -181,9 +194,6 @@ class RegistryActor(Actor):
             await self._forget(workspace_id)
 
     async def _start_actor(self, record: WorkspaceRecord) -> m.Found:
-        directory = records.directory_of(self._host.state_dir, record.id)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        records.save(self._host.state_dir, record)
         ref = await self._supervisor.start(
             f"workspace {short(record.id)}",
             lambda: WorkspaceActor(record, self._host),
@@ -198,6 +208,7 @@ class RegistryActor(Actor):
     async def _forget(self, workspace_id: str) -> None:
         found = self._found.get(workspace_id)
         if found is None:
+            await trio.to_thread.run_sync(records.remove, records.directory_of(self._host.state_dir, workspace_id))
             return
         with contextlib.suppress(ActorGone):
             await found.ref.ask(m.Destroy())

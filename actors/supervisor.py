@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+import shutil
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import trio
 
 from actors import messages as m
-from actors.errors import SupervisorRunning
+from actors import record as records
+from actors.errors import ActorGone, SupervisorRunning
 from actors.host import Host, LoadImage
+from actors.machine.process import QemuProcess, find_machines
 from actors.machine.store import Store
-from actors.registry import RegistryActor
+from actors.registry import UNOWNED, RegistryActor
 from actors.runtime import Supervisor, open_plain_nursery
 from actors.settings import Settings
 
@@ -33,29 +37,77 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
 
     """
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    workspaces = settings.state_dir / "workspaces"
     with _lock(settings):
-        store = Store(settings.state_dir)
-        async with open_plain_nursery() as nursery:
-            supervisor = Supervisor(nursery)
-            host = Host(settings, store, load_image)
-            registry = await supervisor.start("registry", lambda: RegistryActor(host, supervisor))
-            earlier = {info.workspace_id for info in await registry.ask(m.ListWorkspaces())}
-            try:
+        await _end_orphans(settings.state_dir)
+        earlier = set(workspaces.glob("*"))
+        try:
+            async with _run_actors(settings, load_image, earlier=None if keep else earlier) as registry:
                 yield registry
-            finally:
-                if not keep:
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
-                        await _destroy_all_but(earlier, registry)
-                nursery.cancel_scope.cancel(reason="the supervisor ends")
+        finally:
+            if not keep:
+                # Whatever the actors could not destroy, since a crash or an interrupt ended them.
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
+                    await _end_orphans(settings.state_dir)
+                    for directory in set(workspaces.glob("*")) - earlier:
+                        await _end_machines(settings.state_dir, within=directory)
+                        await trio.to_thread.run_sync(records.remove, directory)
 
 
-async def _destroy_all_but(kept: set[str], registry: m.RegistryRef) -> None:
+@asynccontextmanager
+async def _run_actors(
+    settings: Settings, load_image: LoadImage, *, earlier: set[Path] | None
+) -> AsyncIterator[m.RegistryRef]:
+    """Run the actors; at the end the workspaces whose directories are not among ``earlier`` are destroyed."""
+    store = Store(settings.state_dir)
+    async with open_plain_nursery() as nursery:
+        supervisor = Supervisor(nursery)
+        host = Host(settings, store, load_image)
+        registry = await supervisor.start("registry", lambda: RegistryActor(host, supervisor))
+        try:
+            yield registry
+        finally:
+            if earlier is not None:
+                shield = trio.CancelScope(shield=True, deadline=trio.current_time() + END_S)
+                # An actor that is gone destroys nothing; the caller ends what it leaves.
+                with shield, contextlib.suppress(ActorGone):
+                    await _destroy_all_but(earlier, settings.state_dir, registry)
+            nursery.cancel_scope.cancel(reason="the supervisor ends")
+
+
+async def _destroy_all_but(kept: set[Path], state_dir: Path, registry: m.RegistryRef) -> None:
     infos = await registry.ask(m.ListWorkspaces())
+
+    async def destroy(workspace_id: str) -> None:
+        with contextlib.suppress(ActorGone):
+            await registry.ask(m.DestroyWorkspace(workspace_id))
+
     async with trio.open_nursery() as nursery:
         for info in infos:
-            if info.workspace_id in kept:
-                continue
-            nursery.start_soon(registry.ask, m.DestroyWorkspace(info.workspace_id))
+            if records.directory_of(state_dir, info.workspace_id) not in kept:
+                nursery.start_soon(destroy, info.workspace_id)
+
+
+async def _end_orphans(state_dir: Path) -> None:
+    """End the machines that belong to no workspace: those that an earlier supervisor was starting or ending."""
+    owned: set[Path] = set()
+    for directory in (state_dir / "workspaces").glob("*"):
+        try:
+            record = records.load(directory)
+        except records.DamagedRecord:
+            owned |= set((directory / "machines").glob("*"))
+            continue
+        if record.machine is not None and record.state not in UNOWNED:
+            owned.add(Path(record.machine.directory))
+    await _end_machines(state_dir, within=state_dir, but=owned)
+
+
+async def _end_machines(state_dir: Path, *, within: Path, but: Collection[Path] = ()) -> None:
+    for identity, directory in find_machines(state_dir):
+        if directory.is_relative_to(within) and directory not in but and (process := QemuProcess.adopt(identity)):
+            await process.end()
+            process.release()
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -77,8 +77,17 @@ class Templates:
                 record = cattrs.structure(read_json(path), _TemplateRecord)
                 return checkpoints.load(self._host.store, record.checkpoint)
             report("booting the template of this shape, once")
-            made = await self._make(nursery, image, fingerprint, disk_bytes, f"template:{key}")
-            replace_json(path, cattrs.unstructure(_TemplateRecord(fingerprint, disk_bytes, made.id)))
+            owner = f"template:{key}"
+            try:
+                made = await self._make(nursery, image, fingerprint, disk_bytes, owner)
+                replace_json(path, cattrs.unstructure(_TemplateRecord(fingerprint, disk_bytes, made.id)))
+            except BaseException:
+                self._host.store.release(owner)
+                raise
+            finally:
+                # The boot's last layer, or all of a boot that failed.
+                with trio.CancelScope(shield=True):
+                    await self._host.store.sweep()
             return made
 
     async def _make(

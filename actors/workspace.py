@@ -22,6 +22,7 @@ from actors.errors import (
     IllegalState,
     InvalidArgument,
     NameTaken,
+    NoCapacity,
     NotFound,
 )
 from actors.host import Host
@@ -29,7 +30,7 @@ from actors.lifecycle import Event, Lifecycle, State
 from actors.machine import checkpoint as checkpoints
 from actors.machine import machine as machines
 from actors.machine.checkpoint import Checkpoint
-from actors.machine.files import make_durable
+from actors.machine.files import exhaustion_reported, make_durable
 from actors.machine.guest_client import GuestClient
 from actors.machine.image import BootImage
 from actors.machine.machine import GUEST_ADDRESS, Machine, Persona
@@ -86,8 +87,12 @@ class WorkspaceActor(Actor):
                 remedy=remedy,
             )
 
-    async def handle(self, message: m.WorkspaceMessage) -> Any:  # type: ignore[override]  # noqa: C901
+    async def handle(self, message: m.WorkspaceMessage) -> Any:  # type: ignore[override]
         """Do what a message asks."""
+        with exhaustion_reported():
+            return await self._handle(message)
+
+    async def _handle(self, message: m.WorkspaceMessage) -> Any:  # noqa: C901
         match message:
             case m.Start():
                 return await self._start(message.checkpoint)
@@ -202,6 +207,7 @@ class WorkspaceActor(Actor):
         )
         self._host.store.release(f"machine:{machine.spec.uuid}")
         self.nursery.start_soon(self._watch, machine)
+        self.nursery.start_soon(machine.resume_when_stalled)
         if earlier is not None:
             with trio.CancelScope(shield=True):
                 await earlier.end()
@@ -214,7 +220,7 @@ class WorkspaceActor(Actor):
             self._machine = None
             self._lifecycle.move(Event.MACHINE_DIED)
             await machine.release()
-            self._save(machine=None, failure=f"Its machine ended by itself. The console's last words: {said}")
+            self._note(machine=None, failure=f"Its machine ended by itself. The console's last words: {said}")
 
     async def _adopt(self, machine_record: machines.MachineRecord) -> None:
         record, host = self._record, self._host
@@ -236,23 +242,27 @@ class WorkspaceActor(Actor):
             machines.kill(machine_record)
         if machine is None:
             shutil.rmtree(machine_record.directory, ignore_errors=True)
-            self._lifecycle.move(Event.MACHINE_DIED)
-            self._save(machine=None, failure=reason)
+            if self._lifecycle.state is not State.FAILED:
+                self._lifecycle.move(Event.MACHINE_DIED)
+            self._note(machine=None, failure=reason)
             return
         machine.evidence, machine.start_seconds = record.evidence, record.start_seconds
         self._machine = machine
-        self._save(layer=machine.layer)
+        self._note(layer=machine.layer)
         self.nursery.start_soon(self._watch, machine)
+        self.nursery.start_soon(machine.resume_when_stalled)
 
     async def _destroy(self) -> None:
         if self._lifecycle.state is State.DESTROYED:
             return
         with trio.CancelScope(shield=True):
             self._lifecycle.move(Event.DESTROYED)
+            # Written down first: whoever finds the record after a crash goes on with what is left of this.
+            self._note()
             if self._machine is not None:
                 await self._machine.end()
                 self._machine = None
-            await trio.to_thread.run_sync(lambda: shutil.rmtree(self._directory, ignore_errors=True))
+            await trio.to_thread.run_sync(records.remove, self._directory)
             self._host.store.release(self._owner)
 
     # -- checkpoints and snapshots
@@ -267,8 +277,8 @@ class WorkspaceActor(Actor):
             taken = await checkpoints.take(machine, store, with_memory=with_memory, durable=durable)
             store.hold(owner, {taken.checkpoint.id})
         finally:
-            # The disk may stand on its next layer even if the checkpoint failed after that.
-            self._save(layer=machine.layer, machine=machine.record)
+            # The disk may stand on its next layer even if the checkpoint failed after that, or the machine died.
+            self._save(layer=machine.layer)
         return taken
 
     async def _create_snapshot(self, message: m.CreateSnapshot) -> SnapshotInfo:
@@ -355,12 +365,18 @@ class WorkspaceActor(Actor):
         return f"workspace:{self._record.id}"
 
     def _hold(self) -> None:
-        self._host.store.hold(self._owner, self._record.needs)
+        doubtful = self._machine.doubtful_layer if self._machine else None
+        self._host.store.hold(self._owner, self._record.needs | ({doubtful} if doubtful else set()))
 
     def _save(self, **changes: Any) -> Any:
         self._record = attrs.evolve(self._record, state=self._lifecycle.state, **changes)
         self._hold()
         return records.save(self._host.state_dir, self._record)
+
+    def _note(self, **changes: Any) -> None:
+        """Save what a later supervisor finds out by itself, and therefore may miss when the disk is full."""
+        with contextlib.suppress(NoCapacity):
+            self._save(**changes)
 
     def _snapshot_info(self, snapshot: SnapshotRecord) -> SnapshotInfo:
         names = {known.id: known.name for known in self._record.snapshots}

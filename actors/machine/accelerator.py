@@ -7,9 +7,11 @@ processor.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
+import signal
 import subprocess
 import tempfile
 import time
@@ -28,6 +30,7 @@ from actors.machine.host import QemuBuild
 MARKER: Final = "agentiso-probe-ok"
 LIMITS_S: Final = {"kvm": 5.0, "tcg": 60.0}
 """A KVM worth having boots a kernel in well under a second; emulation needs seconds, more on a busy host."""
+ORPHAN_GRACE_S: Final = 10.0
 CPU_MODELS: Final = {"kvm": "host", "tcg": "max"}
 
 
@@ -83,6 +86,8 @@ async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str) -> Candid
     with tempfile.TemporaryDirectory(prefix="agentiso-probe-") as scratch:
         console, log = Path(scratch) / "console", Path(scratch) / "log"
         argv = [
+            # It ends even if this process is killed meanwhile and the kernel hangs.
+            *("timeout", "--signal=KILL", f"{LIMITS_S[name] + ORPHAN_GRACE_S:.0f}"),
             *(str(qemu.path), "-machine", "microvm", "-accel", name, "-cpu", CPU_MODELS[name], "-m", "256M"),
             *(
                 "-nodefaults",
@@ -96,14 +101,28 @@ async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str) -> Candid
             *("-kernel", str(kernel), "-initrd", str(initrd)),
             *("-append", f"{kernel_arguments(name)} agentiso.probe=1"),
         ]
+        status: int | None = None
         with log.open("wb") as output, trio.move_on_after(LIMITS_S[name]):
-            await trio.run_process(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+            ended = await trio.run_process(
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, start_new_session=True,
+                deliver_cancel=_kill_group,
+            )  # fmt: skip
+            status = ended.returncode
         seconds = time.monotonic() - began
         if MARKER in tail(console):
             return Candidate(name, True, f"booted a kernel in {seconds:.1f} s", seconds)
         said = (tail(log, 500) or tail(console, 500)).strip().replace("\n", " / ")
-        limit = f"no kernel came up within {LIMITS_S[name]:.0f} s"
-        return Candidate(name, False, f"{limit}: {said}" if said else limit, seconds)
+        outcome = f"no kernel came up within {LIMITS_S[name]:.0f} s"
+        if status is not None:
+            outcome = f"QEMU ended with exit status {status} before a kernel came up"
+        return Candidate(name, False, f"{outcome}: {said}" if said else outcome, seconds)
+
+
+async def _kill_group(process: trio.Process) -> None:
+    """End a probe, which has nothing to lose, with the `timeout` around it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await trio.lowlevel.checkpoint()
 
 
 def _cache_key(qemu: QemuBuild, kernel: Path, override: str) -> str:

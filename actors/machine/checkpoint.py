@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,10 +20,10 @@ import attrs
 import cattrs
 import trio
 
-from actors.errors import CheckpointUnusable, MachineFailed
+from actors.errors import AgentisoError, CheckpointUnusable, MachineFailed, QmpError
 from actors.machine import ram_image
 from actors.machine.command_line import ROOT_DEVICE
-from actors.machine.files import make_durable, read_json, replace_json
+from actors.machine.files import exhaustion_reported, make_durable, read_json, replace_json
 from actors.machine.qmp import Pending
 from actors.machine.ram_image import ChangedMemory
 from actors.machine.store import Store, allocated_bytes
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 RESUME_LIMIT_S: Final = 30.0
 """Bound on resuming the source, which happens whatever else fails."""
+RECOVER_S: Final = 1.0
+"""Nobody waits longer for the answer to a command that only may be needed; QEMU obeys it whenever it can."""
 RECORD: Final = "checkpoint.json"
 
 
@@ -127,11 +129,19 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
 
     `Machine.layer` may have moved when this returns or raises, and the result is held by nobody: the caller holds
     both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns.
+
+    Raises:
+        NoCapacity: the host's disk is full.
+        MachineFailed: QEMU died or does not answer.
+
     """
+    if machine.doubtful_layer is not None:
+        await settle_layer(machine)
     checkpoint_id, next_layer, layer = new_id(), new_id(), machine.layer
-    with store.held(checkpoint_id, next_layer, layer):
+    with store.held(checkpoint_id, next_layer, layer), exhaustion_reported(), _death_reported():
         directory = store.checkpoint(checkpoint_id)
         async with AsyncExitStack() as undo:
+            undo.push_async_callback(_recover, machine, next_layer, store.layer(next_layer))
             directory.mkdir(mode=0o700)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
             next_path = store.new_overlay(
@@ -159,6 +169,15 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
     return Taken(checkpoint, pause_s, copied)
 
 
+@contextmanager
+def _death_reported() -> Iterator[None]:
+    """Raise `MachineFailed` where the process whose memory is read has ended."""
+    try:
+        yield
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise MachineFailed(f"The machine ended while it was being checkpointed: {error}.") from error
+
+
 async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, next_path: Path) -> tuple[float, int]:
     ram, devices = directory / "ram", directory / "devices"
     await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, ram)
@@ -168,7 +187,7 @@ async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, 
             async with _paused(machine) as clock:
                 # QEMU saves its devices and opens the new layer while we read: nothing of it touches guest memory.
                 saving = await machine.qmp.begin("xen-save-devices-state", {"filename": str(devices), "live": True})
-                switching = await _begin_switch(machine, next_path)
+                switching = await _begin_switch(machine, next_layer, next_path)
                 copied = memory.read()
                 await _finish_switch(machine, switching, next_layer)
                 await machine.qmp.finish(saving)
@@ -182,18 +201,51 @@ async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, 
 async def _take_disk_only(machine: Machine, next_layer: str, next_path: Path) -> tuple[float, int]:
     await machine.client.sync_disks()
     async with _paused(machine) as clock:
-        await _finish_switch(machine, await _begin_switch(machine, next_path), next_layer)
+        await _finish_switch(machine, await _begin_switch(machine, next_layer, next_path), next_layer)
     return clock.seconds, 0
 
 
-async def _begin_switch(machine: Machine, next_path: Path) -> Pending:
+async def _begin_switch(machine: Machine, next_layer: str, next_path: Path) -> Pending:
+    machine.doubtful_layer = next_layer
     arguments: dict[str, Any] = {"device": ROOT_DEVICE, "snapshot-file": str(next_path)}
     return await machine.qmp.begin("blockdev-snapshot-sync", {**arguments, "format": "qcow2", "mode": "existing"})
 
 
 async def _finish_switch(machine: Machine, switching: Pending, next_layer: str) -> None:
-    await machine.qmp.finish(switching)
-    machine.layer = next_layer
+    try:
+        await machine.qmp.finish(switching)
+    except QmpError:
+        machine.doubtful_layer = None
+        raise
+    machine.layer, machine.doubtful_layer = next_layer, None
+
+
+async def settle_layer(machine: Machine) -> None:
+    """Ask QEMU on which layer the disk stands, where the outcome of a switch is unknown.
+
+    Raises:
+        MachineFailed: QEMU does not answer; the doubt stays.
+
+    """
+    for device in (await machine.qmp.execute("query-block"))["return"]:
+        if device.get("device") == ROOT_DEVICE:
+            machine.layer, machine.doubtful_layer = Path(device["inserted"]["file"]).stem, None
+            return
+    raise MachineFailed("The machine has lost its root disk.")
+
+
+async def _recover(machine: Machine, next_layer: str, next_path: Path) -> None:
+    """After a failed checkpoint: find out where the disk stands, and have the machine run on."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
+        try:
+            if machine.doubtful_layer is not None:
+                await settle_layer(machine)
+            if machine.layer != next_layer:
+                next_path.unlink(missing_ok=True)
+            # QEMU pauses a guest whose disk cannot be written; what filled the host's disk is gone now.
+            await machine.qmp.execute("cont", limit_s=RECOVER_S)
+        except AgentisoError:
+            return
 
 
 @attrs.define
@@ -206,14 +258,16 @@ async def _paused(machine: Machine) -> AsyncIterator[_Clock]:
     """Keep the machine paused for the block.  Not cancellable inside: it is short, and half of it is of no use."""
     clock = _Clock()
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-        began = time.perf_counter()
-        await machine.qmp.execute("stop")
-        try:
-            yield clock
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-                await machine.qmp.execute("cont")
-                clock.seconds = time.perf_counter() - began
+        async with machine.pausing:
+            began = time.perf_counter()
+            try:
+                # Inside: a QEMU that takes too long to stop has to be resumed as well.
+                await machine.qmp.execute("stop")
+                yield clock
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
+                    await machine.qmp.execute("cont")
+                    clock.seconds = time.perf_counter() - began
         return
     raise MachineFailed(
         f"A checkpoint did not end within {RESUME_LIMIT_S:.0f} s; the machine was resumed.",

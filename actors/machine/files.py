@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from actors.errors import NoCapacity
+
+EXHAUSTED = {
+    errno.ENOSPC: ("Its disk is full.", "Free some space: destroy workspaces or snapshots that are no longer needed."),
+    errno.EDQUOT: ("A disk quota is used up.", "Free some space, or raise the quota."),
+    errno.EMFILE: ("This process has too many open files.", "Raise its limit (ulimit -n), or run fewer workspaces."),
+    errno.ENFILE: ("It has too many open files.", "Raise the sysctl fs.file-max, or run fewer workspaces."),
+    errno.ENOMEM: ("Its memory is used up.", "Destroy workspaces that are no longer needed."),
+    errno.EAGAIN: ("It has too many processes.", "Raise the limit (ulimit -u), or run fewer workspaces."),
+}
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 """A record larger than this was not written by us."""
+
+
+@contextmanager
+def exhaustion_reported() -> Iterator[None]:
+    """Raise `NoCapacity` where the host refuses something because it has run out of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in EXHAUSTED:
+            raise
+        what, remedy = EXHAUSTED[error.errno]
+        raise NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename) from error
 
 
 def replace_json(path: Path, value: Any) -> None:
     """Replace a record atomically (temporary file, rename); a crash of this process loses nothing.
 
-    Power loss may; `make_durable` waits until the record would survive that too.
+    Power loss may; `make_durable` waits until the record would survive that too.  On failure the old record stands.
+
+    Raises:
+        NoCapacity: the disk is full.
+
     """
     temporary = path.with_name(f".{path.name}.new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-    temporary.rename(path)
+    with exhaustion_reported():
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "w") as file:
+                json.dump(value, file, indent=1, sort_keys=True)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        temporary.rename(path)
 
 
 def read_json(path: Path) -> Any:

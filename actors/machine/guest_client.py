@@ -378,18 +378,25 @@ class GuestClient:
                     self._broke("the channel broke")
 
     async def _read(self) -> None:
-        reason = "the channel ended"
-        with self._scope:
-            try:
+        reason = "the channel was given up"
+        try:
+            with self._scope:
+                reason = await self._read_to_end()
+        finally:
+            # Also when it is cancelled: nobody shall wait for what nobody reads.
+            self._broke(reason)
+
+    async def _read_to_end(self) -> str:
+        try:
+            self._dispatch()
+            while data := await self._stream.receive_some(RECEIVE_BYTES):
+                self._codec.receive_data(bytes(data))
                 self._dispatch()
-                while data := await self._stream.receive_some(RECEIVE_BYTES):
-                    self._codec.receive_data(bytes(data))
-                    self._dispatch()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-            except RemoteProtocolError as error:
-                reason = f"it broke the protocol: {error.message}"
-        self._broke(reason)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        except RemoteProtocolError as error:
+            return f"it broke the protocol: {error.message}"
+        return "the channel ended"
 
     def _dispatch(self) -> None:
         while (event := self._codec.next_event()) is not None:

@@ -20,9 +20,9 @@ from typing import Any, Final, TypeVar
 import attrs
 import trio
 
-from actors.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, RestoreUnproven
+from actors.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
 from actors.machine import channel, command_line, sockets
-from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
 from actors.machine.command_line import CHANNEL_FD, QMP_FD, STATE_FD, VSOCK_PORT, MachineSpec
 from actors.machine.files import tail
 from actors.machine.guest_client import GuestClient, Identity, IdentityReply, NetworkIdentity
@@ -39,6 +39,7 @@ SHUTDOWN_GRACE_S: Final = 10.0
 DEATH_WAIT_S: Final = 1.0
 RECONNECT_LIMIT_S: Final = 10.0
 """How long a guest agent that ended may take to be there again."""
+STALL_RETRY_S: Final = 1.0
 GUEST_ADDRESS: Final = "10.0.2.15"
 """The guest's address on its own slirp network, which no other machine shares (QEMU manual, -netdev user)."""
 KEY_BYTES: Final = 32
@@ -73,7 +74,11 @@ class Machine:
         self.spec = spec
         self.fingerprint = fingerprint
         self.layer = layer
+        self.doubtful_layer: str | None = None
+        """The layer to which the disk may have been switched; whether it was is unknown."""
         self.disk_bytes = disk_bytes
+        self.pausing = trio.Lock()
+        """Held by whoever stops the machine and needs it to stand still."""
         self.key = b""
         self.nonce = ""
         self.epoch = ""
@@ -138,6 +143,17 @@ class Machine:
                 await self.agent_met.wait()
         return self.client
 
+    async def resume_when_stalled(self) -> None:
+        """Have the machine go on which QEMU stopped since the host's disk is full, as soon as there is room again.
+
+        QEMU then writes again what it could not write, so that the guest never learns of it.
+        """
+        while await self.qmp.wait_stalled():
+            await trio.sleep(STALL_RETRY_S)
+            async with self.pausing:
+                with contextlib.suppress(QmpError, MachineFailed):
+                    await self.qmp.execute("cont")
+
     def console(self, max_bytes: int = 4096) -> str:
         """Return the end of the guest's serial console."""
         return tail(self.spec.console_log, max_bytes)
@@ -172,8 +188,12 @@ async def start(
         undo.callback(shutil.rmtree, spec.directory, ignore_errors=True)
         machine.key = bytes.fromhex(checkpoint.key) if checkpoint else _write_boot_files(spec)
         qmp_stream, channel_stream = await _spawn(machine, state, undo)
-        await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, channel_stream, undo), limit_s)
-        await _or_died(machine, lambda: _prove(machine, persona, checkpoint), limit_s)
+
+        async def come_up() -> None:
+            await _connect(nursery, machine, qmp_stream, channel_stream, undo)
+            await _prove(machine, persona, checkpoint)
+
+        await _or_died(machine, come_up, limit_s)
         undo.pop_all()
     machine.start_seconds = time.perf_counter() - began
     return machine
@@ -203,22 +223,18 @@ async def adopt(
     machine.key = bytes.fromhex(record.key)
     async with AsyncExitStack() as undo:
         undo.callback(process.release)
-        qmp_stream = sockets.dial(spec.directory / sockets.QMP)
-        undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
-        stream = await _channel_address(spec).connect()
+        try:
+            qmp_stream = sockets.dial(spec.directory / sockets.QMP)
+            undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
+            stream = await _channel_address(spec).connect()
+        except OSError as error:
+            raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
         await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo), limit_s)
         await machine.qmp.execute("cont")
-        machine.layer = await _present_layer(machine)
+        # The record may be older than the last checkpoint.
+        await settle_layer(machine)
         undo.pop_all()
     return machine
-
-
-async def _present_layer(machine: Machine) -> str:
-    """Ask QEMU on which layer the disk stands: the record may be older than the last checkpoint."""
-    for device in (await machine.qmp.execute("query-block"))["return"]:
-        if device.get("device") == command_line.ROOT_DEVICE:
-            return Path(device["inserted"]["file"]).stem
-    raise MachineFailed("The machine has lost its root disk.")
 
 
 def kill(record: MachineRecord) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -48,6 +48,25 @@ def start_time_of(pid: int) -> int:
     stat = Path(f"/proc/{pid}/stat").read_text()
     # The command name, in parentheses, may itself hold spaces and parentheses.
     return int(stat.rpartition(")")[2].split()[19])
+
+
+def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
+    """Find this user's QEMU processes whose console lies in a state directory, and the directory of each console."""
+    prefix = "file,id=console,path="
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if entry.stat().st_uid != os.geteuid():
+                continue
+            words = (entry / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
+            console = next((word for word in words if word.startswith(prefix)), "")
+            directory = Path(console.removeprefix(prefix).removesuffix(",append=on").replace(",,", ",")).parent
+            if not console or "-uuid" not in words or not directory.is_relative_to(state_dir):
+                continue
+            pid = int(entry.name)
+            yield ProcessIdentity(pid, start_time_of(pid), words[words.index("-uuid") + 1]), directory
+        except OSError:
+            # It ended meanwhile.
+            continue
 
 
 class QemuProcess:

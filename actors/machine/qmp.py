@@ -77,6 +77,7 @@ class QmpClient:
         self._closed: str | None = None
         self._scope = trio.CancelScope()
         self._on_event: OnEvent | None = None
+        self._stalled = trio.Event()
 
     @classmethod
     async def open(cls, nursery: trio.Nursery, stream: trio.abc.Stream, on_event: OnEvent | None = None) -> QmpClient:
@@ -159,22 +160,39 @@ class QmpClient:
                     self._close("QEMU closed its QMP connection")
 
     async def _read(self) -> None:
-        reason = "QEMU closed its QMP connection"
-        with self._scope:
-            try:
-                while data := await self._stream.receive_some(RECEIVE_BYTES):
-                    for message in self._codec.receive_data(bytes(data)):
-                        self._take(message)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-            except RemoteProtocolError as error:
-                reason = str(error)
-        self._close(reason)
+        reason = "The QMP connection was given up"
+        try:
+            with self._scope:
+                reason = await self._read_to_end()
+        finally:
+            # Also when it is cancelled: nobody shall wait for what nobody reads.
+            self._close(reason)
+
+    async def _read_to_end(self) -> str:
+        try:
+            while data := await self._stream.receive_some(RECEIVE_BYTES):
+                for message in self._codec.receive_data(bytes(data)):
+                    self._take(message)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        except RemoteProtocolError as error:
+            return str(error)
+        return "QEMU closed its QMP connection"
+
+    async def wait_stalled(self) -> bool:
+        """Wait until QEMU stops the machine since its disk cannot be written; false when the connection ends."""
+        await self._stalled.wait()
+        if self._closed is None:
+            self._stalled = trio.Event()
+        return self._closed is None
 
     def _take(self, message: dict[str, Any]) -> None:
         if "QMP" in message:
             self._greeted.set()
         elif "event" in message:
+            if message["event"] == "BLOCK_IO_ERROR":
+                # Unless its action was "stop", the guest was told and runs on: then resuming it does no harm.
+                self._stalled.set()
             if self._on_event is not None:
                 self._on_event(str(message["event"]), message.get("data", {}))
         elif (pending := self._pending.get(message.get("id", 0))) is not None:
@@ -184,6 +202,7 @@ class QmpClient:
     def _close(self, reason: str) -> None:
         self._closed = self._closed or reason
         self._greeted.set()
+        self._stalled.set()
         for pending in self._pending.values():
             pending.done.set()
 

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import trio
 
+from actors.errors import NoCapacity
 from actors.machine import qcow2
+from actors.machine.files import exhaustion_reported
 from actors.names import new_id
 
 
@@ -30,6 +32,8 @@ class Store:
         self._checkpoints = state_dir / "checkpoints"
         self._holds: dict[str, frozenset[str]] = {}
         self._sweeping = trio.Lock()
+        self.keeps_all = False
+        """Whether nothing is swept: some record cannot be read, so it is not known what is needed."""
 
     def make_directories(self) -> None:
         """Create what is missing, readable by the owner alone."""
@@ -69,7 +73,14 @@ class Store:
     def new_overlay(self, layer_id: str, *, backing: Path, backing_format: str, size_bytes: int) -> Path:
         """Create an empty disk layer over another file; the caller already holds ``layer_id``."""
         path = self.layer(layer_id)
-        qcow2.create_overlay(path, backing=backing, backing_format=backing_format, virtual_size_bytes=size_bytes)
+        try:
+            with exhaustion_reported():
+                qcow2.create_overlay(
+                    path, backing=backing, backing_format=backing_format, virtual_size_bytes=size_bytes
+                )
+        except NoCapacity:
+            path.unlink(missing_ok=True)
+            raise
         return path
 
     async def sweep(self) -> list[str]:
@@ -78,6 +89,8 @@ class Store:
         Whoever creates a layer or checkpoint holds its id first, so what is found on disk before the holds are read
         and is not held then, is garbage.
         """
+        if self.keeps_all:
+            return []
         async with self._sweeping:
             layers = {path.stem: path for path in self._layers.glob("*.qcow2")}
             checkpoints = {path.name: path for path in self._checkpoints.iterdir()}

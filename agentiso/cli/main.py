@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -21,6 +22,7 @@ from agentiso.cli.client import ToolFailed, call
 from agentiso.config import load_settings, settings_to_plain
 from guest.errors import only_error
 
+T = TypeVar("T")
 EXAMPLES = """\
 examples:
   agentiso image build base            build the image that workspaces start from (a minute)
@@ -136,6 +138,33 @@ def _call(arguments: Any, tool: str, **values: Any) -> dict[str, Any]:
 
     with Console(stderr=True).status("") as status:
         return trio.run(call, settings, arguments.config, tool, given, status.update)
+
+
+def _run_interruptibly(work: Callable[[], Awaitable[T]]) -> T:
+    """Run what makes things of its own; Ctrl-C and SIGTERM cancel it, so that it takes them away before the end."""
+    numbers: list[int] = []
+    results: list[T] = []
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+                    task_status.started()
+                    async for number in received:
+                        numbers.append(number)
+                        nursery.cancel_scope.cancel(reason="the user interrupted it")
+
+            await nursery.start(listen)
+            results.append(await work())
+            nursery.cancel_scope.cancel(reason="the work is done")
+
+    trio.run(run)
+    if results:
+        return results[0]
+    if numbers[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + numbers[0])
 
 
 def _show(arguments: Any, result: Any, text: str) -> int:
@@ -259,7 +288,7 @@ def _image(a: Any) -> int:
             columns(rows),
         )
     if a.action == "build":
-        image = trio.run(
+        image = _run_interruptibly(
             lambda: imagebuild.build_image(
                 a.name, images_dir, progress=show_progress, root_kind=a.root, kernel_kind=a.kernel
             )
@@ -303,7 +332,7 @@ def _bench(a: Any) -> int:
 
     settings = load_settings(a.config)
     with Console(stderr=True).status("agentiso bench") as status:
-        rows = trio.run(lambda: run_bench(settings, names=a.rows, quick=a.quick, report=status.update))
+        rows = _run_interruptibly(lambda: run_bench(settings, names=a.rows, quick=a.quick, report=status.update))
     if a.json:
         print(json.dumps(to_json(rows, settings)))
     else:
@@ -329,5 +358,5 @@ def _completion(a: Any) -> int:
 def _demo(a: Any) -> int:
     from agentiso.demo import run_demo
 
-    trio.run(lambda: run_demo(load_settings(a.config), as_json=a.json))
+    _run_interruptibly(lambda: run_demo(load_settings(a.config), as_json=a.json))
     return 0
