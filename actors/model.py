@@ -45,6 +45,12 @@ class Evidence:
     """By how much the wall clock was corrected."""
     hostname: str
     """The hostname the guest reports after it took its new identity."""
+    processes_held: bool = False
+    """Whether the guest's processes stood still from before the checkpoint until all this was proven."""
+    clock_error_ms: float = 0.0
+    """Bound on the wall clock's error when the guest was released."""
+    hooks: dict[str, int | str] = attrs.field(factory=dict)
+    """Programs of ``/etc/agentiso/after-restore.d`` that ran, and their exit statuses or what prevented them."""
 
 
 @attrs.frozen

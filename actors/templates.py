@@ -73,9 +73,8 @@ class Templates:
         key = hashlib.sha256(f"{fingerprint} {disk_bytes}".encode()).hexdigest()[:32]
         async with self._locks.setdefault(key, trio.Lock()):
             path = self._directory / f"{key}.json"
-            if path.exists():
-                record = cattrs.structure(read_json(path), _TemplateRecord)
-                return checkpoints.load(self._host.store, record.checkpoint)
+            if path.exists() and (known := await self._known(path)) is not None:
+                return known
             report("booting the template of this shape, once")
             owner = f"template:{key}"
             try:
@@ -89,6 +88,19 @@ class Templates:
                 with trio.CancelScope(shield=True):
                     await self._host.store.sweep()
             return made
+
+    async def _known(self, path: Path) -> Checkpoint | None:
+        """Return the checkpoint of a template's record, or forget one that is not what was saved."""
+        store = self._host.store
+        try:
+            record = cattrs.structure(read_json(path), _TemplateRecord)
+            checkpoint = checkpoints.load(store, record.checkpoint)
+            await trio.to_thread.run_sync(checkpoints.verify, store, checkpoint)
+        except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError):
+            store.release(f"template:{path.stem}")
+            path.unlink(missing_ok=True)
+            return None
+        return checkpoint
 
     async def _make(
         self, nursery: trio.Nursery, image: BootImage, fingerprint: Fingerprint, disk_bytes: int, owner: str
@@ -111,6 +123,7 @@ class Templates:
                     await machine.client.grow_root()
                     await _warm(machine)
                     taken = await checkpoints.take(machine, store, with_memory=True, durable=True)
+                    await checkpoints.add_digest(store, taken.checkpoint)
                     store.hold(owner, {taken.checkpoint.id})
                 finally:
                     await machine.end()

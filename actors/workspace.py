@@ -158,6 +158,8 @@ class WorkspaceActor(Actor):
         layer: str | None,
     ) -> Machine:
         record, host = self._record, self._host
+        if resumes is not None:
+            await trio.to_thread.run_sync(checkpoints.verify, host.store, resumes)
         disk_bytes = source.disk_bytes if source else record.shape.disk_gb * 2**30
         new_layer = layer or new_id()
         with host.store.held(new_layer, *([source.id] if source else [])):
@@ -306,6 +308,7 @@ class WorkspaceActor(Actor):
             self._host.store.release(owner)
         with trio.CancelScope(shield=True):
             await make_durable(path)
+        self.nursery.start_soon(checkpoints.add_digest, self._host.store, made)
         return self._snapshot_info(snapshot)
 
     async def _restore(self, name: str) -> WorkspaceInfo:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from guest import filework, identity, memory
+from guest.cgroup import Groups
 from guest.errors import ProtocolError
 from guest.filework import InvalidRequest, Writing
 from guest.handshake import proof, proves
@@ -63,6 +64,7 @@ class Agent:
         self._key = key
         self._selector = selector
         self._dry = dry
+        self._groups = Groups(wanted=not dry)
         self._jobs: dict[int, Job] = {}
         self._writings: dict[int, Writing] = {}
         self._producers: list[tuple[int, dict[str, Any], Iterator[bytes]]] = []
@@ -72,6 +74,8 @@ class Agent:
         self._handlers: dict[str, Callable[[int, dict[str, Any]], dict[str, Any] | None]] = {
             "ping": lambda _id, _body: {"uptime_s": time.monotonic()},
             "identify": self._identify,
+            "freeze": lambda _id, _body: {"frozen": self._groups.freeze()},
+            "release": self._release,
             "exec": self._exec,
             "kill": self._kill,
             "file_read": self._file_read,
@@ -222,6 +226,13 @@ class Agent:
         reply["jobs"] = [{"id": job.id, "command": job.command} for job in self._jobs.values()]
         return reply
 
+    def _release(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
+        """Set the clock once more, now without delay, and let the commands run on."""
+        if not self._dry:
+            time.clock_settime_ns(time.CLOCK_REALTIME, body["time_ns"])
+        self._groups.thaw()
+        return {"time_ns": time.time_ns()}
+
     def _new_job_id(self) -> int:
         self._next_job += 1
         return self._next_job - 1
@@ -229,7 +240,7 @@ class Agent:
     def _exec(self, request_id: int, body: dict[str, Any]) -> None:
         if len(self._jobs) >= MAX_JOBS:
             raise InvalidRequest(f"{MAX_JOBS} commands are running already")
-        job = Job(self._new_job_id(), request_id, body)
+        job = Job(self._new_job_id(), request_id, body, self._groups)
         self._jobs[job.id] = job
         self._watch_pipes(job)
 
@@ -350,6 +361,7 @@ class Agent:
                 self._selector.unregister(fd)
         job.close()
         del self._jobs[job.id]
+        self._groups.remove_empty()
         if job.request_id is not None:
             self._answer(job.request_id, job.result())
 
@@ -376,7 +388,7 @@ def main() -> None:
     remembered = None if chosen.dry_identity else memory.recall()
     key, nonce, generation = remembered or (_first_key(chosen.key_file), None, 0)
     if not chosen.dry_identity:
-        identity.bind_etc_files()
+        identity.bind_files()
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("-1000")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import glob
 import os
+import signal
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 RUN: Final = "/run/agentiso"
 ETC: Final = RUN + "/etc"
-ETC_FILES: Final = ("hostname", "machine-id", "resolv.conf")
+FILES: Final = {
+    **{name: f"/etc/{name}" for name in ("hostname", "machine-id", "resolv.conf")},
+    # The kernel's own value is part of its memory, and so the same in every fork.
+    "boot_id": "/proc/sys/kernel/random/boot_id",
+}
+HOOKS: Final = "/etc/agentiso/after-restore.d"
+HOOK_LIMIT_S: Final = 5.0
+SSH_KEYS: Final = "/etc/ssh/ssh_host_*"
+SSHD_PID: Final = "/run/sshd.pid"
 
 RNDADDENTROPY: Final = 0x40085203
 RNDRESEEDCRNG: Final = 0x5207
@@ -38,22 +49,22 @@ MS_BIND: Final = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def bind_etc_files() -> None:
-    """Put the files of a machine's identity on memory, over those of the root disk, where it can hold them."""
+def bind_files() -> None:
+    """Put the files of a machine's identity on memory, over those of the root disk and of the kernel."""
     os.makedirs(ETC, exist_ok=True)
-    for name in ETC_FILES:
-        target, source = "/etc/" + name, f"{ETC}/{name}"
+    os.makedirs("/etc", exist_ok=True)
+    for name, target in FILES.items():
         if os.path.ismount(target):
             continue
         try:
-            with open(source, "a"):
+            with open(f"{ETC}/{name}", "a"):
                 pass
-            os.makedirs("/etc", exist_ok=True)
             if os.path.islink(target):
                 os.unlink(target)
-            with open(target, "a"):
-                pass
-            if _libc.mount(source.encode(), target.encode(), None, MS_BIND, None):
+            if not os.path.exists(target):
+                with open(target, "a"):
+                    pass
+            if _libc.mount(f"{ETC}/{name}".encode(), target.encode(), None, MS_BIND, None):
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), target)
         except OSError as error:
             print(f"agentiso-agent: {target} stays on the disk: {error}", flush=True)
@@ -81,12 +92,58 @@ def assume(identity: dict[str, Any]) -> dict[str, Any]:
     attempt("clock", clock)
     attempt("rng", lambda: _reseed(bytes.fromhex(identity["entropy"])))
     attempt("hostname", lambda: socket.sethostname(identity["hostname"]))
-    attempt("files", lambda: _write_files(identity))
+    another = _read(ETC + "/machine-id") != identity["machine_id"]
+    attempt("files", lambda: _write_files(identity, another=another))
+    if another:
+        attempt("ssh", _renew_ssh_keys)
     if identity.get("network"):
         attempt("network", network)
     reply["rng_reseeded"] = "rng" not in failures
     reply["hostname"] = socket.gethostname()
+    reply["hooks"] = _run_hooks(identity)
     return reply
+
+
+def _renew_ssh_keys() -> None:
+    """Give a fork host keys of its own, if its parent had any; a server that runs is told to take them up."""
+    old = glob.glob(SSH_KEYS)
+    if not old:
+        return
+    for path in old:
+        os.unlink(path)
+    keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key"]
+    subprocess.run(keygen, stdin=subprocess.DEVNULL, timeout=HOOK_LIMIT_S, check=True)
+    pid = _read(SSHD_PID)
+    if pid:
+        os.kill(int(pid), signal.SIGHUP)
+
+
+def _run_hooks(identity: dict[str, Any]) -> dict[str, int | str]:
+    """Run the programs that are to run after each restore, in order of name, and return what became of each."""
+    outcomes: dict[str, int | str] = {}
+    try:
+        names = sorted(os.listdir(HOOKS))
+    except OSError:
+        return outcomes
+    for name in names:
+        path = f"{HOOKS}/{name}"
+        if not os.access(path, os.X_OK):
+            continue
+        environment = {**os.environ, "AGENTISO_EPOCH": identity["epoch"], "AGENTISO_HOSTNAME": identity["hostname"]}
+        try:
+            done = subprocess.run([path], stdin=subprocess.DEVNULL, env=environment, timeout=HOOK_LIMIT_S, check=False)
+            outcomes[name] = done.returncode
+        except (OSError, subprocess.SubprocessError) as error:
+            outcomes[name] = str(error)
+    return outcomes
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _reseed(entropy: bytes) -> None:
@@ -95,7 +152,8 @@ def _reseed(entropy: bytes) -> None:
         fcntl.ioctl(device, RNDRESEEDCRNG)
 
 
-def _write_files(identity: dict[str, Any]) -> None:
+def _write_files(identity: dict[str, Any], *, another: bool) -> None:
+    """Write the identity's files; ``another`` tells that this is another workspace than before."""
     network = identity.get("network") or {}
     contents = {
         ETC + "/hostname": identity["hostname"] + "\n",
@@ -103,6 +161,8 @@ def _write_files(identity: dict[str, Any]) -> None:
         ETC + "/resolv.conf": "".join(f"nameserver {server}\n" for server in network.get("dns", ())),
         RUN + "/generation": identity["epoch"] + "\n",
     }
+    if another:
+        contents[ETC + "/boot_id"] = identity["epoch"] + "\n"
     for path, content in contents.items():
         with open(path, "w") as file:
             file.write(content)

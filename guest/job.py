@@ -9,6 +9,7 @@ import subprocess
 import time
 from typing import Any, Final
 
+from guest.cgroup import Groups
 from guest.wire import DATA_CHUNK_BYTES, STDERR, STDOUT
 
 DEFAULT_ENVIRONMENT: Final = {
@@ -28,8 +29,10 @@ FALLBACK_SHELL: Final = os.environ.get("AGENTISO_FALLBACK_SHELL", SHELL)
 class Job:
     """One command.  ``request_id`` is the request that waits for it, ``None`` once its asker is gone."""
 
-    def __init__(self, job_id: int, request_id: int | None, body: dict[str, Any]) -> None:
+    def __init__(self, job_id: int, request_id: int | None, body: dict[str, Any], groups: Groups) -> None:
         self.id = job_id
+        self._groups = groups
+        self._group = f"{os.getpid()}-{job_id}"
         self.request_id = request_id
         argv = body.get("argv") or [SHELL if os.path.exists(SHELL) else FALLBACK_SHELL, "-c", body["command"]]
         self.command = " ".join(argv)[:200]
@@ -40,15 +43,16 @@ class Job:
         self.note = ""
         self.totals = {STDOUT: 0, STDERR: 0}
         self.status: int | None = None
-        self._process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=body.get("workdir") or "/",
-            env={**DEFAULT_ENVIRONMENT, **(body.get("env") or {})},
-            start_new_session=True,
-        )
+        with groups.birthplace(self._group):
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=body.get("workdir") or "/",
+                env={**DEFAULT_ENVIRONMENT, **(body.get("env") or {})},
+                start_new_session=True,
+            )
         self.pid = self._process.pid
         with contextlib.suppress(OSError), open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
             # The agent's own exemption from the kernel's out-of-memory killer is not for its commands.
@@ -69,7 +73,10 @@ class Job:
         return data
 
     def kill(self, number: int, note: str) -> bool:
-        """Signal the whole process group; tell whether there was one."""
+        """Signal the whole process group, with SIGKILL all descendants; tell whether there was anything to signal."""
+        if number == signal.SIGKILL and self._groups.kill(self._group):
+            self.note = note
+            return True
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -106,4 +113,4 @@ class Job:
         """Kill the process group once its time is up."""
         if self.deadline is not None and now >= self.deadline and not self.timed_out:
             self.timed_out = True
-            self.kill(signal.SIGKILL, f"The time limit passed; process group {self.pid} was killed.")
+            self.kill(signal.SIGKILL, f"The time limit passed; group {self.pid} and its descendants were killed.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,8 @@ def children() -> set[int]:
     """Return the living children of this process; the dead are reaped."""
     alive = set()
     for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        alive |= {int(pid) for pid in path.read_text().split()}
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread may end while we look
+            alive |= {int(pid) for pid in path.read_text().split()}
     for pid in list(alive):
         try:
             if os.waitpid(pid, os.WNOHANG)[0]:
@@ -43,9 +46,7 @@ def _nothing_is_left(_subreaper: None) -> Iterator[None]:
     yield
     left = children() - before
     for pid in list(left):
-        fd = os.pidfd_open(pid)
-        import select
-
+        fd = os.pidfd_open(pid)  # a zombie until we reap it, so the id is still its own
         if select.select([fd], [], [], LEAK_WAIT_S)[0]:
             left.discard(pid)
         os.close(fd)

@@ -8,6 +8,7 @@ instant.  Then the machine runs on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -20,12 +21,13 @@ import attrs
 import cattrs
 import trio
 
-from actors.errors import AgentisoError, CheckpointUnusable, MachineFailed, QmpError
+from actors.errors import AgentisoError, CheckpointUnusable, GuestBroken, GuestRefused, MachineFailed, QmpError
 from actors.machine import ram_image
 from actors.machine.command_line import ROOT_DEVICE
 from actors.machine.files import exhaustion_reported, make_durable, read_json, replace_json
 from actors.machine.qmp import Pending
 from actors.machine.ram_image import ChangedMemory
+from actors.machine.seal import digest_of, seal_of
 from actors.machine.store import Store, allocated_bytes
 from actors.names import new_id
 
@@ -81,6 +83,12 @@ class Checkpoint:
     """The nonce that the guest's memory holds, hexadecimal."""
     size_bytes: int
     """Bytes allocated on the host for memory and device state."""
+    seal: str = ""
+    """Of its memory and device state; see `actors.machine.seal`."""
+    digest: str = ""
+    """Of the same; empty until it has been computed, and for checkpoints that are not kept."""
+    processes_held: bool = False
+    """Whether the guest's processes stood still; then none runs in a restored machine before it has proven itself."""
 
 
 @attrs.frozen
@@ -113,6 +121,36 @@ def load(store: Store, checkpoint_id: str) -> Checkpoint:
     except (OSError, ValueError, cattrs.BaseValidationError) as error:
         raise CheckpointUnusable(f"The checkpoint {checkpoint_id} cannot be read from {path}: {error}.") from error
     return found
+
+
+def verify(store: Store, checkpoint: Checkpoint) -> None:
+    """Make sure that a checkpoint's memory is what was saved; the first time in a supervisor's life, all is read.
+
+    Raises:
+        CheckpointUnusable: it was altered or is damaged.
+
+    """
+    if not checkpoint.has_memory:
+        return
+    directory = store.checkpoint(checkpoint.id)
+    remedy = "Restore another snapshot, or start the workspace from its disk."
+    try:
+        if seal_of(directory) != checkpoint.seal:
+            raise CheckpointUnusable(f"The memory of checkpoint {checkpoint.id} was altered or copied.", remedy=remedy)
+        if checkpoint.digest and checkpoint.id not in store.verified and digest_of(directory) != checkpoint.digest:
+            raise CheckpointUnusable(f"The memory of checkpoint {checkpoint.id} is damaged.", remedy=remedy)
+    except OSError as error:
+        raise CheckpointUnusable(f"The memory of checkpoint {checkpoint.id} cannot be read: {error}.") from error
+    store.verified.add(checkpoint.id)
+
+
+async def add_digest(store: Store, checkpoint: Checkpoint) -> None:
+    """Compute and record the digest of a checkpoint that is kept."""
+    if checkpoint.has_memory:
+        digest = await trio.to_thread.run_sync(digest_of, store.checkpoint(checkpoint.id), abandon_on_cancel=True)
+        # It may have been deleted meanwhile.
+        if (store.checkpoint(checkpoint.id) / RECORD).exists():
+            save(store, attrs.evolve(checkpoint, digest=digest))
 
 
 def layer_of(directory: Path) -> str | None:
@@ -148,9 +186,9 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 next_layer, backing=store.layer(layer), backing_format="qcow2", size_bytes=machine.disk_bytes
             )
             if with_memory:
-                pause_s, copied = await _take_with_memory(machine, directory, next_layer, next_path)
+                pause, copied = await _take_with_memory(machine, directory, next_layer, next_path)
             else:
-                pause_s, copied = await _take_disk_only(machine, next_layer, next_path)
+                pause, copied = await _take_disk_only(machine, next_layer, next_path), 0
             checkpoint = Checkpoint(
                 id=checkpoint_id,
                 created_at=time.time(),
@@ -161,12 +199,15 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 key=machine.key.hex(),
                 nonce=machine.nonce,
                 size_bytes=allocated_bytes(directory),
+                seal=seal_of(directory) if with_memory else "",
+                processes_held=pause.processes_held,
             )
+            store.verified.add(checkpoint.id)
             save(store, checkpoint)
             if durable:
                 await make_durable(*directory.iterdir(), store.layer(layer), next_path)
             undo.pop_all()
-    return Taken(checkpoint, pause_s, copied)
+    return Taken(checkpoint, pause.seconds, copied)
 
 
 @contextmanager
@@ -178,13 +219,13 @@ def _death_reported() -> Iterator[None]:
         raise MachineFailed(f"The machine ended while it was being checkpointed: {error}.") from error
 
 
-async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, next_path: Path) -> tuple[float, int]:
+async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, next_path: Path) -> tuple[_Pause, int]:
     ram, devices = directory / "ram", directory / "devices"
     await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, ram)
     target = os.open(ram, os.O_RDWR | os.O_CLOEXEC)
     try:
         with ChangedMemory(machine.process.pid, machine.spec.ram, target) as memory:
-            async with _paused(machine) as clock:
+            async with _paused(machine) as pause:
                 # QEMU saves its devices and opens the new layer while we read: nothing of it touches guest memory.
                 saving = await machine.qmp.begin("xen-save-devices-state", {"filename": str(devices), "live": True})
                 switching = await _begin_switch(machine, next_layer, next_path)
@@ -195,14 +236,15 @@ async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, 
     finally:
         os.close(target)
     devices.chmod(0o400)
-    return clock.seconds, copied
+    return pause, copied
 
 
-async def _take_disk_only(machine: Machine, next_layer: str, next_path: Path) -> tuple[float, int]:
+async def _take_disk_only(machine: Machine, next_layer: str, next_path: Path) -> _Pause:
+    # With everything still running this writes most of what the sync in the pause would have to.
     await machine.client.sync_disks()
-    async with _paused(machine) as clock:
+    async with _paused(machine, synced=True) as pause:
         await _finish_switch(machine, await _begin_switch(machine, next_layer, next_path), next_layer)
-    return clock.seconds, 0
+    return pause
 
 
 async def _begin_switch(machine: Machine, next_layer: str, next_path: Path) -> Pending:
@@ -249,27 +291,56 @@ async def _recover(machine: Machine, next_layer: str, next_path: Path) -> None:
 
 
 @attrs.define
-class _Clock:
+class _Pause:
     seconds: float = 0.0
+    processes_held: bool = False
 
 
 @asynccontextmanager
-async def _paused(machine: Machine) -> AsyncIterator[_Clock]:
-    """Keep the machine paused for the block.  Not cancellable inside: it is short, and half of it is of no use."""
-    clock = _Clock()
+async def _paused(machine: Machine, *, synced: bool = False) -> AsyncIterator[_Pause]:
+    """Keep the guest's processes, and the machine under them, still for the block.
+
+    The processes are frozen first, so that what is restored from here runs none of them before it has proven itself.
+    With ``synced`` the guest then writes its disks, which nobody can make dirty again.
+    Not cancellable inside: it is short, and half of it is of no use.
+    """
+    pause = _Pause()
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
         async with machine.pausing:
             began = time.perf_counter()
             try:
-                # Inside: a QEMU that takes too long to stop has to be resumed as well.
+                # Inside: a guest or a QEMU that takes too long to stop has to be resumed as well.
+                pause.processes_held = await machine.client.freeze()
+                if synced:
+                    await _sync(machine, pause)
                 await machine.qmp.execute("stop")
-                yield clock
+                yield pause
             finally:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-                    await machine.qmp.execute("cont")
-                    clock.seconds = time.perf_counter() - began
+                    await _resume(machine)
+                    pause.seconds = time.perf_counter() - began
         return
     raise MachineFailed(
         f"A checkpoint did not end within {RESUME_LIMIT_S:.0f} s; the machine was resumed.",
         remedy="Look at QEMU's log; the host's disk may be full or very slow.",
     )
+
+
+async def _sync(machine: Machine, pause: _Pause) -> None:
+    if not pause.processes_held:
+        raise CheckpointUnusable(
+            "The guest's processes could not be made to stand still, so its disk is not consistent now.",
+            remedy="Try again, or take a snapshot with memory.",
+        )
+    await machine.client.sync_disks()
+
+
+async def _resume(machine: Machine) -> None:
+    """Have the machine run on, then its processes, with the clock set right: it stood still as well."""
+    resuming = await machine.qmp.begin("cont")
+    try:
+        # A guest that does not answer is noticed by whoever asks it for something next.
+        with contextlib.suppress(GuestBroken, GuestRefused):
+            await machine.client.release()
+    finally:
+        await machine.qmp.finish(resuming)

@@ -11,6 +11,7 @@ import json
 import math
 import platform
 import secrets
+import time
 from collections.abc import AsyncIterable, Callable, Sequence
 from itertools import count
 from typing import Any, Final
@@ -36,6 +37,10 @@ from guest.wire import (
 RECEIVE_BYTES: Final = 256 * 1024
 REPLY_LIMIT_S: Final = 30.0
 """A guest that is silent for so long on a small request is taken for dead; software emulation is slow."""
+FREEZE_LIMIT_S: Final = 10.0
+CLOCK_ERROR_S: Final = 0.02
+CLOCK_TRIES: Final = 3
+MAX_HOOKS: Final = 100
 EXEC_GRACE_S: Final = 10.0
 KILL_WAIT_S: Final = 5.0
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
@@ -91,6 +96,7 @@ class IdentityReply:
     hostname: str
     mac: str | None
     failures: dict[str, str]
+    hooks: dict[str, int | str]
 
 
 class _Capped:
@@ -206,6 +212,10 @@ class GuestClient:
                 hostname=str(reply["hostname"])[:255],
                 mac=reply.get("mac"),
                 failures={str(part)[:50]: str(text)[:500] for part, text in dict(reply["failures"]).items()},
+                hooks={
+                    str(name)[:255]: outcome if isinstance(outcome, int) else str(outcome)[:500]
+                    for name, outcome in list(dict(reply.get("hooks", {})).items())[:MAX_HOOKS]
+                },
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._broke(f"its identity reply is malformed: {error!r}") from error
@@ -213,6 +223,23 @@ class GuestClient:
     async def ping(self) -> None:
         """Have the guest answer."""
         await self._call({"op": "ping"})
+
+    async def freeze(self) -> bool:
+        """Have all commands of the guest stand still; tell whether they do."""
+        return (await self._call({"op": "freeze"}, limit_s=FREEZE_LIMIT_S)).get("frozen") is True
+
+    async def release(self) -> float:
+        """Set the guest's clock to this host's and let its commands run on; return a bound on the clock's error, in s.
+
+        A guest that was late is told the time again, since the way there is part of the error.
+        """
+        for _ in range(CLOCK_TRIES):
+            began = time.perf_counter()
+            await self._call({"op": "release", "time_ns": time.time_ns()})
+            error_s = time.perf_counter() - began
+            if error_s < CLOCK_ERROR_S:
+                break
+        return error_s
 
     async def grow_root(self) -> None:
         """Grow the root file system to its disk."""

@@ -316,6 +316,7 @@ async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | No
             f"The guest of {persona.hostname} could not prove a correct start: {'; '.join(faults)}.",
             remedy="It was ended. Try again; if it recurs, rebuild the image.",
         )
+    clock_error_s = await machine.client.release()
     machine.epoch, machine.key, machine.nonce = identity.epoch, identity.key, identity.nonce.hex()
     machine.evidence = Evidence(
         epoch=identity.epoch,
@@ -324,6 +325,9 @@ async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | No
         rng_reseeded=reply.rng_reseeded,
         clock_step_s=reply.clock_step_s,
         hostname=reply.hostname,
+        processes_held=checkpoint is not None and checkpoint.processes_held,
+        clock_error_ms=clock_error_s * 1000,
+        hooks=reply.hooks,
     )
 
 
