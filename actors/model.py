@@ -30,6 +30,16 @@ class NetworkInfo:
 
 
 @attrs.frozen
+class HookOutcome:
+    """What became of one program of ``/etc/agentiso/after-restore.d``."""
+
+    name: str
+    exit_code: int | None
+    """``None`` when it did not run to its end; ``error`` then says why."""
+    error: str = ""
+
+
+@attrs.frozen
 class Evidence:
     """What a guest proved after a restore, before anybody could use it."""
 
@@ -49,8 +59,8 @@ class Evidence:
     """Whether the guest's processes stood still from before the checkpoint until all this was proven."""
     clock_error_ms: float = 0.0
     """Bound on the wall clock's error when the guest was released."""
-    hooks: dict[str, int | str] = attrs.field(factory=dict)
-    """Programs of ``/etc/agentiso/after-restore.d`` that ran, and their exit statuses or what prevented them."""
+    hooks: tuple[HookOutcome, ...] = ()
+    """The guest's own programs that ran after the restore, in their order."""
 
 
 @attrs.frozen

@@ -32,7 +32,7 @@ _converter.register_structure_hook(float, lambda value, _kind: float(_strict(val
 _converter.register_structure_hook(Path, lambda value, _kind: Path(_strict(value, str)).expanduser())
 
 
-def load_settings(path: Path | None) -> Settings:
+def load_settings(path: Path | None = None) -> Settings:
     """Read the configuration in force.
 
     Raises:

@@ -15,6 +15,7 @@ from actors import messages as m
 from actors.model import ExecResult, FileContent, FileEntry, ForkReport, SnapshotInfo, WorkspaceInfo
 from actors.settings import Settings
 from actors.supervisor import open_supervisor
+from agentiso.config import load_settings
 from agentiso.images import loader
 
 
@@ -190,13 +191,14 @@ async def _find(registry: m.RegistryRef, workspace: str) -> Workspace:
 async def open_system(settings: Settings | None = None, *, keep: bool = False) -> AsyncIterator[System]:
     """Run a supervisor in this process and yield its `System`.
 
-    At the end the workspaces made here are destroyed, unless ``keep``: then their machines run on, and the next
-    supervisor of the state directory adopts them.
+    Without ``settings`` the configuration in force is used; see `agentiso.config`.  At the end the workspaces made here
+    are destroyed, unless ``keep``: then their machines run on, and the next supervisor of the state directory adopts
+    them.
 
     Raises:
         SupervisorRunning: another supervisor holds the state directory.
 
     """
-    chosen = settings or Settings()
+    chosen = settings or load_settings()
     async with open_supervisor(chosen, loader(chosen.images), keep=keep) as registry:
         yield System(registry, chosen)

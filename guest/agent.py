@@ -211,6 +211,7 @@ class Agent:
             "rng_reseeded": False,
             "hostname": body["hostname"],
             "clock_step_s": 0,
+            "hooks": [],
         }
         if not self._dry:
             reply = identity.assume(body)

@@ -118,9 +118,9 @@ def _renew_ssh_keys() -> None:
         os.kill(int(pid), signal.SIGHUP)
 
 
-def _run_hooks(identity: dict[str, Any]) -> dict[str, int | str]:
+def _run_hooks(identity: dict[str, Any]) -> list[dict[str, Any]]:
     """Run the programs that are to run after each restore, in order of name, and return what became of each."""
-    outcomes: dict[str, int | str] = {}
+    outcomes: list[dict[str, Any]] = []
     try:
         names = sorted(os.listdir(HOOKS))
     except OSError:
@@ -132,9 +132,9 @@ def _run_hooks(identity: dict[str, Any]) -> dict[str, int | str]:
         environment = {**os.environ, "AGENTISO_EPOCH": identity["epoch"], "AGENTISO_HOSTNAME": identity["hostname"]}
         try:
             done = subprocess.run([path], stdin=subprocess.DEVNULL, env=environment, timeout=HOOK_LIMIT_S, check=False)
-            outcomes[name] = done.returncode
+            outcomes.append({"name": name, "exit_code": done.returncode, "error": ""})
         except (OSError, subprocess.SubprocessError) as error:
-            outcomes[name] = str(error)
+            outcomes.append({"name": name, "exit_code": None, "error": str(error)})
     return outcomes
 
 

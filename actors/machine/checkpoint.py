@@ -124,7 +124,9 @@ def load(store: Store, checkpoint_id: str) -> Checkpoint:
 
 
 def verify(store: Store, checkpoint: Checkpoint) -> None:
-    """Make sure that a checkpoint's memory is what was saved; the first time in a supervisor's life, all is read.
+    """Make sure that a checkpoint's memory is what was saved.
+
+    All of it is read at the first use in a supervisor's life, and whenever the files were touched meanwhile.
 
     Raises:
         CheckpointUnusable: it was altered or is damaged.
@@ -133,15 +135,20 @@ def verify(store: Store, checkpoint: Checkpoint) -> None:
     if not checkpoint.has_memory:
         return
     directory = store.checkpoint(checkpoint.id)
-    remedy = "Restore another snapshot, or start the workspace from its disk."
     try:
-        if seal_of(directory) != checkpoint.seal:
-            raise CheckpointUnusable(f"The memory of checkpoint {checkpoint.id} was altered or copied.", remedy=remedy)
-        if checkpoint.digest and checkpoint.id not in store.verified and digest_of(directory) != checkpoint.digest:
-            raise CheckpointUnusable(f"The memory of checkpoint {checkpoint.id} is damaged.", remedy=remedy)
+        seal, known = seal_of(directory), store.verified.get(checkpoint.id)
+        if seal == known:
+            return
+        # Without a digest, which a crash may have prevented, the seal is all there is.
+        sealed = known is None and not checkpoint.digest and seal == checkpoint.seal
+        if not sealed and digest_of(directory) != checkpoint.digest:
+            raise CheckpointUnusable(
+                f"The memory of checkpoint {checkpoint.id} was altered, or is damaged.",
+                remedy="Restore another snapshot, or start the workspace from its disk.",
+            )
     except OSError as error:
         raise CheckpointUnusable(f"The memory of checkpoint {checkpoint.id} cannot be read: {error}.") from error
-    store.verified.add(checkpoint.id)
+    store.verified[checkpoint.id] = seal
 
 
 async def add_digest(store: Store, checkpoint: Checkpoint) -> None:
@@ -189,6 +196,7 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 pause, copied = await _take_with_memory(machine, directory, next_layer, next_path)
             else:
                 pause, copied = await _take_disk_only(machine, next_layer, next_path), 0
+            seal = seal_of(directory) if with_memory else ""
             checkpoint = Checkpoint(
                 id=checkpoint_id,
                 created_at=time.time(),
@@ -199,10 +207,10 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 key=machine.key.hex(),
                 nonce=machine.nonce,
                 size_bytes=allocated_bytes(directory),
-                seal=seal_of(directory) if with_memory else "",
+                seal=seal,
                 processes_held=pause.processes_held,
             )
-            store.verified.add(checkpoint.id)
+            store.verified[checkpoint.id] = seal
             save(store, checkpoint)
             if durable:
                 await make_durable(*directory.iterdir(), store.layer(layer), next_path)

@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from actors.errors import GuestBroken, GuestRefused, RemoteProtocolError
-from actors.model import ExecResult, FileContent, FileEntry
+from actors.model import ExecResult, FileContent, FileEntry, HookOutcome
 from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
 from guest.wire import (
     DATA_CHUNK_BYTES,
@@ -96,7 +96,7 @@ class IdentityReply:
     hostname: str
     mac: str | None
     failures: dict[str, str]
-    hooks: dict[str, int | str]
+    hooks: tuple[HookOutcome, ...]
 
 
 class _Capped:
@@ -212,10 +212,10 @@ class GuestClient:
                 hostname=str(reply["hostname"])[:255],
                 mac=reply.get("mac"),
                 failures={str(part)[:50]: str(text)[:500] for part, text in dict(reply["failures"]).items()},
-                hooks={
-                    str(name)[:255]: outcome if isinstance(outcome, int) else str(outcome)[:500]
-                    for name, outcome in list(dict(reply.get("hooks", {})).items())[:MAX_HOOKS]
-                },
+                hooks=tuple(
+                    HookOutcome(str(hook["name"])[:255], _optional_int(hook["exit_code"]), str(hook["error"])[:500])
+                    for hook in list(reply["hooks"])[:MAX_HOOKS]
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._broke(f"its identity reply is malformed: {error!r}") from error

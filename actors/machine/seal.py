@@ -1,8 +1,8 @@
 """Whether a checkpoint's files are still what was written: a seal that costs nothing, a digest that reads everything.
 
 The seal is the files' sizes and times of change, which nobody but the system administrator can set back: it shows
-that a QEMU before 8.2, which opens its RAM image for writing, has written to it.  The digest shows decay of the disk;
-it is compared once in a supervisor's life, before the first use.
+that a QEMU before 8.2, which opens its RAM image for writing, has written to it.  The digest tells whether the contents
+are still the same, be it after a copy, which has another seal, or after the disk has decayed.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class Store:
         self._checkpoints = state_dir / "checkpoints"
         self._holds: dict[str, frozenset[str]] = {}
         self._sweeping = trio.Lock()
-        self.verified: set[str] = set()
-        """Checkpoints whose contents were compared with their digests, or written, in this supervisor's life."""
+        self.verified: dict[str, str] = {}
+        """Seals of the checkpoints that were compared with their digests, or written, in this supervisor's life."""
         self.keeps_all = False
         """Whether nothing is swept: some record cannot be read, so it is not known what is needed."""
 

@@ -76,6 +76,8 @@ class BareMachine:
         self._codec.receive_data(found[1])
         shown = proof(self._key, b"host", nonce, found[0])
         self._call({"op": "hello", "version": PROTOCOL_VERSION, "proof": shown})
+        # What was restored stands still until then.
+        self._call({"op": "release", "time_ns": time.time_ns()})
 
     def _call(self, body: dict[str, Any]) -> None:
         self._request_id += 1

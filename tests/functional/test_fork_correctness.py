@@ -9,6 +9,7 @@ import trio
 
 import agentiso
 from actors.errors import AgentisoError
+from actors.model import HookOutcome
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 240
@@ -127,7 +128,7 @@ async def test_programs_of_the_after_restore_directory_run_before_the_processes_
         child = (await parent.fork(1))[0]
         evidence = (await child.info()).evidence
         assert evidence
-        assert evidence.hooks == {"10-count": 3}
+        assert evidence.hooks == (HookOutcome("10-count", 3),)
         tags = [(await output(workspace, "cat /dev/shm/tags")).split() for workspace in (parent, child)]
         shared = sum(1 for ours, theirs in zip(*tags, strict=False) if ours == theirs)
         assert int(await output(child, "cat /dev/shm/at-hook")) == shared
@@ -159,7 +160,7 @@ async def test_a_timeout_kills_descendants_that_made_sessions_of_their_own(syste
         workspace = await system.create("killer")
         result = await workspace.exec("setsid sleep 4321 & sleep 4321", timeout_s=0.5)
         assert result.timed_out
-        await output(workspace, "while pgrep -f 'sleep 4321' > /dev/null; do sleep 0.1; done")
+        await output(workspace, "while pgrep -x sleep > /dev/null; do sleep 0.1; done")
 
 
 async def test_ten_generations_keep_every_write_and_their_identities(system: agentiso.System) -> None:
@@ -182,11 +183,11 @@ async def test_ten_generations_keep_every_write_and_their_identities(system: age
 async def test_a_damaged_memory_image_is_refused_before_it_is_used(system: agentiso.System) -> None:
     with trio.fail_after(LIMIT_S):
         workspace = await system.create("damaged")
-        snapshot = await workspace.snapshot("point")
-        assert snapshot.has_memory
-        state = system.settings.state_dir
-        newest = max((state / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
-        with (newest / "ram").open("r+b") as file:
+        root = system.settings.state_dir / "checkpoints"
+        before = set(root.iterdir())
+        await workspace.snapshot("point")
+        (made,) = set(root.iterdir()) - before
+        with (made / "ram").open("r+b") as file:
             file.seek(4096)
             file.write(b"not what was there")
         with pytest.raises(AgentisoError, match="altered"):

@@ -1,0 +1,130 @@
+"""What workspaces and checkpoints write down: it comes back as it was, and shows when it is not what was written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import attrs
+import pytest
+
+from actors import record as records
+from actors.errors import CheckpointUnusable
+from actors.lifecycle import State
+from actors.machine import checkpoint as checkpoints
+from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine.machine import MachineRecord
+from actors.machine.process import ProcessIdentity
+from actors.machine.seal import digest_of, seal_of
+from actors.machine.store import Store
+from actors.model import Evidence, HookOutcome, Lineage, Shape
+from actors.record import SnapshotRecord, WorkspaceRecord
+
+FINGERPRINT = Fingerprint("7.2", "tcg", "max", 1, 128, "digest", "none", "serial")
+EVIDENCE = Evidence(
+    "epoch", True, 3, True, 0.5, "name", True, 1.5, (HookOutcome("10-a", 0), HookOutcome("20-b", None, "no such file"))
+)
+RECORD = WorkspaceRecord(
+    id="0a1b2c3d-0000-4000-8000-000000000000",
+    name="name",
+    image="base",
+    image_digest="digest",
+    shape=Shape(),
+    network="user",
+    allow_internet=False,
+    mac="52:54:0a:1b:2c:3d",
+    channel="serial",
+    accelerator="tcg",
+    created_at=1.5,
+    state=State.RUNNING,
+    layer="layer",
+    disk_bytes=2**30,
+    checkpoint="checkpoint",
+    machine=MachineRecord(ProcessIdentity(1, 2, "uuid"), "directory", "epoch", "00", "11", "ram"),
+    snapshots=(SnapshotRecord("id", "one", None, 1.0, "checkpoint", True, 5),),
+    head="id",
+    forked_from=Lineage("id", "parent", "checkpoint", None),
+    evidence=EVIDENCE,
+    started_by="restore",
+    start_seconds=0.1,
+)
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    directory = records.directory_of(tmp_path, RECORD.id)
+    directory.mkdir(parents=True)
+    records.save(tmp_path, RECORD)
+    assert records.load(directory) == RECORD
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path)
+    made.make_directories()
+    return made
+
+
+def kept(store: Store, *, digest: bool) -> Checkpoint:
+    """Write a small checkpoint, with holes, as one that an earlier supervisor has kept."""
+    directory = store.checkpoint("one")
+    directory.mkdir()
+    with (directory / "ram").open("wb") as file:
+        file.truncate(2**20)
+        file.seek(300_000)
+        file.write(b"memory")
+    (directory / "devices").write_bytes(b"devices")
+    made = Checkpoint("one", 1.0, FINGERPRINT, "layer", 2**30, True, "00", "11", 5, seal_of(directory))
+    checkpoints.save(store, attrs.evolve(made, digest=digest_of(directory) if digest else ""))
+    return checkpoints.load(store, "one")
+
+
+@pytest.mark.parametrize("digest", [True, False])
+def test_a_checkpoint_as_it_was_written_is_taken(store: Store, digest: bool) -> None:
+    checkpoints.verify(store, kept(store, digest=digest))
+
+
+def test_a_copied_checkpoint_is_taken_for_its_digest_whatever_its_holes(store: Store) -> None:
+    made = kept(store, digest=True)
+    ram = store.checkpoint("one") / "ram"
+    filled = ram.read_bytes()
+    ram.unlink()
+    ram.write_bytes(filled)
+    checkpoints.verify(store, made)
+
+
+@pytest.mark.parametrize("digest", [True, False])
+@pytest.mark.parametrize("name", ["ram", "devices"])
+def test_an_altered_checkpoint_is_refused(store: Store, name: str, digest: bool) -> None:
+    made = kept(store, digest=digest)
+    with (store.checkpoint("one") / name).open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(CheckpointUnusable, match="altered"):
+        checkpoints.verify(store, made)
+
+
+def test_a_checkpoint_that_is_altered_after_it_was_verified_is_refused(store: Store) -> None:
+    made = kept(store, digest=True)
+    checkpoints.verify(store, made)
+    ram = store.checkpoint("one") / "ram"
+    times = ram.stat()
+    with ram.open("r+b") as file:
+        file.write(b"x")
+    os.utime(ram, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(CheckpointUnusable, match="altered"):
+        checkpoints.verify(store, made)
+
+
+def test_a_decayed_checkpoint_is_refused_at_its_first_use(store: Store) -> None:
+    """What the disk itself has changed, no time shows."""
+    made = kept(store, digest=True)
+    decayed = attrs.evolve(made, digest="0" * 64)
+    with pytest.raises(CheckpointUnusable, match="damaged"):
+        checkpoints.verify(store, decayed)
+
+
+def test_a_checkpoint_without_its_memory_is_refused(store: Store) -> None:
+    made = kept(store, digest=True)
+    shutil.rmtree(store.checkpoint("one"))
+    with pytest.raises(CheckpointUnusable, match="cannot be read"):
+        checkpoints.verify(store, made)
