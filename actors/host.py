@@ -23,7 +23,7 @@ READ_ONLY_RAM_SINCE = (8, 2)
 """QEMU can map a RAM file privately while opening it for reading only from this version on."""
 
 LoadImage = Callable[[str], Awaitable[BootImage]]
-"""Finds a verified image by name."""
+"""Finds a verified image by name or digest."""
 
 
 class Host:
@@ -34,6 +34,8 @@ class Host:
         self.store = store
         self.load_image = load_image
         self.starts = trio.CapacityLimiter(settings.limits.concurrent_starts)
+        self.expired: Callable[[str], None] = lambda _workspace_id: None
+        """Called with the id of a workspace whose time is over; set by the registry."""
         self._qemu: QemuBuild | None = None
         self._verdicts: dict[str, AcceleratorVerdict] = {}
         self._probing = trio.Lock()

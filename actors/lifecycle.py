@@ -1,7 +1,7 @@
 """The lifecycle of a workspace, whole, in one table.
 
 A workspace is CREATING until its first machine has proven itself.  RUNNING has a machine that executes; PAUSED has
-one whose virtual CPUs stand still for a checkpoint.  SUSPENDED has a checkpoint with memory instead of a machine,
+one whose virtual CPUs stand still until it is resumed.  SUSPENDED has a checkpoint with memory instead of a machine,
 STOPPED has only a disk.  FAILED means that the machine ended without being asked to; the disk and the snapshots are
 intact.  DESTROYED is final.
 
@@ -55,14 +55,27 @@ TABLE: dict[State, dict[Event, State]] = {
     },
     State.PAUSED: {
         Event.RESUMED: State.RUNNING,
+        Event.STARTED: State.RUNNING,
         Event.SUSPENDED: State.SUSPENDED,
         Event.STOPPED: State.STOPPED,
         Event.MACHINE_DIED: State.FAILED,
         Event.DESTROYED: State.DESTROYED,
     },
-    State.SUSPENDED: {Event.STARTED: State.RUNNING, Event.DESTROYED: State.DESTROYED},
-    State.STOPPED: {Event.STARTED: State.RUNNING, Event.DESTROYED: State.DESTROYED},
-    State.FAILED: {Event.STARTED: State.RUNNING, Event.DESTROYED: State.DESTROYED},
+    State.SUSPENDED: {
+        Event.STARTED: State.RUNNING,
+        Event.STOPPED: State.STOPPED,
+        Event.DESTROYED: State.DESTROYED,
+    },
+    State.STOPPED: {
+        Event.STARTED: State.RUNNING,
+        Event.STOPPED: State.STOPPED,
+        Event.DESTROYED: State.DESTROYED,
+    },
+    State.FAILED: {
+        Event.STARTED: State.RUNNING,
+        Event.STOPPED: State.STOPPED,
+        Event.DESTROYED: State.DESTROYED,
+    },
     State.DESTROYED: {},
 }
 

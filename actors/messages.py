@@ -8,19 +8,31 @@ legal (`LEGAL`).
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
 
 from actors.lifecycle import State
 from actors.machine.checkpoint import Checkpoint
-from actors.model import ExecResult, FileContent, FileEntry, ForkReport, Shape, SnapshotInfo, WorkspaceInfo
+from actors.model import (
+    ExecResult,
+    FileContent,
+    FileEntry,
+    ForkReport,
+    Lifetime,
+    Shape,
+    SnapshotInfo,
+    WorkspaceInfo,
+)
 from actors.runtime import ActorRef, Message
 
 BOOT_DEADLINE_S = 300.0
 """A cold boot under software emulation on a busy host, with a template's checkpoint after it."""
 GUEST_DEADLINE_S = float("inf")
 """Guest work is bounded by its own time limit and by the channel's, not by the mailbox."""
+
+SETTLED: Final = frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED, State.STOPPED, State.FAILED})
+"""The states of a workspace that somebody has."""
 
 OnOutput: TypeAlias = Callable[[int, bytes], None]
 """Called with (1 for stdout, 2 for stderr; bytes) as output arrives."""
@@ -41,11 +53,48 @@ class Start(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
+class Stop(Message[WorkspaceInfo]):
+    """End the machine after its guest has written its disks; a suspended workspace loses its memory."""
+
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED})
+
+
+@attrs.frozen
+class Pause(Message[WorkspaceInfo]):
+    """Have the machine stand still, its memory kept on the host, until it is resumed."""
+
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
+
+
+@attrs.frozen
+class Suspend(Message[WorkspaceInfo]):
+    """Checkpoint the workspace, then end its machine: it costs only disk until it is resumed."""
+
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING, State.PAUSED})
+    DEADLINE_S: ClassVar[float] = 120.0
+
+
+@attrs.frozen
+class Resume(Message[WorkspaceInfo]):
+    """Have a paused or suspended workspace run on where it was."""
+
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.PAUSED, State.SUSPENDED})
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class SetLifetime(Message[WorkspaceInfo]):
+    """Set, or with ``None`` unset, when the workspace is suspended or destroyed without being asked."""
+
+    lifetime: Lifetime
+
+
+@attrs.frozen
 class TakeCheckpoint(Message["CheckpointTaken"]):
-    """Checkpoint the running machine, which runs on; the result is held in the store for ``owner``."""
+    """Checkpoint the workspace, whose machine runs on; the result is held in the store for ``owner``."""
 
     owner: str
-    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
+    LEGAL: ClassVar[frozenset[State]] = SETTLED
     DEADLINE_S: ClassVar[float] = 120.0
 
 
@@ -64,7 +113,7 @@ class CreateSnapshot(Message[SnapshotInfo]):
 
     name: str
     with_memory: bool = True
-    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
+    LEGAL: ClassVar[frozenset[State]] = SETTLED
     DEADLINE_S: ClassVar[float] = 120.0
 
 
@@ -77,18 +126,31 @@ class FindSnapshot(Message[Checkpoint]):
 
 @attrs.frozen
 class RestoreSnapshot(Message[WorkspaceInfo]):
-    """Bring the workspace back to a snapshot; the old machine runs until the new one is proven."""
+    """Bring the workspace back to a snapshot; the old machine runs until the new one is proven.
+
+    With ``disk_only`` the snapshot's memory is left out, and the machine boots from its disk.
+    """
 
     name: str
-    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING, State.STOPPED, State.FAILED})
+    disk_only: bool = False
+    LEGAL: ClassVar[frozenset[State]] = SETTLED
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 
 
 @attrs.frozen
-class DeleteSnapshot(Message[None]):
-    """Forget a snapshot; its children are re-parented."""
+class Undo(Message[WorkspaceInfo]):
+    """Go back to where the workspace was before its last restore; what came after that is lost."""
+
+    LEGAL: ClassVar[frozenset[State]] = SETTLED
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class DeleteSnapshot(Message[tuple[str, ...]]):
+    """Forget a snapshot, its children then being its parent's; with ``cascade`` them too.  Answers with their names."""
 
     name: str
+    cascade: bool = False
 
 
 @attrs.frozen
@@ -107,10 +169,9 @@ class Describe(Message[WorkspaceInfo]):
 
 @attrs.frozen
 class ReadConsole(Message[str]):
-    """Return the end of the guest's serial console."""
+    """Return the end of the guest's serial console, empty without a machine."""
 
     max_bytes: int = 4096
-    CONCURRENT: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -162,21 +223,26 @@ class ListFiles(Message[tuple[FileEntry, ...]]):
     DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
 
 
-WorkspaceMessage: TypeAlias = (
+GuestWork: TypeAlias = Exec | ReadFile | WriteFile | ListFiles
+"""What runs in the guest beside anything else, and wakes a workspace that was put away for idleness."""
+WorkspaceChange: TypeAlias = (
     Start
+    | Stop
+    | Pause
+    | Suspend
+    | Resume
+    | SetLifetime
     | TakeCheckpoint
     | CreateSnapshot
     | FindSnapshot
     | RestoreSnapshot
+    | Undo
     | DeleteSnapshot
     | Destroy
-    | Describe
     | ReadConsole
-    | Exec
-    | ReadFile
-    | WriteFile
-    | ListFiles
 )
+"""What is done one after the other."""
+WorkspaceMessage: TypeAlias = GuestWork | WorkspaceChange | Describe
 WorkspaceRef: TypeAlias = ActorRef[Any]
 
 
@@ -192,6 +258,7 @@ class CreateWorkspace(Message[WorkspaceInfo]):
     shape: Shape | None = None
     network: str | None = None
     allow_internet: bool | None = None
+    lifetime: Lifetime | None = None
     on_progress: OnProgress | None = None
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S

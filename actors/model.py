@@ -86,6 +86,29 @@ class SnapshotInfo:
     has_memory: bool
     size_bytes: int
     """Bytes allocated on the host for this snapshot alone (RAM image and device state)."""
+    is_head: bool = False
+    """Whether the workspace stands on it: its present state grew out of this one."""
+
+
+@attrs.frozen
+class UndoInfo:
+    """An automatic checkpoint: what `undo` goes back to."""
+
+    before: str
+    """What was done next, and can be undone."""
+    created_at: float
+    has_memory: bool
+    size_bytes: int
+
+
+@attrs.frozen
+class Lifetime:
+    """When a workspace is put away or destroyed without being asked."""
+
+    idle_suspend_s: float | None = None
+    """It is suspended once nobody has asked it for anything for so long, and resumes when somebody does."""
+    ttl_s: float | None = None
+    """It is destroyed so long after this was set."""
 
 
 @attrs.frozen
@@ -96,6 +119,7 @@ class WorkspaceInfo:
     name: str
     state: str
     image: str
+    image_digest: str
     shape: Shape
     network: NetworkInfo
     accelerator: str
@@ -110,6 +134,17 @@ class WorkspaceInfo:
     evidence: Evidence | None = None
     failure: str | None = None
     """Why the workspace is in state ``failed``."""
+    undo: tuple[UndoInfo, ...] = ()
+    """What can be undone, oldest first."""
+    suspended_by: str | None = None
+    """``request``, or ``idle``: then it resumes when it is asked for something."""
+    idle_suspend_s: float | None = None
+    idle_s: float = 0.0
+    """How long nobody has asked it for anything."""
+    expires_at: float | None = None
+    """When it will be destroyed."""
+    note: str = ""
+    """What the caller should know of how this came about."""
 
 
 @attrs.frozen

@@ -6,6 +6,7 @@ One ``record.json`` in the workspace's directory, written by its own actor alone
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +16,10 @@ import cattrs
 from actors.errors import AgentisoError
 from actors.lifecycle import State
 from actors.machine.files import read_json, replace_json
+from actors.machine.image import BootImage
 from actors.machine.machine import MachineRecord
-from actors.model import Evidence, Lineage, Shape
-from actors.names import short
+from actors.model import Evidence, Lifetime, Lineage, Shape
+from actors.names import new_id, short
 
 RECORD: Final = "record.json"
 SCHEMA: Final = 1
@@ -35,6 +37,20 @@ class SnapshotRecord:
     checkpoint: str
     has_memory: bool
     size_bytes: int
+
+
+@attrs.frozen
+class UndoRecord:
+    """An automatic checkpoint, and where the workspace was in its life and its tree."""
+
+    id: str
+    before: str
+    created_at: float
+    checkpoint: str
+    has_memory: bool
+    size_bytes: int
+    state: State
+    head: str | None
 
 
 @attrs.frozen
@@ -62,6 +78,14 @@ class WorkspaceRecord:
     snapshots: tuple[SnapshotRecord, ...] = ()
     head: str | None = None
     """Id of the snapshot that the workspace stands on."""
+    undo: tuple[UndoRecord, ...] = ()
+    """Oldest first."""
+    suspended: str | None = None
+    """The checkpoint from which a suspended workspace resumes."""
+    suspended_by: str | None = None
+    idle_suspend_s: float | None = None
+    expires_at: float | None = None
+    """Seconds since the Unix epoch."""
     forked_from: Lineage | None = None
     evidence: Evidence | None = None
     started_by: str = ""
@@ -72,11 +96,47 @@ class WorkspaceRecord:
     @property
     def needs(self) -> frozenset[str]:
         """The layers and checkpoints that this workspace stands on."""
-        own = {self.layer, self.checkpoint} - {None}
-        return frozenset(own | {snapshot.checkpoint for snapshot in self.snapshots})  # type: ignore[arg-type]
+        named = (self.layer, self.checkpoint, self.suspended)
+        own = {identifier for identifier in named if identifier is not None}
+        kept = {snapshot.checkpoint for snapshot in self.snapshots} | {step.checkpoint for step in self.undo}
+        return frozenset(own | kept)
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
+
+
+def new_record(
+    *,
+    name: str,
+    image: BootImage,
+    shape: Shape,
+    network: str,
+    allow_internet: bool,
+    channel: str,
+    accelerator: str,
+    lifetime: Lifetime,
+    forked_from: Lineage | None = None,
+) -> WorkspaceRecord:
+    """Return the record of a workspace that does not exist yet, with an identity of its own."""
+    workspace_id, now = new_id(), time.time()
+    tail = short(workspace_id)
+    return WorkspaceRecord(
+        id=workspace_id,
+        name=name,
+        image=image.name,
+        image_digest=image.digest,
+        shape=shape,
+        network=network,
+        allow_internet=allow_internet,
+        mac=f"52:54:{tail[0:2]}:{tail[2:4]}:{tail[4:6]}:{tail[6:8]}",
+        channel=channel,
+        accelerator=accelerator,
+        created_at=now,
+        state=State.CREATING,
+        forked_from=forked_from,
+        idle_suspend_s=lifetime.idle_suspend_s,
+        expires_at=now + lifetime.ttl_s if lifetime.ttl_s else None,
+    )
 
 
 def directory_of(state_dir: Path, workspace_id: str) -> Path:

@@ -22,15 +22,16 @@ from actors.errors import (
 )
 from actors.host import Host
 from actors.lifecycle import State
+from actors.lifetime import check as check_lifetime
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import exhaustion_reported
 from actors.machine.host import check_memory
 from actors.model import ForkedChild, ForkReport, Lineage, Shape, WorkspaceInfo
 from actors.names import check_name, new_id, short
-from actors.record import WorkspaceRecord
+from actors.record import WorkspaceRecord, new_record
 from actors.runtime import Actor, Supervisor
 from actors.templates import Templates
-from actors.workspace import WorkspaceActor, new_record
+from actors.workspace import WorkspaceActor
 
 MIN_PREFIX_CHARS: Final = 8
 MIN_MEMORY_MB: Final = 128
@@ -62,6 +63,7 @@ class RegistryActor(Actor):
     async def setup(self) -> None:
         """Rebuild from the directories: templates, workspaces and their machines; then sweep what has no owner."""
         self._host.store.make_directories()
+        self._host.expired = self._expire
         self._templates.hold_known()
         root = self._host.state_dir / "workspaces"
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -139,6 +141,8 @@ class RegistryActor(Actor):
     async def _create(self, message: m.CreateWorkspace) -> WorkspaceInfo:
         settings = self._host.settings
         shape, network = message.shape or settings.shape, message.network or settings.network
+        lifetime = message.lifetime or settings.lifetime
+        check_lifetime(lifetime)
         self._check_shape(shape)
         self._check_room(1, shape.memory_mb)
         report = message.on_progress or _nobody
@@ -154,6 +158,7 @@ class RegistryActor(Actor):
             allow_internet=internet,
             channel=settings.channel,
             accelerator=verdict.chosen,
+            lifetime=lifetime,
         )
         self._reserve(record.name)
         try:
@@ -201,6 +206,10 @@ class RegistryActor(Actor):
         )
         found = self._found[record.id] = m.Found(record.id, record.name, ref)
         return found
+
+    def _expire(self, workspace_id: str) -> None:
+        """Destroy a workspace whose time is over."""
+        self.nursery.start_soon(self._forget, workspace_id)
 
     def _gave_up(self, name: str, failure: BaseException) -> None:
         """Let a workspace whose actor cannot live be refused by its closed mailbox; the others go on."""
@@ -279,7 +288,7 @@ class RegistryActor(Actor):
         self, parent: WorkspaceInfo, names: list[str], source: Checkpoint, snapshot: str | None
     ) -> list[ForkedChild]:
         """Start all children at once; each may fail alone.  If this is cancelled, none is left."""
-        image = await self._host.load_image(parent.image)
+        image = await self._host.load_image(parent.image_digest)
         lineage = Lineage(parent.workspace_id, parent.name, source.id, snapshot)
         children: dict[int, ForkedChild] = {}
         made: list[str] = []
@@ -293,6 +302,7 @@ class RegistryActor(Actor):
                 allow_internet=parent.network.allow_internet,
                 channel=parent.channel,
                 accelerator=parent.accelerator,
+                lifetime=self._host.settings.lifetime,
                 forked_from=lineage,
             )
             for name in names

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 from attrs.validators import ge, in_
 
-from actors.model import Shape
+from actors.model import Lifetime, Shape
 
 
 def default_state_dir() -> Path:
@@ -33,6 +33,10 @@ class Limits:
     max_fork_count: int = attrs.field(default=50, validator=ge(1))
     memory_reserve_mb: int = attrs.field(default=512, validator=ge(0))
     """Host memory that no workspace may take."""
+    max_undo: int = attrs.field(default=5, validator=ge(0))
+    """Automatic checkpoints kept of one workspace, the oldest going first; 0 for none."""
+    max_undo_mb: int = attrs.field(default=2048, validator=ge(0))
+    """Host disk that they may take together."""
     concurrent_starts: int = attrs.field(factory=lambda: max(2, 2 * (os.cpu_count() or 1)), validator=ge(1))
     """Machines that may be starting at the same time; the rest wait."""
 
@@ -56,6 +60,8 @@ class Settings:
     restore_timeout_s: float = attrs.field(default=30.0, validator=ge(1))
     """Bound on a restore up to the proven handshake."""
     limits: Limits = attrs.field(factory=Limits)
+    lifetime: Lifetime = attrs.field(factory=Lifetime)
+    """Of workspaces that are created without one; off by default."""
 
     @property
     def images(self) -> Path:

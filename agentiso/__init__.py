@@ -17,10 +17,12 @@ from actors.model import (
     FileEntry,
     ForkedChild,
     ForkReport,
+    Lifetime,
     Lineage,
     NetworkInfo,
     Shape,
     SnapshotInfo,
+    UndoInfo,
     WorkspaceInfo,
 )
 from actors.settings import Limits, Settings
@@ -35,6 +37,7 @@ __all__ = [
     "Fork",
     "ForkReport",
     "ForkedChild",
+    "Lifetime",
     "Limits",
     "Lineage",
     "NetworkInfo",
@@ -42,6 +45,7 @@ __all__ = [
     "Shape",
     "SnapshotInfo",
     "System",
+    "UndoInfo",
     "Workspace",
     "WorkspaceInfo",
     "errors",

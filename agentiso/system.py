@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import attrs
 
 from actors import messages as m
-from actors.model import ExecResult, FileContent, FileEntry, ForkReport, SnapshotInfo, WorkspaceInfo
+from actors.model import ExecResult, FileContent, FileEntry, ForkReport, Lifetime, SnapshotInfo, WorkspaceInfo
 from actors.settings import Settings
 from actors.supervisor import open_supervisor
 from agentiso.config import load_settings
@@ -88,16 +88,24 @@ class Workspace:
         """Return the workspace's snapshots, oldest first."""
         return (await self.info()).snapshots
 
-    async def restore(self, snapshot: str) -> WorkspaceInfo:
-        """Go back to a snapshot, in place; the other snapshots stay.
+    async def restore(self, snapshot: str, *, disk_only: bool = False) -> WorkspaceInfo:
+        """Go back to a snapshot, in place; the other snapshots stay, and `undo` brings the present state back.
 
-        The present machine is ended only when the restored one has proven itself.
+        The present machine is ended only when the restored one has proven itself.  With ``disk_only`` the snapshot's
+        memory is left out and the machine boots from its disk.
         """
-        return await self._ref.ask(m.RestoreSnapshot(snapshot))
+        return await self._ref.ask(m.RestoreSnapshot(snapshot, disk_only))
 
-    async def delete_snapshot(self, name: str) -> None:
-        """Forget a snapshot; the snapshots taken on top of it stay."""
-        await self._ref.ask(m.DeleteSnapshot(name))
+    async def undo(self) -> WorkspaceInfo:
+        """Go back to where the workspace was before its last restore; what came after that restore is lost."""
+        return await self._ref.ask(m.Undo())
+
+    async def delete_snapshot(self, name: str, *, cascade: bool = False) -> tuple[str, ...]:
+        """Forget a snapshot, with ``cascade`` all that were taken on top of it too; return the names of what went.
+
+        Without ``cascade`` those on top of it stay, and are its parent's then.
+        """
+        return await self._ref.ask(m.DeleteSnapshot(name, cascade))
 
     async def fork(
         self,
@@ -122,6 +130,29 @@ class Workspace:
     async def start(self) -> WorkspaceInfo:
         """Boot a workspace whose machine has stopped or failed, from its disk."""
         return await self._ref.ask(m.Start(None))
+
+    async def stop(self) -> WorkspaceInfo:
+        """End the machine after its guest has written its disks; a suspended workspace loses its memory."""
+        return await self._ref.ask(m.Stop())
+
+    async def pause(self) -> WorkspaceInfo:
+        """Have the machine stand still until `resume`; it keeps its memory on the host."""
+        return await self._ref.ask(m.Pause())
+
+    async def suspend(self) -> WorkspaceInfo:
+        """Put the workspace away, memory and all: it costs only disk until `resume`."""
+        return await self._ref.ask(m.Suspend())
+
+    async def resume(self) -> WorkspaceInfo:
+        """Have a paused or suspended workspace run on where it was."""
+        return await self._ref.ask(m.Resume())
+
+    async def set_lifetime(self, *, idle_suspend_s: float | None = None, ttl_s: float | None = None) -> WorkspaceInfo:
+        """Say when it is suspended, or destroyed, without being asked; what is left out is not done.
+
+        A workspace suspended for idleness resumes by itself as soon as it is asked for something.
+        """
+        return await self._ref.ask(m.SetLifetime(Lifetime(idle_suspend_s, ttl_s)))
 
     async def destroy(self) -> None:
         """End the machine and remove all that the workspace owns; its forks are not touched."""
@@ -162,6 +193,7 @@ class System:
         disk_gb: int | None = None,
         network: str | None = None,
         allow_internet: bool | None = None,
+        lifetime: Lifetime | None = None,
         on_progress: m.OnProgress | None = None,
     ) -> Workspace:
         """Make a workspace and wait until it has proven itself; unset values come from the settings.
@@ -171,7 +203,9 @@ class System:
         """
         asked = {"vcpus": vcpus, "memory_mb": memory_mb, "disk_gb": disk_gb}
         shape = attrs.evolve(self.settings.shape, **{key: value for key, value in asked.items() if value is not None})
-        info = await self._registry.ask(m.CreateWorkspace(name, image, shape, network, allow_internet, on_progress))
+        info = await self._registry.ask(
+            m.CreateWorkspace(name, image, shape, network, allow_internet, lifetime, on_progress)
+        )
         return await self.get(info.workspace_id)
 
     async def get(self, workspace: str) -> Workspace:

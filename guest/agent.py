@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from guest import filework, identity, memory
+from guest import filesystem, filework, identity, memory
 from guest.cgroup import Groups
 from guest.errors import ProtocolError
 from guest.filework import InvalidRequest, Writing
@@ -74,14 +74,14 @@ class Agent:
         self._handlers: dict[str, Callable[[int, dict[str, Any]], dict[str, Any] | None]] = {
             "ping": lambda _id, _body: {"uptime_s": time.monotonic()},
             "identify": self._identify,
-            "freeze": lambda _id, _body: {"frozen": self._groups.freeze()},
+            "freeze": self._freeze,
             "release": self._release,
             "exec": self._exec,
             "kill": self._kill,
             "file_read": self._file_read,
             "file_write": self._file_write,
             "file_list": self._file_list,
-            "grow_root": lambda _id, _body: {"disk_bytes": identity.grow_root()},
+            "grow_root": lambda _id, _body: {"disk_bytes": filesystem.grow()},
             "sync": self._sync,
             "shutdown": self._shutdown,
         }
@@ -214,6 +214,8 @@ class Agent:
             "hooks": [],
         }
         if not self._dry:
+            # Programs of the guest that run now may write to it.
+            filesystem.thaw()
             reply = identity.assume(body)
         reply["previous_nonce"], reply["generation"] = self._nonce, self._generation
         self._nonce, self._key = body["nonce"], bytes.fromhex(body["key"])
@@ -227,10 +229,17 @@ class Agent:
         reply["jobs"] = [{"id": job.id, "command": job.command} for job in self._jobs.values()]
         return reply
 
+    def _freeze(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
+        frozen = self._groups.freeze()
+        if frozen and body.get("quiesce") and not self._dry:
+            filesystem.quiesce()
+        return {"frozen": frozen}
+
     def _release(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
         """Set the clock once more, now without delay, and let the commands run on."""
         if not self._dry:
             time.clock_settime_ns(time.CLOCK_REALTIME, body["time_ns"])
+            filesystem.thaw()
         self._groups.thaw()
         return {"time_ns": time.time_ns()}
 
@@ -389,6 +398,8 @@ def main() -> None:
     remembered = None if chosen.dry_identity else memory.recall()
     key, nonce, generation = remembered or (_first_key(chosen.key_file), None, 0)
     if not chosen.dry_identity:
+        # An earlier agent may have ended between the two.
+        filesystem.thaw()
         identity.bind_files()
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("-1000")

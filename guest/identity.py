@@ -40,7 +40,6 @@ SIOCSIFNETMASK: Final = 0x891C
 SIOCSIFHWADDR: Final = 0x8924
 SIOCGIFHWADDR: Final = 0x8927
 SIOCADDRT: Final = 0x890B
-EXT4_IOC_RESIZE_FS: Final = 0x40086610
 IFF_UP: Final = 1
 RTF_UP_GATEWAY: Final = 3
 ARPHRD_ETHER: Final = 1
@@ -205,17 +204,3 @@ def _set_flags(control: socket.socket, name: str, *, up: bool) -> None:
     flags = struct.unpack_from("H", fcntl.ioctl(control, SIOCGIFFLAGS, _request(name)), 16)[0]
     flags = flags | IFF_UP if up else flags & ~IFF_UP
     fcntl.ioctl(control, SIOCSIFFLAGS, _request(name, struct.pack("H", flags)))
-
-
-def grow_root() -> int:
-    """Grow the root file system, mounted, to the size of its disk and return its size in bytes (ext4 only)."""
-    device = os.stat("/").st_dev
-    with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/size") as file:
-        disk_bytes = int(file.read()) * 512
-    stats = os.statvfs("/")
-    fd = os.open("/", os.O_RDONLY)
-    try:
-        fcntl.ioctl(fd, EXT4_IOC_RESIZE_FS, struct.pack("Q", disk_bytes // stats.f_frsize))
-    finally:
-        os.close(fd)
-    return disk_bytes

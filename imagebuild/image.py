@@ -23,6 +23,7 @@ FILES: Final = ("kernel", "initrd", "layer.img", "root.img")
 MANIFEST: Final = "manifest.json"
 NAMES: Final = "names"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 @attrs.frozen
@@ -81,18 +82,21 @@ def check_image_name(name: str) -> str:
 
 
 def load_image(images_dir: Path, name: str) -> Image:
-    """Find an image by name and check that it is whole and for this machine.
+    """Find an image by name or digest and check that it is whole and for this machine.
 
     Raises:
         ImageError: it is missing, half-made, damaged or for another architecture.
 
     """
-    link = images_dir / NAMES / check_image_name(name)
+    check_image_name(name)
     rebuild = f"Build it: agentiso image build {name}"
-    if not link.is_symlink():
-        known = ", ".join(sorted(path.name for path in (images_dir / NAMES).glob("*"))) or "none"
-        raise ImageError(f"There is no image {name!r} in {images_dir} (images there: {known}).", remedy=rebuild)
-    directory = (images_dir / NAMES / link.readlink()).resolve()
+    directory = images_dir / name
+    if not _DIGEST.fullmatch(name) or not directory.is_dir():
+        link = images_dir / NAMES / name
+        if not link.is_symlink():
+            known = ", ".join(sorted(path.name for path in (images_dir / NAMES).glob("*"))) or "none"
+            raise ImageError(f"There is no image {name!r} in {images_dir} (images there: {known}).", remedy=rebuild)
+        directory = (images_dir / NAMES / link.readlink()).resolve()
     try:
         manifest = cattrs.structure(json.loads((directory / MANIFEST).read_bytes()), Manifest)
     except (OSError, ValueError, cattrs.BaseValidationError) as error:

@@ -8,12 +8,11 @@ instant.  Then the machine runs on.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,21 +20,20 @@ import attrs
 import cattrs
 import trio
 
-from actors.errors import AgentisoError, CheckpointUnusable, GuestBroken, GuestRefused, MachineFailed, QmpError
+from actors.errors import AgentisoError, CheckpointUnusable, MachineFailed, QmpError
 from actors.machine import ram_image
 from actors.machine.command_line import ROOT_DEVICE
 from actors.machine.files import exhaustion_reported, make_durable, read_json, replace_json
 from actors.machine.qmp import Pending
 from actors.machine.ram_image import ChangedMemory
 from actors.machine.seal import digest_of, seal_of
+from actors.machine.standstill import RESUME_LIMIT_S, Standstill, standing_still
 from actors.machine.store import Store, allocated_bytes
 from actors.names import new_id
 
 if TYPE_CHECKING:
     from actors.machine.machine import Machine
 
-RESUME_LIMIT_S: Final = 30.0
-"""Bound on resuming the source, which happens whatever else fails."""
 RECOVER_S: Final = 1.0
 """Nobody waits longer for the answer to a command that only may be needed; QEMU obeys it whenever it can."""
 RECORD: Final = "checkpoint.json"
@@ -71,7 +69,8 @@ class Checkpoint:
 
     id: str
     created_at: float
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint | None
+    """What its memory needs; ``None`` for the disk of a workspace without a machine."""
     layer: str
     """Id of the disk layer that was frozen; its chain is the whole disk."""
     disk_bytes: int
@@ -173,7 +172,8 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
     """Checkpoint a running machine, which runs on afterwards whatever happens.
 
     `Machine.layer` may have moved when this returns or raises, and the result is held by nobody: the caller holds
-    both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns.
+    both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns, and
+    its disk is whole by itself.
 
     Raises:
         NoCapacity: the host's disk is full.
@@ -193,7 +193,7 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 next_layer, backing=store.layer(layer), backing_format="qcow2", size_bytes=machine.disk_bytes
             )
             if with_memory:
-                pause, copied = await _take_with_memory(machine, directory, next_layer, next_path)
+                pause, copied = await _take_with_memory(machine, directory, next_layer, next_path, quiesced=durable)
             else:
                 pause, copied = await _take_disk_only(machine, next_layer, next_path), 0
             seal = seal_of(directory) if with_memory else ""
@@ -218,6 +218,37 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
     return Taken(checkpoint, pause.seconds, copied)
 
 
+def take_disk(store: Store, layer: str, next_layer: str, disk_bytes: int) -> Checkpoint:
+    """Checkpoint the disk of a workspace without a machine, whose disk goes on on ``next_layer``; the caller holds it.
+
+    Raises:
+        NoCapacity: the host's disk is full.
+
+    """
+    checkpoint = Checkpoint(
+        id=new_id(),
+        created_at=time.time(),
+        fingerprint=None,
+        layer=layer,
+        disk_bytes=disk_bytes,
+        has_memory=False,
+        key="",
+        nonce="",
+        size_bytes=0,
+    )
+    directory = store.checkpoint(checkpoint.id)
+    with store.held(checkpoint.id, layer), exhaustion_reported():
+        try:
+            directory.mkdir(mode=0o700)
+            store.new_overlay(next_layer, backing=store.layer(layer), backing_format="qcow2", size_bytes=disk_bytes)
+            save(store, checkpoint)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            store.layer(next_layer).unlink(missing_ok=True)
+            raise
+    return checkpoint
+
+
 @contextmanager
 def _death_reported() -> Iterator[None]:
     """Raise `MachineFailed` where the process whose memory is read has ended."""
@@ -227,13 +258,15 @@ def _death_reported() -> Iterator[None]:
         raise MachineFailed(f"The machine ended while it was being checkpointed: {error}.") from error
 
 
-async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, next_path: Path) -> tuple[_Pause, int]:
+async def _take_with_memory(
+    machine: Machine, directory: Path, next_layer: str, next_path: Path, *, quiesced: bool
+) -> tuple[Standstill, int]:
     ram, devices = directory / "ram", directory / "devices"
     await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, ram)
     target = os.open(ram, os.O_RDWR | os.O_CLOEXEC)
     try:
         with ChangedMemory(machine.process.pid, machine.spec.ram, target) as memory:
-            async with _paused(machine) as pause:
+            async with standing_still(machine, quiesced=quiesced) as pause:
                 # QEMU saves its devices and opens the new layer while we read: nothing of it touches guest memory.
                 saving = await machine.qmp.begin("xen-save-devices-state", {"filename": str(devices), "live": True})
                 switching = await _begin_switch(machine, next_layer, next_path)
@@ -247,10 +280,8 @@ async def _take_with_memory(machine: Machine, directory: Path, next_layer: str, 
     return pause, copied
 
 
-async def _take_disk_only(machine: Machine, next_layer: str, next_path: Path) -> _Pause:
-    # With everything still running this writes most of what the sync in the pause would have to.
-    await machine.client.sync_disks()
-    async with _paused(machine, synced=True) as pause:
+async def _take_disk_only(machine: Machine, next_layer: str, next_path: Path) -> Standstill:
+    async with standing_still(machine, quiesced=True) as pause:
         await _finish_switch(machine, await _begin_switch(machine, next_layer, next_path), next_layer)
     return pause
 
@@ -296,59 +327,3 @@ async def _recover(machine: Machine, next_layer: str, next_path: Path) -> None:
             await machine.qmp.execute("cont", limit_s=RECOVER_S)
         except AgentisoError:
             return
-
-
-@attrs.define
-class _Pause:
-    seconds: float = 0.0
-    processes_held: bool = False
-
-
-@asynccontextmanager
-async def _paused(machine: Machine, *, synced: bool = False) -> AsyncIterator[_Pause]:
-    """Keep the guest's processes, and the machine under them, still for the block.
-
-    The processes are frozen first, so that what is restored from here runs none of them before it has proven itself.
-    With ``synced`` the guest then writes its disks, which nobody can make dirty again.
-    Not cancellable inside: it is short, and half of it is of no use.
-    """
-    pause = _Pause()
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-        async with machine.pausing:
-            began = time.perf_counter()
-            try:
-                # Inside: a guest or a QEMU that takes too long to stop has to be resumed as well.
-                pause.processes_held = await machine.client.freeze()
-                if synced:
-                    await _sync(machine, pause)
-                await machine.qmp.execute("stop")
-                yield pause
-            finally:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-                    await _resume(machine)
-                    pause.seconds = time.perf_counter() - began
-        return
-    raise MachineFailed(
-        f"A checkpoint did not end within {RESUME_LIMIT_S:.0f} s; the machine was resumed.",
-        remedy="Look at QEMU's log; the host's disk may be full or very slow.",
-    )
-
-
-async def _sync(machine: Machine, pause: _Pause) -> None:
-    if not pause.processes_held:
-        raise CheckpointUnusable(
-            "The guest's processes could not be made to stand still, so its disk is not consistent now.",
-            remedy="Try again, or take a snapshot with memory.",
-        )
-    await machine.client.sync_disks()
-
-
-async def _resume(machine: Machine) -> None:
-    """Have the machine run on, then its processes, with the clock set right: it stood still as well."""
-    resuming = await machine.qmp.begin("cont")
-    try:
-        # A guest that does not answer is noticed by whoever asks it for something next.
-        with contextlib.suppress(GuestBroken, GuestRefused):
-            await machine.client.release()
-    finally:
-        await machine.qmp.finish(resuming)

@@ -224,9 +224,12 @@ class GuestClient:
         """Have the guest answer."""
         await self._call({"op": "ping"})
 
-    async def freeze(self) -> bool:
-        """Have all commands of the guest stand still; tell whether they do."""
-        return (await self._call({"op": "freeze"}, limit_s=FREEZE_LIMIT_S)).get("frozen") is True
+    async def freeze(self, *, quiesce: bool = False) -> bool:
+        """Have all commands of the guest stand still; tell whether they do.
+
+        With ``quiesce`` the root file system is written out whole and takes no writes until `release`.
+        """
+        return (await self._call({"op": "freeze", "quiesce": quiesce}, limit_s=FREEZE_LIMIT_S)).get("frozen") is True
 
     async def release(self) -> float:
         """Set the guest's clock to this host's and let its commands run on; return a bound on the clock's error, in s.

@@ -29,6 +29,7 @@ from actors.machine.guest_client import GuestClient, Identity, IdentityReply, Ne
 from actors.machine.process import ProcessIdentity, QemuProcess
 from actors.machine.qmp import QmpClient
 from actors.machine.ram_image import create_zero
+from actors.machine.standstill import Standstill
 from actors.model import Evidence
 from actors.names import new_id
 
@@ -79,6 +80,8 @@ class Machine:
         self.disk_bytes = disk_bytes
         self.pausing = trio.Lock()
         """Held by whoever stops the machine and needs it to stand still."""
+        self.held: Standstill | None = None
+        """The standstill that lasts until it is let go."""
         self.key = b""
         self.nonce = ""
         self.epoch = ""
@@ -151,8 +154,9 @@ class Machine:
         while await self.qmp.wait_stalled():
             await trio.sleep(STALL_RETRY_S)
             async with self.pausing:
-                with contextlib.suppress(QmpError, MachineFailed):
-                    await self.qmp.execute("cont")
+                if self.held is None:
+                    with contextlib.suppress(QmpError, MachineFailed):
+                        await self.qmp.execute("cont")
 
     def console(self, max_bytes: int = 4096) -> str:
         """Return the end of the guest's serial console."""
@@ -229,8 +233,7 @@ async def adopt(
             stream = await _channel_address(spec).connect()
         except OSError as error:
             raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
-        await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo), limit_s)
-        await machine.qmp.execute("cont")
+        await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo, adopting=True), limit_s)
         # The record may be older than the last checkpoint.
         await settle_layer(machine)
         undo.pop_all()
@@ -289,12 +292,19 @@ async def _connect(
     qmp_stream: trio.SocketStream,
     channel_stream: trio.abc.Stream | None,
     undo: AsyncExitStack,
+    *,
+    adopting: bool = False,
 ) -> None:
     machine.qmp = await QmpClient.open(nursery, qmp_stream, machine.attend(nursery))
     undo.push_async_callback(machine.qmp.aclose)
+    if adopting:
+        # Its supervisor may have died while it stood still.
+        await machine.qmp.execute("cont")
     stream = channel_stream or await _channel_address(machine.spec).connect()
     machine.client = await GuestClient.open(nursery, stream, machine.key)
     undo.push_async_callback(machine.client.aclose)
+    if adopting:
+        await machine.client.release()
 
 
 async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | None) -> None:

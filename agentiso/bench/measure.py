@@ -13,7 +13,7 @@ import attrs
 
 from actors.errors import AgentisoError, InvalidArgument
 from actors.host import Host
-from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine.checkpoint import Checkpoint
 from actors.machine.checkpoint import load as load_checkpoint
 from actors.machine.command_line import MachineSpec
 from actors.machine.files import read_json
@@ -120,7 +120,8 @@ class Bench:
         self._number += 1
         directory = self._scratch / str(self._number)
         directory.mkdir(parents=True)
-        fingerprint: Fingerprint = self._template.fingerprint
+        fingerprint = self._template.fingerprint
+        assert fingerprint is not None
         spec = await self._host.machine_spec(
             self._image, fingerprint, workspace_dir=directory, layer="unused", checkpoint=None, allow_internet=False,
             mac=FLOOR_MAC,

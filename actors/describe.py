@@ -1,0 +1,42 @@
+"""What callers are told of a workspace, made of its record."""
+
+from __future__ import annotations
+
+from actors import tree
+from actors.machine.machine import GUEST_ADDRESS
+from actors.model import NetworkInfo, WorkspaceInfo
+from actors.record import WorkspaceRecord
+
+
+def describe(record: WorkspaceRecord, *, idle_s: float, note: str = "") -> WorkspaceInfo:
+    """Return all that is known of a workspace."""
+    wired = record.network != "none"
+    return WorkspaceInfo(
+        workspace_id=record.id,
+        name=record.name,
+        state=str(record.state),
+        image=record.image,
+        image_digest=record.image_digest,
+        shape=record.shape,
+        network=NetworkInfo(
+            backend=record.network,
+            allow_internet=record.allow_internet,
+            mac=record.mac if wired else None,
+            ip=GUEST_ADDRESS if wired else None,
+        ),
+        accelerator=record.accelerator,
+        channel=record.channel,
+        created_at=record.created_at,
+        started_by=record.started_by,
+        start_seconds=record.start_seconds,
+        forked_from=record.forked_from,
+        snapshots=tree.infos(record),
+        evidence=record.evidence,
+        failure=record.failure,
+        undo=tree.undo_infos(record),
+        suspended_by=record.suspended_by,
+        idle_suspend_s=record.idle_suspend_s,
+        idle_s=idle_s,
+        expires_at=record.expires_at,
+        note=note,
+    )

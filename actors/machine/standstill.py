@@ -1,0 +1,114 @@
+"""A machine that stands still: its processes first, then, where asked, its file system, then its virtual CPUs.
+
+What is checkpointed in this state runs none of its processes in a restored machine before that has proven itself,
+and, if the file system was quiesced, has a disk that is whole without the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from actors.errors import CheckpointUnusable, GuestBroken, GuestRefused, MachineFailed
+
+if TYPE_CHECKING:
+    from actors.machine.machine import Machine
+
+RESUME_LIMIT_S: Final = 30.0
+"""Bound on a standstill and on its end, which happens whatever else fails."""
+HOLD_TRIES: Final = 3
+"""A process that waits for its disk cannot be held at once; where that is needed, it is tried again."""
+
+
+@attrs.define
+class Standstill:
+    """One standstill."""
+
+    seconds: float = 0.0
+    processes_held: bool = False
+
+
+@asynccontextmanager
+async def standing_still(machine: Machine, *, quiesced: bool) -> AsyncIterator[Standstill]:
+    """Keep a machine still for the block; one that stands still already is left so.
+
+    Not cancellable inside: it is short, and half of it is of no use.
+
+    Raises:
+        MachineFailed: it took too long, or QEMU died.
+        CheckpointUnusable: its processes cannot be made to stand still, which a ``quiesced`` disk needs.
+
+    """
+    if quiesced and machine.held is None:
+        # With everything still running this writes most of what would have to be written in the standstill.
+        await machine.client.sync_disks()
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
+        async with machine.pausing:
+            if machine.held is not None:
+                yield machine.held
+                return
+            pause, began = Standstill(), time.perf_counter()
+            try:
+                # Inside: a guest or a QEMU that takes too long to stop has to be resumed as well.
+                await _halt(machine, pause, quiesced=quiesced)
+                yield pause
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
+                    await _run_on(machine)
+                    pause.seconds = time.perf_counter() - began
+        return
+    raise MachineFailed(
+        f"The machine could not be held still within {RESUME_LIMIT_S:.0f} s; it was resumed.",
+        remedy="Look at QEMU's log; the host's disk may be full or very slow.",
+    )
+
+
+async def hold(machine: Machine) -> None:
+    """Have a machine stand still, file system quiesced, until `let_go`; if that fails, it runs on."""
+    await machine.client.sync_disks()
+    async with machine.pausing:
+        pause = Standstill()
+        try:
+            await _halt(machine, pause, quiesced=True)
+        except BaseException:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
+                await _run_on(machine)
+            raise
+        machine.held = pause
+
+
+async def let_go(machine: Machine) -> None:
+    """Have a held machine run on."""
+    async with machine.pausing:
+        machine.held = None
+        await _run_on(machine)
+
+
+async def _halt(machine: Machine, pause: Standstill, *, quiesced: bool) -> None:
+    for _ in range(HOLD_TRIES if quiesced else 1):
+        pause.processes_held = await machine.client.freeze(quiesce=quiesced)
+        if pause.processes_held:
+            break
+    if quiesced and not pause.processes_held:
+        raise CheckpointUnusable(
+            "The guest's processes could not be made to stand still, so its disk is not consistent now.",
+            remedy="Try again, or fork it, which does not need that.",
+        )
+    await machine.qmp.execute("stop")
+
+
+async def _run_on(machine: Machine) -> None:
+    """Have the machine run on, then its processes, with the clock set right: it stood still as well."""
+    resuming = await machine.qmp.begin("cont")
+    try:
+        # A guest that does not answer is noticed by whoever asks it for something next.
+        with contextlib.suppress(GuestBroken, GuestRefused):
+            await machine.client.release()
+    finally:
+        await machine.qmp.finish(resuming)
