@@ -115,7 +115,10 @@ class Host:
         qemu = await self.qemu()
         uuid = new_id()
         directory = workspace_dir / "machines" / short(uuid)
-        with_memory = checkpoint is not None and checkpoint.has_memory
+        ram = directory / "ram"
+        shares = checkpoint is not None and checkpoint.has_memory and self.settings.memory_sharing == "family"
+        if checkpoint and shares:
+            ram = self.store.checkpoint(checkpoint.id) / "ram"
         return MachineSpec(
             qemu=str(qemu.path),
             uuid=uuid,
@@ -123,8 +126,8 @@ class Host:
             accelerator=fingerprint.accelerator,
             cpu_model=fingerprint.cpu_model,
             image=image,
-            ram=self.store.checkpoint(checkpoint.id) / "ram" if checkpoint and with_memory else directory / "ram",
-            ram_read_only=with_memory and qemu.version[:2] >= READ_ONLY_RAM_SINCE,
+            ram=ram,
+            ram_read_only=shares and qemu.version[:2] >= READ_ONLY_RAM_SINCE,
             disk=self.store.layer(layer),
             network=fingerprint.network,
             allow_internet=allow_internet,

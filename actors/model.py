@@ -61,6 +61,8 @@ class Evidence:
     """Bound on the wall clock's error when the guest was released."""
     hooks: tuple[HookOutcome, ...] = ()
     """The guest's own programs that ran after the restore, in their order."""
+    connections_closed: int = 0
+    """TCP connections of the checkpoint's that were ended, since their peers do not know this machine."""
 
 
 @attrs.frozen

@@ -55,6 +55,8 @@ class Settings:
     accelerator: str = attrs.field(default="auto", validator=in_(("auto", "kvm", "tcg")))
     channel: str = attrs.field(default="serial", validator=in_(("serial", "vsock")))
     qemu_binary: str = "qemu-system-x86_64"
+    memory_sharing: str = attrs.field(default="family", validator=in_(("family", "off")))
+    """Whether machines that stem from one template or fork share the pages of memory that none of them has changed."""
     boot_timeout_s: float = attrs.field(default=120.0, validator=ge(1))
     """Bound on a cold boot up to the agent's answer."""
     restore_timeout_s: float = attrs.field(default=30.0, validator=ge(1))

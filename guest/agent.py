@@ -212,6 +212,7 @@ class Agent:
             "hostname": body["hostname"],
             "clock_step_s": 0,
             "hooks": [],
+            "connections_closed": 0,
         }
         if not self._dry:
             # Programs of the guest that run now may write to it.

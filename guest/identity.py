@@ -6,6 +6,7 @@ tools at all.  Sources: random(4), netdevice(7), mount(2), clock_settime(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import glob
@@ -17,6 +18,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from typing import Any, Final
+
+from guest.connections import close_all
 
 RUN: Final = "/run/agentiso"
 ETC: Final = RUN + "/etc"
@@ -72,7 +75,13 @@ def bind_files() -> None:
 def assume(identity: dict[str, Any]) -> dict[str, Any]:
     """Take on an identity; each part is tried, and ``failures`` names those that did not succeed."""
     failures: dict[str, str] = {}
-    reply: dict[str, Any] = {"failures": failures, "mac": None, "address": None, "clock_step_s": 0.0}
+    reply: dict[str, Any] = {
+        "failures": failures,
+        "mac": None,
+        "address": None,
+        "clock_step_s": 0.0,
+        "connections_closed": 0,
+    }
 
     def attempt(part: str, action: Callable[[], None]) -> None:
         try:
@@ -85,6 +94,9 @@ def assume(identity: dict[str, Any]) -> dict[str, Any]:
         time.clock_settime_ns(time.CLOCK_REALTIME, identity["time_ns"])
         reply["clock_step_s"] = (identity["time_ns"] - now) / 1e9
 
+    def connections() -> None:
+        reply["connections_closed"] = close_all()
+
     def network() -> None:
         reply["mac"], reply["address"] = _configure(identity["network"])
 
@@ -96,6 +108,7 @@ def assume(identity: dict[str, Any]) -> dict[str, Any]:
     if another:
         attempt("ssh", _renew_ssh_keys)
     if identity.get("network"):
+        attempt("connections", connections)
         attempt("network", network)
     reply["rng_reseeded"] = "rng" not in failures
     reply["hostname"] = socket.gethostname()
@@ -173,6 +186,7 @@ def _configure(network: dict[str, Any]) -> tuple[str, str]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         _set_flags(control, "lo", up=True)
         _set_flags(control, name, up=False)
+        _leave_out_ipv6(name)
         mac = bytes.fromhex(network["mac"].replace(":", ""))
         fcntl.ioctl(control, SIOCSIFHWADDR, struct.pack("16sH14s", name.encode(), ARPHRD_ETHER, mac))
         mask = (0xFFFFFFFF << (32 - network["prefix"])) & 0xFFFFFFFF
@@ -190,6 +204,12 @@ def _configure(network: dict[str, Any]) -> tuple[str, str]:
         got = fcntl.ioctl(control, SIOCGIFHWADDR, _request(name))
         address = fcntl.ioctl(control, SIOCGIFADDR, _request(name))
     return ":".join(f"{byte:02x}" for byte in got[18:24]), socket.inet_ntoa(address[20:24])
+
+
+def _leave_out_ipv6(name: str) -> None:
+    """Keep the kernel from looking for IPv6 neighbours, of which there are none; a fork would, by its old address."""
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "w") as file:
+        file.write("1")
 
 
 def _request(name: str, data: bytes = b"") -> bytes:

@@ -24,6 +24,7 @@ from imagebuild.run import MKE2FS_IDENTITY, Runner
 KERNEL_PACKAGE: Final = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
 MODULES: Final = (
     "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "qemu_fw_cfg",
+    "inet_diag", "tcp_diag",
     "vmw_vsock_virtio_transport",
 )  # fmt: skip
 """Drivers of the machine's devices; what they need comes with them, and what is built in is not missed."""

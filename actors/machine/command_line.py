@@ -115,8 +115,9 @@ def _machine(spec: MachineSpec) -> tuple[str, ...]:
 
 def _boot(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     if restoring:
-        # The saved state has no configuration section; see docs/fork-correctness.md.
-        return ("-incoming", f"fd:{STATE_FD}", "-global", "migration.send-configuration=off")
+        # The saved state has no configuration section.  Nobody announces the guest's address, which is still another's.
+        quiet = ("-global", "migration.send-configuration=off", "-global", "migration.announce-rounds=0")
+        return ("-incoming", f"fd:{STATE_FD}", *quiet)
     arguments = f"{kernel_arguments(spec.accelerator)} agentiso.channel={spec.channel} {spec.image.cmdline}".rstrip()
     return (
         *("-kernel", str(spec.image.kernel), "-initrd", str(spec.image.initrd), "-append", arguments),

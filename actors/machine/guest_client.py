@@ -95,6 +95,7 @@ class IdentityReply:
     clock_step_s: float
     hostname: str
     mac: str | None
+    connections_closed: int
     failures: dict[str, str]
     hooks: tuple[HookOutcome, ...]
 
@@ -211,6 +212,7 @@ class GuestClient:
                 clock_step_s=float(reply["clock_step_s"]),
                 hostname=str(reply["hostname"])[:255],
                 mac=reply.get("mac"),
+                connections_closed=int(reply["connections_closed"]),
                 failures={str(part)[:50]: str(text)[:500] for part, text in dict(reply["failures"]).items()},
                 hooks=tuple(
                     HookOutcome(str(hook["name"])[:255], _optional_int(hook["exit_code"]), str(hook["error"])[:500])

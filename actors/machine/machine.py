@@ -28,7 +28,7 @@ from actors.machine.files import tail
 from actors.machine.guest_client import GuestClient, Identity, IdentityReply, NetworkIdentity
 from actors.machine.process import ProcessIdentity, QemuProcess
 from actors.machine.qmp import QmpClient
-from actors.machine.ram_image import create_zero
+from actors.machine.ram_image import copy_sparse, create_zero
 from actors.machine.standstill import Standstill
 from actors.model import Evidence
 from actors.names import new_id
@@ -191,6 +191,9 @@ async def start(
         spec.directory.mkdir(parents=True, mode=0o700)
         undo.callback(shutil.rmtree, spec.directory, ignore_errors=True)
         machine.key = bytes.fromhex(checkpoint.key) if checkpoint else _write_boot_files(spec)
+        if state is not None and spec.ram.parent == spec.directory:
+            # It shares no memory with others.
+            await trio.to_thread.run_sync(copy_sparse, state.with_name("ram"), spec.ram)
         qmp_stream, channel_stream = await _spawn(machine, state, undo)
 
         async def come_up() -> None:
@@ -338,6 +341,7 @@ async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | No
         processes_held=checkpoint is not None and checkpoint.processes_held,
         clock_error_ms=clock_error_s * 1000,
         hooks=reply.hooks,
+        connections_closed=reply.connections_closed,
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import struct
 import time
+from pathlib import Path
 
 import pytest
 import trio
 
 import agentiso
-from actors.errors import AgentisoError
+from actors.errors import AgentisoError, RestoreUnproven
 from actors.model import HookOutcome
 
 pytestmark = pytest.mark.functional
@@ -193,3 +197,195 @@ async def test_a_damaged_memory_image_is_refused_before_it_is_used(system: agent
         with pytest.raises(AgentisoError, match="altered"):
             await workspace.restore("point")
         assert await output(workspace, "echo alive") == "alive"
+
+
+async def test_a_checkpoint_whose_memory_is_not_the_expected_one_gives_no_machine(system: agentiso.System) -> None:
+    with trio.fail_after(LIMIT_S):
+        workspace = await system.create("doubted")
+        root = system.settings.state_dir / "checkpoints"
+        before = set(root.iterdir())
+        await workspace.snapshot("point")
+        (made,) = set(root.iterdir()) - before
+        record = made / "checkpoint.json"
+        facts = json.loads(record.read_text())
+        record.write_text(json.dumps({**facts, "nonce": "00" * 16}))
+        with pytest.raises(RestoreUnproven, match="does not hold the checkpoint's nonce"):
+            await workspace.restore("point")
+        assert len(list(system.settings.state_dir.glob("workspaces/*/machines/*"))) == 1
+        assert await output(workspace, "echo alive") == "alive"
+
+
+async def test_ten_pauses_lose_no_write_of_memory_or_disk(system: agentiso.System) -> None:
+    with trio.fail_after(LIMIT_S):
+        workspace = await system.create("paused-often", memory_mb=256, vcpus=1)
+        await output(workspace, "for d in /root /dev/shm; do head -c 3000000 /dev/urandom > $d/data; done")
+        sums = "sha256sum /root/data /dev/shm/data"
+        expected = await output(workspace, sums)
+        for number in range(10):
+            await workspace.suspend()
+            await workspace.resume()
+            await output(workspace, f"echo {number} >> /root/log")
+        assert await output(workspace, f"echo 3 > /proc/sys/vm/drop_caches; {sums}") == expected
+        assert await output(workspace, "cat /root/log") == "\n".join(str(number) for number in range(10))
+
+
+DATABASE = """\
+import os, sqlite3
+seen = os.open("/dev/shm/committed", os.O_RDWR | os.O_CREAT)
+db = sqlite3.connect("/root/load.db", isolation_level=None, timeout=60)
+db.execute("pragma journal_mode=wal")
+db.execute("pragma synchronous=full")
+db.execute("create table if not exists pairs (a integer, b integer)")
+number = 0
+while True:
+    number += 1
+    db.execute("begin immediate")
+    db.execute("insert into pairs values (?, ?)", (number, 0))
+    db.execute("update pairs set b = ? where a = ?", (-number, number))
+    db.execute("commit")
+    os.pwrite(seen, b"%020d" % number, 0)
+"""
+EXAMINE = """\
+import sqlite3
+db = sqlite3.connect("/root/load.db", timeout=60)
+whole = db.execute("pragma integrity_check").fetchone()[0]
+rows, last, torn = db.execute("select count(*), max(a), sum(a + b != 0) from pairs").fetchone()
+print(whole, rows, last, torn, int(open("/dev/shm/committed").read()))
+"""
+
+
+async def examine(workspace: agentiso.Workspace, committed: int) -> None:
+    """Hold a database against what its writer had committed at the fork, without its writer."""
+    shown = await output(workspace, "kill -9 $(cat /dev/shm/writer) 2> /dev/null; python3 /root/examine.py")
+    whole, rows, last, torn, seen = shown.split()
+    assert (whole, torn) == ("ok", "0")
+    assert rows == last
+    assert int(last) >= int(seen) >= committed
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["with memory", "disk alone"])
+async def test_a_database_under_load_is_whole_in_a_hundred_forks(system: agentiso.System, memory: bool) -> None:
+    """With its memory a child goes on in the middle of a transaction; from the disk alone it has what was synced."""
+    rounds, width = (20, 5) if memory else (1, 2)
+    start = "python3 /root/load.py > /dev/null 2>&1 & echo $! > /dev/shm/writer; "
+    with trio.fail_after(2 * LIMIT_S):
+        parent = await system.create("database", memory_mb=192, vcpus=1, network="none")
+        await parent.write_file("/root/load.py", DATABASE)
+        await parent.write_file("/root/examine.py", EXAMINE)
+        await output(parent, start + "while [ ! -s /dev/shm/committed ]; do sleep 0.1; done")
+        for number in range(rounds):
+            committed = int(await output(parent, "cat /dev/shm/committed"))
+            if not memory:
+                await parent.snapshot(f"disk-{number}", include_memory=False)
+                for child in await parent.fork(width, snapshot=f"disk-{number}"):
+                    await output(child, f"printf %020d {committed} > /dev/shm/committed; echo > /dev/shm/writer")
+                    await examine(child, committed)
+                    await child.destroy()
+                continue
+            fork = await parent.fork(width)
+            assert [child.error for child in fork.report.children] == [None] * width
+            async with trio.open_nursery() as nursery:
+                for child in fork:
+                    nursery.start_soon(examine, child, committed)
+            for child in fork:
+                await child.destroy()
+
+
+PEER = """\
+import socket, time
+link = socket.create_connection(("10.0.2.2", {port}), timeout=60)
+link.sendall(b"hello\\n")
+open("/dev/shm/connected", "w").write("yes")
+try:
+    said = link.recv(100).decode()
+except OSError as error:
+    said = type(error).__name__
+open("/dev/shm/new", "w").write(said)
+import os; os.rename("/dev/shm/new", "/dev/shm/outcome")
+"""
+
+
+async def test_a_connection_of_the_parent_is_dead_in_the_child_and_alive_in_the_parent(system: agentiso.System) -> None:
+    outcome = "while [ ! -e /dev/shm/outcome ]; do sleep 0.1; done; cat /dev/shm/outcome"
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    port = listener.socket.getsockname()[1]
+    with trio.fail_after(LIMIT_S):
+        parent = await system.create("connected", allow_internet=True)
+        await parent.write_file("/root/peer.py", PEER.format(port=port))
+        await output(parent, "python3 /root/peer.py > /dev/null 2>&1 &")
+        stream = await listener.accept()
+        assert await stream.receive_some(100) == b"hello\n"
+        await output(parent, "while [ ! -e /dev/shm/connected ]; do sleep 0.1; done")
+        child = (await parent.fork(1))[0]
+        evidence = (await child.info()).evidence
+        assert evidence
+        assert evidence.connections_closed == 1
+        assert await output(child, outcome) == "ConnectionAbortedError"
+        await stream.send_all(b"still here")
+        assert await output(parent, outcome) == "still here"
+        await stream.aclose()
+        await listener.aclose()
+
+
+async def test_no_frame_of_a_child_bears_the_parents_address(images_dir: Path, state_dir: Path) -> None:
+    """A QEMU that writes down every frame of its guest shows what left it from the first instruction on."""
+    wrapper, dumps = state_dir / "qemu", state_dir / "dumps"
+    dumps.mkdir()
+    real = shutil.which("qemu-system-x86_64")
+    wrapper.write_text(
+        '#!/bin/sh\ncase "$*" in *netdev*) set -- "$@" -object '
+        f'filter-dump,id=dump,netdev=net0,file={dumps}/$$.pcap ;; esac\nexec {real} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    settings = agentiso.Settings(state_dir=state_dir, images_dir=images_dir, qemu_binary=str(wrapper))
+    with trio.fail_after(LIMIT_S):
+        async with agentiso.open_system(settings) as system:
+            parent = await system.create("noisy", allow_internet=True)
+            children = list(await parent.fork(CHILDREN))
+            for workspace in (parent, *children):
+                await workspace.exec("python3 -c 'import socket; socket.create_connection((\"10.0.2.2\", 9), 5)'")
+            macs = [str((await workspace.info()).network.mac) for workspace in (parent, *children)]
+            assert len(set(macs)) == len(macs)
+            senders = [senders_in(path) for path in dumps.iterdir()]
+    spoken = [one for one in senders if one]
+    assert all(len(one) == 1 for one in spoken)
+    assert set(macs) <= set().union(*spoken)
+
+
+def senders_in(capture: Path) -> set[str]:
+    """Return the source addresses of the guest's frames in a capture (pcap: a 24-byte header, then records)."""
+    data, position, found = capture.read_bytes(), 24, set()
+    while position + 16 <= len(data):
+        (length,) = struct.unpack_from("<I", data, position + 8)
+        source = data[position + 16 + 6 : position + 16 + 12]
+        # The gateway, slirp itself, answers from 52:55:0a:...
+        if not source.startswith(b"\x52\x55"):
+            found.add(source.hex(":"))
+        position += 16 + length
+    return found
+
+
+async def test_machines_share_no_page_of_memory_when_that_is_switched_off(images_dir: Path, state_dir: Path) -> None:
+    shape = agentiso.Shape(vcpus=1, memory_mb=256, disk_gb=1)
+    settings = agentiso.Settings(
+        state_dir=state_dir, images_dir=images_dir, shape=shape, network="none", memory_sharing="off"
+    )
+    with trio.fail_after(LIMIT_S):
+        async with agentiso.open_system(settings) as system:
+            parent = await system.create("alone")
+            await output(parent, "echo kept > /dev/shm/f")
+            child = (await parent.fork(1))[0]
+            assert await output(child, "cat /dev/shm/f") == "kept"
+            images = list(state_dir.glob("workspaces/*/machines/*/ram"))
+            assert len(images) == len({path.stat().st_ino for path in images}) == 2
+            for process in Path("/proc").glob("[0-9]*/maps"):
+                mapped = maps_of(process)
+                assert not any(f"{state_dir}/checkpoints" in line for line in mapped)
+                assert sum(f"{state_dir}/workspaces" in line and line.endswith("/ram") for line in mapped) <= 1
+
+
+def maps_of(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
