@@ -323,10 +323,10 @@ async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | No
         network=_network_identity(machine.spec),
     )
     reply = await machine.client.identify(identity)
-    faults = _faults(reply, identity, checkpoint)
-    if faults:
+    found = faults(reply, identity, checkpoint)
+    if found:
         raise RestoreUnproven(
-            f"The guest of {persona.hostname} could not prove a correct start: {'; '.join(faults)}.",
+            f"The guest of {persona.hostname} could not prove a correct start: {'; '.join(found)}.",
             remedy="It was ended. Try again; if it recurs, rebuild the image.",
         )
     clock_error_s = await machine.client.release()
@@ -345,18 +345,19 @@ async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | No
     )
 
 
-def _faults(reply: IdentityReply, identity: Identity, checkpoint: Checkpoint | None) -> list[str]:
-    faults = [f"{part}: {text}" for part, text in sorted(reply.failures.items())]
+def faults(reply: IdentityReply, identity: Identity, checkpoint: Checkpoint | None) -> list[str]:
+    """Name each part of a start's proof that is missing."""
+    found = [f"{part}: {text}" for part, text in sorted(reply.failures.items())]
     expected = checkpoint.nonce if checkpoint else None
     if reply.previous_nonce != expected:
-        faults.append("its memory does not hold the checkpoint's nonce")
+        found.append("its memory does not hold the checkpoint's nonce")
     if not reply.rng_reseeded:
-        faults.append("its kernel's random generator was not reseeded")
+        found.append("its kernel's random generator was not reseeded")
     if reply.hostname != identity.hostname:
-        faults.append(f"its hostname is {reply.hostname!r}, not {identity.hostname!r}")
+        found.append(f"its hostname is {reply.hostname!r}, not {identity.hostname!r}")
     if identity.network and reply.mac != identity.network.mac:
-        faults.append(f"its MAC address is {reply.mac}, not {identity.network.mac}")
-    return faults
+        found.append(f"its MAC address is {reply.mac}, not {identity.network.mac}")
+    return found
 
 
 def _network_identity(spec: MachineSpec) -> NetworkIdentity | None:

@@ -1,0 +1,32 @@
+"""What the documentation says is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CORRECTNESS = ROOT / "docs" / "fork-correctness.md"
+
+
+def names_in(*paths: Path) -> set[str]:
+    return {
+        name for path in paths for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+
+
+def test_every_test_that_a_hazard_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", CORRECTNESS.read_text()))
+    assert named
+    assert named <= names_in(*ROOT.glob("tests/*/test_*.py"))
+
+
+def test_every_test_of_a_hazard_is_named_by_it() -> None:
+    named = set(re.findall(r"`(test_\w+)`", CORRECTNESS.read_text()))
+    assert names_in(ROOT / "tests" / "functional" / "test_fork_correctness.py") <= named
+
+
+def test_every_link_of_the_documentation_leads_to_a_file() -> None:
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), (page, target)
