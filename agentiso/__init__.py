@@ -26,7 +26,8 @@ from actors.model import (
     WorkspaceInfo,
 )
 from actors.settings import Limits, Settings
-from agentiso.system import Fork, System, Workspace, open_system
+from agentiso.system import System, open_system
+from agentiso.workspace import Fork, Workspace
 
 __all__ = [
     "AgentisoError",

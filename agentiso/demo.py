@@ -18,7 +18,8 @@ import attrs
 from rich.console import Console
 
 from actors.settings import Settings
-from agentiso.system import System, Workspace, open_system
+from agentiso.system import System, open_system
+from agentiso.workspace import Workspace
 from imagebuild import BuildProgress, ImageError, build_image, load_image
 
 TICKS: Final = "/dev/shm/ticks"  # noqa: S108 (in the guest)
@@ -85,9 +86,9 @@ async def _tell(system: System, story: _Story) -> dict[str, Any]:
     with story.step("run a command in it"):
         kernel = (await ws.exec("uname -sr")).stdout.decode().strip()
     with story.step("write a file"):
-        await ws.write_file("/root/note", "written before the fork\n")
+        await ws.files.write("/root/note", "written before the fork\n")
     with story.step("take a snapshot, memory included"):
-        await ws.snapshot("before")
+        await ws.snapshots.create("before")
     with story.step("start a counter, let it count to 5"):
         await ws.exec(COUNTER)
     with story.step(f"fork it into {CHILDREN} while it counts"):
@@ -116,7 +117,7 @@ async def _compare(story: _Story, workspaces: Sequence[Workspace]) -> None:
     """Show that the counters have one history up to the fork, and each its own from there."""
     for workspace in workspaces:
         await workspace.exec(WAIT_ON)
-    histories = [(await workspace.read_file(TICKS)).content.decode().split("\n") for workspace in workspaces]
+    histories = [(await workspace.files.read(TICKS)).content.decode().split("\n") for workspace in workspaces]
     shared = 0
     while len({history[shared] for history in histories}) == 1:
         shared += 1

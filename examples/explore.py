@@ -33,7 +33,7 @@ async def main() -> None:
     """Fork one prepared workspace per candidate and try all of them side by side."""
     async with agentiso.open_system() as system:
         prepared = await system.create("prepared")
-        await prepared.write_file("/root/middle.py", BUGGY)
+        await prepared.files.write("/root/middle.py", BUGGY)
         children = await prepared.fork(len(CANDIDATES), names=[f"try-{name}" for name in CANDIDATES])
         passed: list[str] = []
         async with trio.open_nursery() as nursery:

@@ -12,15 +12,15 @@ async def main() -> None:
     """Show that a restore brings back what was destroyed."""
     async with agentiso.open_system() as system:
         workspace = await system.create("rewind")
-        await workspace.write_file("/root/precious", "still here\n")
+        await workspace.files.write("/root/precious", "still here\n")
         await workspace.exec("sleep 1000 > /dev/null 2>&1 &")
-        await workspace.snapshot("before")
+        await workspace.snapshots.create("before")
 
         await workspace.exec("rm -rf /root /usr")
-        print("after the damage:", (await workspace.list_files("/")) and "the machine answers, its files are gone")
+        print("after the damage:", (await workspace.files.list("/")) and "the machine answers, its files are gone")
 
-        await workspace.restore("before")
-        content = (await workspace.read_file("/root/precious")).content.decode().strip()
+        await workspace.snapshots.restore("before")
+        content = (await workspace.files.read("/root/precious")).content.decode().strip()
         sleeping = (await workspace.exec("pgrep -c sleep")).stdout.decode().strip()
         print(f"after the restore: {content}; {sleeping} process sleeps on")
 

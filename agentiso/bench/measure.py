@@ -23,7 +23,8 @@ from actors.settings import Settings
 from agentiso.bench import floor
 from agentiso.bench.result import Row, Stat
 from agentiso.images import loader
-from agentiso.system import System, Workspace, open_system
+from agentiso.system import System, open_system
+from agentiso.workspace import Workspace
 
 DIRTY_MIB: Final = 8
 DIRTY: Final = f"head -c {DIRTY_MIB * 2**20} /dev/urandom > /dev/shm/dirty"
@@ -230,9 +231,9 @@ async def _exec_true(bench: Bench, _number: int) -> tuple[float, float]:
 
 async def _cold_boot(bench: Bench, number: int) -> tuple[float, float]:
     workspace = await bench.system.create(f"cold-{number}")
-    await workspace.snapshot("disk", include_memory=False)
+    await workspace.snapshots.create("disk", include_memory=False)
     began = time.perf_counter()
-    await workspace.restore("disk")
+    await workspace.snapshots.restore("disk")
     await workspace.exec("true")
     ours = _ms(began)
     await workspace.destroy()

@@ -24,7 +24,7 @@ from actors.errors import AgentisoError
 from actors.messages import OnProgress
 from actors.runtime import open_plain_nursery
 from agentiso.mcp.schema import schema_for, structure
-from agentiso.mcp.tools import TOOLS, Tool
+from agentiso.mcp.tools import TOOLS, Call, Tool
 from agentiso.system import System
 
 log = logging.getLogger("agentiso.mcp")
@@ -55,7 +55,7 @@ def make_server(system: System) -> Server[Any]:
         try:
             arguments = structure(tool.arguments, params.arguments or {})
             async with _reporting(context.session) as report:
-                result = await tool.handler(system, arguments, report)
+                result = await tool.handler(Call(system, report), arguments)
         except AgentisoError as error:
             return _error(error.code, error.message, error.remedy)
         except Exception:
@@ -112,7 +112,7 @@ def _describe(tool: Tool) -> types.Tool:
             read_only_hint=tool.read_only,
             destructive_hint=tool.destructive,
             idempotent_hint=tool.idempotent or tool.read_only,
-            open_world_hint=tool.name == "exec",
+            open_world_hint=tool.open_world,
         ),
     )
 

@@ -82,7 +82,7 @@ async def test_a_checkpoint_that_finds_the_disk_full_fails_and_the_parent_runs_o
             free = fill(state_dir, but_mb=rest)
             for number in (1, 2):
                 with pytest.raises(NoCapacity, match="disk is full") as caught:
-                    await (parent.fork(2) if number == 1 else parent.snapshot("full"))
+                    await (parent.fork(2) if number == 1 else parent.snapshots.create("full"))
                 assert "Free some space" in caught.value.remedy
                 # What has changed is written last, when the disk stands on its next layer already.
                 more = files(state_dir)["layers"] - before["layers"]

@@ -81,9 +81,9 @@ async def test_monotonic_timers_neither_fire_in_bulk_nor_hang(system: agentiso.S
     with trio.fail_after(LIMIT_S):
         workspace = await system.create("timers")
         await output(workspace, "(sleep 1; echo done > /dev/shm/slept) > /dev/null 2>&1 &")
-        await workspace.snapshot("asleep")
+        await workspace.snapshots.create("asleep")
         await output(workspace, "while [ ! -e /dev/shm/slept ]; do sleep 0.1; done")
-        await workspace.restore("asleep")
+        await workspace.snapshots.restore("asleep")
         assert (await workspace.exec("test -e /dev/shm/slept")).exit_code == 1
         await output(workspace, "while [ ! -e /dev/shm/slept ]; do sleep 0.1; done")
 
@@ -106,8 +106,8 @@ async def test_a_restored_snapshot_keeps_the_identity_of_its_workspace(system: a
     with trio.fail_after(LIMIT_S):
         workspace = await system.create("same")
         before = await output(workspace, facts)
-        await workspace.snapshot("point")
-        await workspace.restore("point")
+        await workspace.snapshots.create("point")
+        await workspace.snapshots.restore("point")
         assert await output(workspace, facts) == before
 
 
@@ -116,8 +116,8 @@ async def test_ssh_host_keys_are_not_shared_with_a_fork(system: agentiso.System)
     generator = '#!/bin/sh\necho "$@" > /etc/ssh/ssh_host_ed25519_key\n'
     with trio.fail_after(LIMIT_S):
         parent = await system.create("keys")
-        await parent.write_file("/usr/bin/ssh-keygen", generator, mode=0o755)
-        await parent.write_file("/etc/ssh/ssh_host_rsa_key", "the parent's")
+        await parent.files.write("/usr/bin/ssh-keygen", generator, mode=0o755)
+        await parent.files.write("/etc/ssh/ssh_host_rsa_key", "the parent's")
         child = (await parent.fork(1))[0]
         assert await output(child, "ls /etc/ssh | grep host") == "ssh_host_ed25519_key"
         assert await output(parent, "cat /etc/ssh/ssh_host_rsa_key") == "the parent's"
@@ -127,7 +127,7 @@ async def test_programs_of_the_after_restore_directory_run_before_the_processes_
     hook = "#!/bin/sh\nwc -l < /dev/shm/tags > /dev/shm/at-hook; exit 3\n"
     with trio.fail_after(LIMIT_S):
         parent = await system.create("hooked")
-        await parent.write_file("/etc/agentiso/after-restore.d/10-count", hook, mode=0o755)
+        await parent.files.write("/etc/agentiso/after-restore.d/10-count", hook, mode=0o755)
         await output(parent, TICKER)
         child = (await parent.fork(1))[0]
         evidence = (await child.info()).evidence
@@ -151,7 +151,7 @@ done
 """
     with trio.fail_after(LIMIT_S):
         parent = await system.create("writer")
-        await parent.write_file("/root/writer.sh", writer)
+        await parent.files.write("/root/writer.sh", writer)
         await output(parent, "sh /root/writer.sh > /dev/null 2>&1 & while [ ! -s /root/number ]; do sleep 0.1; done")
         for child in await parent.fork(CHILDREN):
             stopped = await output(child, "kill -STOP $(cat /dev/shm/writer); cat /dev/shm/number /root/number")
@@ -189,13 +189,13 @@ async def test_a_damaged_memory_image_is_refused_before_it_is_used(system: agent
         workspace = await system.create("damaged")
         root = system.settings.state_dir / "checkpoints"
         before = set(root.iterdir())
-        await workspace.snapshot("point")
+        await workspace.snapshots.create("point")
         (made,) = set(root.iterdir()) - before
         with (made / "ram").open("r+b") as file:
             file.seek(4096)
             file.write(b"not what was there")
         with pytest.raises(AgentisoError, match="altered"):
-            await workspace.restore("point")
+            await workspace.snapshots.restore("point")
         assert await output(workspace, "echo alive") == "alive"
 
 
@@ -204,13 +204,13 @@ async def test_a_checkpoint_whose_memory_is_not_the_expected_one_gives_no_machin
         workspace = await system.create("doubted")
         root = system.settings.state_dir / "checkpoints"
         before = set(root.iterdir())
-        await workspace.snapshot("point")
+        await workspace.snapshots.create("point")
         (made,) = set(root.iterdir()) - before
         record = made / "checkpoint.json"
         facts = json.loads(record.read_text())
         record.write_text(json.dumps({**facts, "nonce": "00" * 16}))
         with pytest.raises(RestoreUnproven, match="does not hold the checkpoint's nonce"):
-            await workspace.restore("point")
+            await workspace.snapshots.restore("point")
         assert len(list(system.settings.state_dir.glob("workspaces/*/machines/*"))) == 1
         assert await output(workspace, "echo alive") == "alive"
 
@@ -270,13 +270,13 @@ async def test_a_database_under_load_is_whole_in_a_hundred_forks(system: agentis
     start = "python3 /root/load.py > /dev/null 2>&1 & echo $! > /dev/shm/writer; "
     with trio.fail_after(2 * LIMIT_S):
         parent = await system.create("database", memory_mb=192, vcpus=1, network="none")
-        await parent.write_file("/root/load.py", DATABASE)
-        await parent.write_file("/root/examine.py", EXAMINE)
+        await parent.files.write("/root/load.py", DATABASE)
+        await parent.files.write("/root/examine.py", EXAMINE)
         await output(parent, start + "while [ ! -s /dev/shm/committed ]; do sleep 0.1; done")
         for number in range(rounds):
             committed = int(await output(parent, "cat /dev/shm/committed"))
             if not memory:
-                await parent.snapshot(f"disk-{number}", include_memory=False)
+                await parent.snapshots.create(f"disk-{number}", include_memory=False)
                 for child in await parent.fork(width, snapshot=f"disk-{number}"):
                     await output(child, f"printf %020d {committed} > /dev/shm/committed; echo > /dev/shm/writer")
                     await examine(child, committed)
@@ -311,7 +311,7 @@ async def test_a_connection_of_the_parent_is_dead_in_the_child_and_alive_in_the_
     port = listener.socket.getsockname()[1]
     with trio.fail_after(LIMIT_S):
         parent = await system.create("connected", allow_internet=True)
-        await parent.write_file("/root/peer.py", PEER.format(port=port))
+        await parent.files.write("/root/peer.py", PEER.format(port=port))
         await output(parent, "python3 /root/peer.py > /dev/null 2>&1 &")
         stream = await listener.accept()
         assert await stream.receive_some(100) == b"hello\n"

@@ -32,11 +32,11 @@ async def marks(workspace: Workspace) -> list[str]:
 
 
 async def branches(workspace: Workspace) -> dict[str, str | None]:
-    return {snapshot.name: snapshot.parent for snapshot in await workspace.snapshots()}
+    return {snapshot.name: snapshot.parent for snapshot in await workspace.snapshots.list()}
 
 
 async def heads(workspace: Workspace) -> list[str]:
-    return [snapshot.name for snapshot in await workspace.snapshots() if snapshot.is_head]
+    return [snapshot.name for snapshot in await workspace.snapshots.list() if snapshot.is_head]
 
 
 async def test_any_node_is_restored_without_loss_of_others_and_the_tree_branches_there(system: System) -> None:
@@ -44,14 +44,14 @@ async def test_any_node_is_restored_without_loss_of_others_and_the_tree_branches
         workspace = await system.create("branching")
         for name in ("a", "b", "c"):
             await mark(workspace, name)
-            await workspace.snapshot(name)
-        await workspace.restore("a")
+            await workspace.snapshots.create(name)
+        await workspace.snapshots.restore("a")
         assert await marks(workspace) == ["a", "a"]
         await mark(workspace, "d")
-        await workspace.snapshot("d")
+        await workspace.snapshots.create("d")
         assert await branches(workspace) == {"a": None, "b": "a", "c": "b", "d": "a"}
         for name in ("c", "b", "d", "a"):
-            await workspace.restore(name)
+            await workspace.snapshots.restore(name)
             assert await marks(workspace) == [name, name]
             assert await heads(workspace) == [name]
 
@@ -60,10 +60,10 @@ async def test_a_restore_is_undone_several_times_over_memory_and_disk(system: Sy
     with trio.fail_after(LIMIT_S):
         workspace = await system.create("undoing")
         await mark(workspace, "first")
-        await workspace.snapshot("first")
+        await workspace.snapshots.create("first")
         for text in ("second", "third"):
             await mark(workspace, text)
-            await workspace.restore("first")
+            await workspace.snapshots.restore("first")
         assert [step.before for step in (await workspace.info()).undo] == ["restore of first"] * 2
         assert "undone" in (await workspace.undo()).note
         assert await marks(workspace) == ["third", "third"]
@@ -76,12 +76,12 @@ async def test_a_restore_is_undone_several_times_over_memory_and_disk(system: Sy
 async def test_undo_steps_are_bounded_and_take_their_files_with_them(system: System) -> None:
     with trio.fail_after(LIMIT_S):
         workspace = await system.create("bounded")
-        await workspace.snapshot("one")
+        await workspace.snapshots.create("one")
         checkpoints = system.settings.state_dir / "checkpoints"
         limit = system.settings.limits.max_undo
         counts = []
         for _ in range(limit + 2):
-            await workspace.restore("one")
+            await workspace.snapshots.restore("one")
             counts.append(len(list(checkpoints.iterdir())))
         assert len((await workspace.info()).undo) == limit
         assert counts[-1] == counts[-2] == max(counts)
@@ -92,16 +92,16 @@ async def test_a_node_is_deleted_alone_or_with_all_that_stand_on_it(system: Syst
         workspace = await system.create("pruned")
         for name in ("a", "b", "c", "d"):
             await mark(workspace, name)
-            await workspace.snapshot(name)
-        assert await workspace.delete_snapshot("b") == ("b",)
+            await workspace.snapshots.create(name)
+        assert await workspace.snapshots.delete("b") == ("b",)
         assert await branches(workspace) == {"a": None, "c": "a", "d": "c"}
-        await workspace.restore("c")
+        await workspace.snapshots.restore("c")
         assert await marks(workspace) == ["c", "c"]
-        assert await workspace.delete_snapshot("c", cascade=True) == ("c", "d")
+        assert await workspace.snapshots.delete("c", cascade=True) == ("c", "d")
         assert await branches(workspace) == {"a": None}
         assert await heads(workspace) == ["a"]
         assert await marks(workspace) == ["c", "c"]
-        await workspace.restore("a")
+        await workspace.snapshots.restore("a")
         assert await marks(workspace) == ["a", "a"]
 
 
@@ -115,7 +115,7 @@ async def test_a_suspended_workspace_has_no_machine_and_resumes_where_it_was(sys
         assert not list(system.settings.state_dir.glob("workspaces/*/machines/*"))
         with pytest.raises(IllegalState, match="suspended"):
             await workspace.exec("true")
-        snapshot = await workspace.snapshot("asleep")
+        snapshot = await workspace.snapshots.create("asleep")
         assert snapshot.has_memory
         child = (await workspace.fork(1))[0]
         assert await marks(child) == ["kept", "kept"]
@@ -125,7 +125,7 @@ async def test_a_suspended_workspace_has_no_machine_and_resumes_where_it_was(sys
         assert info.evidence.processes_held
         assert await marks(workspace) == ["kept", "kept"]
         assert await output(workspace, "pgrep -xc sleep") == "1"
-        await workspace.restore("asleep")
+        await workspace.snapshots.restore("asleep")
         assert await marks(workspace) == ["kept", "kept"]
 
 
@@ -140,7 +140,7 @@ async def test_a_paused_machine_stands_still_and_can_be_snapshotted_and_forked(s
         paused_ns = time.time_ns()
         with pytest.raises(IllegalState, match="paused"):
             await workspace.exec("true")
-        await workspace.snapshot("still")
+        await workspace.snapshots.create("still")
         child = (await workspace.fork(1))[0]
         assert (await workspace.info()).state == "paused"
         await workspace.resume()
@@ -149,7 +149,7 @@ async def test_a_paused_machine_stands_still_and_can_be_snapshotted_and_forked(s
         await workspace.pause()
         await workspace.suspend()
         await workspace.resume()
-        await workspace.restore("still")
+        await workspace.snapshots.restore("still")
         assert await output(workspace, "echo alive") == "alive"
 
 
@@ -157,17 +157,17 @@ async def test_a_stopped_workspace_is_snapshotted_forked_restored_and_started(sy
     with trio.fail_after(LIMIT_S):
         workspace = await system.create("stopped", vcpus=1, memory_mb=256)
         await mark(workspace, "first")
-        await workspace.snapshot("running")
+        await workspace.snapshots.create("running")
         await mark(workspace, "second")
         assert (await workspace.stop()).state == "stopped"
-        assert not (await workspace.snapshot("at-rest")).has_memory
+        assert not (await workspace.snapshots.create("at-rest")).has_memory
         child = (await workspace.fork(1))[0]
         assert (await child.info()).started_by == "cold_boot"
         assert await output(child, "cat /root/mark") == "second"
         assert (await workspace.start()).started_by == "cold_boot"
         assert await output(workspace, "cat /root/mark; ls /dev/shm") == "second"
         await workspace.stop()
-        await workspace.restore("running")
+        await workspace.snapshots.restore("running")
         assert await marks(workspace) == ["first", "first"]
         assert (await workspace.undo()).state == "stopped"
         await workspace.start()
@@ -180,8 +180,8 @@ async def test_a_snapshots_disk_alone_is_whole_and_boots(system: System) -> None
     with trio.fail_after(LIMIT_S):
         workspace = await system.create("disk", vcpus=1, memory_mb=256)
         await mark(workspace, "unsynced")
-        await workspace.snapshot("both")
-        info = await workspace.restore("both", disk_only=True)
+        await workspace.snapshots.create("both")
+        info = await workspace.snapshots.restore("both", disk_only=True)
         assert info.started_by == "cold_boot"
         assert await output(workspace, "cat /root/mark; ls /dev/shm") == "unsynced"
 
@@ -192,14 +192,14 @@ async def test_memory_for_another_host_is_refused_with_the_difference_and_its_di
         await mark(workspace, "kept")
         root = system.settings.state_dir / "checkpoints"
         before = set(root.iterdir())
-        await workspace.snapshot("point")
+        await workspace.snapshots.create("point")
         (made,) = set(root.iterdir()) - before
         record = made / "checkpoint.json"
         record.write_text(record.read_text().replace('"qemu": "', '"qemu": "another '))
         with pytest.raises(CheckpointUnusable, match=r"qemu: another .* here.*disk_only"):
-            await workspace.restore("point")
+            await workspace.snapshots.restore("point")
         assert await marks(workspace) == ["kept", "kept"]
-        await workspace.restore("point", disk_only=True)
+        await workspace.snapshots.restore("point", disk_only=True)
         assert await output(workspace, "cat /root/mark") == "kept"
 
 

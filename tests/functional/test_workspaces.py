@@ -64,17 +64,17 @@ async def test_children_of_a_running_workspace_go_on_from_one_instant_and_diverg
 ) -> None:
     with trio.fail_after(LIMIT_S):
         parent = await system.create("parent")
-        await parent.write_file("/root/before", b"written just before the fork")
+        await parent.files.write("/root/before", b"written just before the fork")
         await output(parent, COUNTER + " sleep 0.3")
         fork = await parent.fork(3)
         assert [child.error for child in fork.report.children] == [None] * 3
         assert fork.report.pause_ms is not None
         first = [int(await output(child, "cat /dev/shm/c")) for child in fork]
-        await fork[0].write_file("/root/own", b"child")
+        await fork[0].files.write("/root/own", b"child")
         with pytest.raises(GuestRefused):
-            await fork[1].read_file("/root/own")
+            await fork[1].files.read("/root/own")
         again = [int(await output(child, "sleep 0.3; cat /dev/shm/c")) for child in fork]
-        contents = [(await child.read_file("/root/before")).content for child in fork]
+        contents = [(await child.files.read("/root/before")).content for child in fork]
         infos = [await child.info() for child in fork]
         randoms = {await output(child, "od -An -N16 -tx1 /dev/urandom") for child in fork}
         hostnames = [await output(child, "hostname") for child in fork]
@@ -92,7 +92,7 @@ async def test_a_chain_of_five_generations_keeps_every_generations_file(system: 
     with trio.fail_after(LIMIT_S):
         ws = await system.create("gen-0")
         for generation in range(5):
-            await ws.write_file(f"/root/{generation}", str(generation).encode())
+            await ws.files.write(f"/root/{generation}", str(generation).encode())
             child = (await ws.fork(1, names=[f"gen-{generation + 1}"]))[0]
             await ws.destroy()
             ws = child
@@ -104,27 +104,27 @@ async def test_a_snapshot_restores_memory_and_disk_any_number_of_times(system: a
     with trio.fail_after(LIMIT_S):
         ws = await system.create("snapped")
         await output(ws, "echo disk > /root/d; echo memory > /dev/shm/m")
-        snapshot = await ws.snapshot("one")
+        snapshot = await ws.snapshots.create("one")
         assert snapshot.has_memory
         for _ in range(2):
             await output(ws, "rm /root/d /dev/shm/m")
-            info = await ws.restore("one")
+            info = await ws.snapshots.restore("one")
             assert info.evidence is not None
             assert info.evidence.nonce_matched
             assert await output(ws, "cat /root/d /dev/shm/m") == "disk\nmemory"
         child = (await ws.fork(1, snapshot="one"))[0]
         assert await output(child, "cat /root/d /dev/shm/m") == "disk\nmemory"
         with pytest.raises(NameTaken):
-            await ws.snapshot("one")
-        assert [(s.name, s.parent) for s in await ws.snapshots()] == [("one", None)]
+            await ws.snapshots.create("one")
+        assert [(s.name, s.parent) for s in await ws.snapshots.list()] == [("one", None)]
 
 
 async def test_a_disk_only_snapshot_boots_cold_and_says_so(system: agentiso.System) -> None:
     with trio.fail_after(LIMIT_S):
         ws = await system.create("cold")
         await output(ws, "echo disk > /root/d; echo memory > /dev/shm/m")
-        await ws.snapshot("disk", include_memory=False)
-        info = await ws.restore("disk")
+        await ws.snapshots.create("disk", include_memory=False)
+        info = await ws.snapshots.restore("disk")
         assert info.started_by == "cold_boot"
         assert await output(ws, "cat /root/d; ls /dev/shm") == "disk"
 
@@ -157,7 +157,7 @@ async def test_bad_requests_are_refused_with_a_reason_and_leave_nothing(system: 
         with pytest.raises(NotFound):
             await system.get("nobody")
         with pytest.raises(NotFound):
-            await ws.restore("nothing")
+            await ws.snapshots.restore("nothing")
         assert [info.name for info in await system.list()] == ["taken"]
 
 
@@ -210,13 +210,13 @@ async def test_machines_survive_their_supervisor_and_are_adopted(images_dir: Pat
         async with agentiso.open_system(settings, keep=True) as system:
             ws = await system.create("lasting")
             await output(ws, "echo here > /dev/shm/m")
-            await ws.snapshot("kept")
+            await ws.snapshots.create("kept")
         async with agentiso.open_system(settings) as system:
             ws = await system.get("lasting")
             assert await output(ws, "cat /dev/shm/m") == "here"
             child = (await ws.fork(1))[0]
             assert await output(child, "cat /dev/shm/m") == "here"
-            await ws.restore("kept")
+            await ws.snapshots.restore("kept")
             assert await output(ws, "cat /dev/shm/m") == "here"
         async with agentiso.open_system(settings) as system:
             # It was there before the last system was opened, so it outlived that too.
@@ -228,10 +228,10 @@ async def test_destroying_a_parent_leaves_its_children_whole_and_no_file_without
 ) -> None:
     with trio.fail_after(LIMIT_S):
         parent = await system.create("old")
-        await parent.write_file("/root/f", b"inherited")
+        await parent.files.write("/root/f", b"inherited")
         child = (await parent.fork(1, names=["new"]))[0]
         await parent.destroy()
-        assert (await child.read_file("/root/f")).content == b"inherited"
+        assert (await child.files.read("/root/f")).content == b"inherited"
         await child.destroy()
         state = system.settings.state_dir
         templates = len(list((state / "templates").glob("*.json")))

@@ -20,7 +20,8 @@ from actors.machine.qmp import QmpCodec
 from actors.names import check_name
 from agentiso.config import load_settings
 from agentiso.mcp.schema import schema_for, structure
-from agentiso.mcp.tools import TOOLS, ExecArguments
+from agentiso.mcp.tools import TOOLS
+from agentiso.mcp.tools.commands import ExecArguments
 from guest.handshake import EchoScanner, SyncScanner, echo, token
 from guest.wire import MAX_FRAME_BYTES, Codec, Data, Message, encode
 from guest.wire import Event as WireEvent

@@ -1,0 +1,54 @@
+"""Commands for images."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from agentiso.cli.common import Commands, columns, run_interruptibly, show
+from agentiso.config import load_settings
+
+
+def register(commands: Commands) -> None:
+    """Add these commands."""
+    made = commands.add("image", _image, "build, list, verify or remove images")
+    made.add_argument("action", choices=("build", "list", "verify", "remove"))
+    made.add_argument("name", nargs="?", default="base")
+    made.add_argument("--root", choices=("debian", "busybox"), default="debian", help="kind of root disk to build")
+    made.add_argument(
+        "--kernel", choices=("stock", "small"), default="stock",
+        help="the distribution's kernel, or a small one that is compiled here once, in some minutes",
+    )  # fmt: skip
+
+
+def _image(a: Any) -> int:
+    import imagebuild
+
+    images_dir = load_settings(a.config).images
+    if a.action == "list":
+        found = imagebuild.list_images(images_dir)
+        rows = [("NAME", "DIGEST", "SUITE", "KERNEL")]
+        rows += [(i.name, i.digest, i.manifest.suite, i.manifest.kernel_version) for i in found]
+        return show(
+            a,
+            [dict(zip(("name", "digest", "suite", "kernel"), row, strict=True)) for row in rows[1:]],
+            columns(rows),
+        )
+    if a.action == "build":
+        image = run_interruptibly(
+            lambda: imagebuild.build_image(
+                a.name, images_dir, progress=show_progress, root_kind=a.root, kernel_kind=a.kernel
+            )
+        )
+        return show(a, {"name": a.name, "digest": image.digest}, f"image {a.name} is ready ({image.digest})")
+    if a.action == "verify":
+        imagebuild.verify_image(imagebuild.load_image(images_dir, a.name))
+        return show(a, {"name": a.name, "ok": True}, f"image {a.name} is whole")
+    imagebuild.remove_image(images_dir, a.name)
+    return show(a, {"name": a.name, "removed": True}, f"image {a.name} was removed")
+
+
+def show_progress(progress: Any) -> None:
+    """Print one line of a build's progress."""
+    state = "done" if progress.done else "..."
+    print(f"[{progress.elapsed_s:5.1f} s] {progress.step}: {progress.message} {state}", file=sys.stderr)

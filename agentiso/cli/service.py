@@ -1,0 +1,85 @@
+"""Commands for the host and the supervisor."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import trio
+
+from agentiso.cli.common import Commands, columns, run_interruptibly, show
+from agentiso.config import load_settings, settings_to_plain
+
+
+def register(commands: Commands) -> None:
+    """Add these commands."""
+    commands.add("check", _check, "look at this host and say what is missing and how to get it")
+    commands.add("serve", _serve, "be an MCP server on stdio, for an agent's configuration")
+    made = commands.add("daemon", _daemon, "run, or stop, the supervisor of the state directory")
+    made.add_argument("action", nargs="?", choices=("run", "stop"), default="run")
+    made.add_argument("--idle-exit", type=float, metavar="SECONDS", help="end after being idle for so long")
+    made = commands.add("bench", _bench, "measure agentiso against a bare script that drives the same QEMU")
+    made.add_argument("rows", nargs="*", metavar="ROW", help="only these rows")
+    made.add_argument("--quick", action="store_true", help="fewer samples")
+    commands.add("config", _config, "print the configuration in force, as TOML")
+    commands.add("demo", _demo, "show what workspaces can do, on a real one")
+
+
+def _check(a: Any) -> int:
+    from agentiso.check import run_checks
+
+    results = trio.run(run_checks, load_settings(a.config))
+    rows = [("CHECK", "", "VERDICT", "REASON", "FIX")]
+    mark = {True: "ok", False: "MISSING", None: "note"}
+    rows += [(r.name, mark[r.ok], r.verdict, r.reason, r.fix) for r in results]
+    plain = [{"name": r.name, "ok": r.ok, "verdict": r.verdict, "reason": r.reason, "fix": r.fix} for r in results]
+    show(a, plain, columns(rows))
+    return 1 if any(result.ok is False for result in results) else 0
+
+
+def _serve(a: Any) -> int:
+    from agentiso.serve import run_serve
+
+    trio.run(run_serve, load_settings(a.config), a.config)
+    return 0
+
+
+def _daemon(a: Any) -> int:
+    from agentiso.daemon import run_daemon, stop_daemon
+
+    settings = load_settings(a.config)
+    if a.action == "stop":
+        stopped = stop_daemon(settings)
+        return show(a, {"stopped": stopped}, "the supervisor was asked to end" if stopped else "no supervisor runs")
+    trio.run(lambda: run_daemon(settings, idle_exit_s=a.idle_exit))
+    return 0
+
+
+def _bench(a: Any) -> int:
+    from rich.console import Console
+
+    from agentiso.bench import run_bench, table, to_json
+
+    settings = load_settings(a.config)
+    with Console(stderr=True).status("agentiso bench") as status:
+        rows = run_interruptibly(lambda: run_bench(settings, names=a.rows, quick=a.quick, report=status.update))
+    if a.json:
+        print(json.dumps(to_json(rows, settings)))
+    else:
+        console = Console()
+        console.print(table(rows), width=max(console.width, 110))
+    return 0
+
+
+def _config(a: Any) -> int:
+    import tomli_w
+
+    plain = settings_to_plain(load_settings(a.config))
+    return show(a, plain, tomli_w.dumps(plain).rstrip())
+
+
+def _demo(a: Any) -> int:
+    from agentiso.demo import run_demo
+
+    run_interruptibly(lambda: run_demo(load_settings(a.config), as_json=a.json))
+    return 0

@@ -1,0 +1,10 @@
+"""The tools, one module a noun: what each takes, does and gives, and how it is described to a model."""
+
+from typing import Final
+
+from agentiso.mcp.tools import commands, files, snapshots, workspaces
+from agentiso.mcp.tools.tool import Call, Tool
+
+TOOLS: Final[tuple[Tool, ...]] = (*workspaces.TOOLS, *commands.TOOLS, *files.TOOLS, *snapshots.TOOLS)
+
+__all__ = ["TOOLS", "Call", "Tool"]

@@ -1,0 +1,54 @@
+"""What a tool is, and what its handler works with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import attrs
+
+from actors.messages import OnProgress
+from agentiso.mcp.schema import describe
+from agentiso.system import System
+from agentiso.workspace import Workspace
+
+WORKSPACE: Final = "Name, id, or an id's unambiguous prefix of at least 8 digits."
+
+
+@attrs.frozen
+class Call:
+    """One call of a tool."""
+
+    system: System
+    report: OnProgress
+    """Takes progress, a few words, for the client."""
+
+    async def workspace(self, workspace: str) -> Workspace:
+        """Find the workspace that an argument names."""
+        return await self.system.get(workspace)
+
+
+@attrs.frozen
+class Tool:
+    """One tool; its handler gets the call and the structured arguments."""
+
+    name: str
+    title: str
+    description: str
+    arguments: type
+    result: type
+    handler: Callable[[Call, Any], Awaitable[Any]]
+    read_only: bool = False
+    destructive: bool = False
+    idempotent: bool = False
+    open_world: bool = False
+
+
+@attrs.frozen
+class WorkspaceArguments:
+    workspace_id: str = describe(WORKSPACE)
+
+
+@attrs.frozen
+class Done:
+    message: str = describe("What was done.")

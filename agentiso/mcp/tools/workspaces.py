@@ -1,0 +1,108 @@
+"""Tools for the life of workspaces."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from actors.errors import InvalidArgument
+from agentiso.mcp.schema import describe
+from agentiso.mcp.tools.results import WorkspaceResult, workspace_result
+from agentiso.mcp.tools.tool import WORKSPACE, Call, Done, Tool, WorkspaceArguments
+
+
+@attrs.frozen
+class CreateArguments:
+    name: str | None = describe("1-63 of a-z, 0-9 and '-'; becomes the hostname. Made up if absent.", None)
+    base_image: str | None = describe("Image to start from; the configured one if absent.", None)
+    vcpus: int | None = describe("Virtual CPUs.", None)
+    memory_mb: int | None = describe("Memory in MB.", None)
+    disk_gb: int | None = describe("Disk in GB.", None)
+    allow_internet: bool | None = describe("Whether the guest may reach the internet; off by default.", None)
+
+
+@attrs.frozen
+class ListArguments:
+    state_filter: str | None = describe(
+        "Only workspaces in this state.", None, enum=["running", "stopped", "suspended", "failed", None]
+    )
+
+
+@attrs.frozen
+class ListResult:
+    workspaces: list[WorkspaceResult] = describe("Oldest first.")
+
+
+@attrs.frozen
+class ForkArguments:
+    workspace_id: str = describe(WORKSPACE)
+    count: int = describe("How many children.", 1, minimum=1, maximum=50)
+    snapshot_name: str | None = describe("Fork from this snapshot; absent: the running workspace, as it is now.", None)
+    new_name: str | None = describe("Name of the child, if there is one only.", None)
+    name_prefix: str | None = describe("Children are named PREFIX-1 and on.", None)
+
+
+@attrs.frozen
+class ForkChild:
+    name: str = describe("The child's name.")
+    workspace_id: str | None = describe("Its id; null if it failed.")
+    ready_ms: float | None = describe("Time from the fork point to its proven start.")
+    error: str | None = describe("Why it failed; the others are not affected.")
+
+
+@attrs.frozen
+class ForkToolResult:
+    forked_from: str = describe("Id of the parent, which runs on.")
+    snapshot: str | None = describe("The snapshot forked from; null: the running workspace.")
+    pause_ms: float | None = describe("How long the parent stood still.")
+    workers: list[ForkChild] = describe("One per child; all stem from the same instant.")
+
+
+async def _create(call: Call, a: CreateArguments) -> WorkspaceResult:
+    ws = await call.system.create(
+        a.name, image=a.base_image, vcpus=a.vcpus, memory_mb=a.memory_mb, disk_gb=a.disk_gb,
+        allow_internet=a.allow_internet, on_progress=call.report,
+    )  # fmt: skip
+    return workspace_result(await ws.info())
+
+
+async def _list(call: Call, a: ListArguments) -> ListResult:
+    infos = [info for info in await call.system.list() if a.state_filter in (None, info.state)]
+    return ListResult([workspace_result(info) for info in infos])
+
+
+async def _info(call: Call, a: WorkspaceArguments) -> WorkspaceResult:
+    return workspace_result(await (await call.workspace(a.workspace_id)).info())
+
+
+async def _destroy(call: Call, a: WorkspaceArguments) -> Done:
+    ws = await call.workspace(a.workspace_id)
+    await ws.destroy()
+    return Done(f"Workspace {ws.name} was destroyed; its forks live on.")
+
+
+async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
+    if a.new_name and a.count != 1:
+        raise InvalidArgument("new_name names one child, but count is not 1.", remedy="Use name_prefix.")
+    ws = await call.workspace(a.workspace_id)
+    names = [a.new_name] if a.new_name else None
+    report = (await ws.fork(a.count, snapshot=a.snapshot_name, names=names, name_prefix=a.name_prefix)).report
+    workers = [ForkChild(c.name, c.workspace_id, c.ready_ms, c.error) for c in report.children]
+    return ForkToolResult(ws.id, report.snapshot, report.pause_ms, workers)
+
+
+TOOLS: Final = (
+    Tool("workspace_create", "Create a workspace",
+         "Make a disposable Linux machine of your own, root inside. It lives until workspace_destroy. "
+         "To copy one that you have prepared, use workspace_fork.", CreateArguments, WorkspaceResult, _create),
+    Tool("workspace_list", "List workspaces", "All workspaces and their states.", ListArguments, ListResult, _list,
+         read_only=True),
+    Tool("workspace_info", "Describe a workspace", "All that is known of one workspace.", WorkspaceArguments,
+         WorkspaceResult, _info, read_only=True),
+    Tool("workspace_destroy", "Destroy a workspace", "End a workspace for good, with its snapshots. Its forks live on.",
+         WorkspaceArguments, Done, _destroy, destructive=True, idempotent=True),
+    Tool("workspace_fork", "Fork a workspace", "Copy a running workspace, memory and disk, into new ones that go on "
+         "from the same instant with identities of their own. The parent runs on.", ForkArguments, ForkToolResult,
+         _fork),
+)  # fmt: skip
