@@ -240,7 +240,7 @@ class GuestClient:
         """
         for _ in range(CLOCK_TRIES):
             began = time.perf_counter()
-            await self._call({"op": "release", "time_ns": time.time_ns()})
+            await self._call({"op": "release", "time_ns": time.time_ns()}, limit_s=FREEZE_LIMIT_S)
             error_s = time.perf_counter() - began
             if error_s < CLOCK_ERROR_S:
                 break

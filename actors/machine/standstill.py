@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RESUME_LIMIT_S: Final = 30.0
 """Bound on a standstill and on its end, which happens whatever else fails."""
+QEMU_LOOK_S: Final = 1.0
+"""A QEMU that runs answers at once."""
 HOLD_TRIES: Final = 3
 """A process that waits for its disk cannot be held at once; where that is needed, it is tried again."""
 
@@ -96,7 +98,12 @@ async def let_go(machine: Machine) -> None:
 
 async def _halt(machine: Machine, pause: Standstill, *, quiesced: bool) -> None:
     for _ in range(HOLD_TRIES if quiesced else 1):
-        pause.processes_held = await machine.client.freeze(quiesce=quiesced)
+        try:
+            pause.processes_held = await machine.client.freeze(quiesce=quiesced)
+        except GuestBroken:
+            # A QEMU that is mute itself is the better reason.
+            await machine.qmp.execute("query-status", limit_s=QEMU_LOOK_S)
+            raise
         if pause.processes_held:
             break
     if quiesced and not pause.processes_held:
