@@ -6,7 +6,12 @@ otherwise.
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
+
+LIBRARY: Final = "library"
+"""Owner of the workspaces that no session asked for."""
 
 
 @attrs.frozen

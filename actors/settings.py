@@ -42,6 +42,16 @@ class Limits:
 
 
 @attrs.frozen
+class Http:
+    """MCP over HTTP, beside the Unix socket."""
+
+    bind: str = ""
+    """``HOST:PORT`` to listen on, port 0 for any free one; nothing listens while it is empty."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Values of the Host header that are accepted besides those of the loopback, ``:*`` for any port."""
+
+
+@attrs.frozen
 class Settings:
     """The configuration of one supervisor."""
 
@@ -64,6 +74,7 @@ class Settings:
     limits: Limits = attrs.field(factory=Limits)
     lifetime: Lifetime = attrs.field(factory=Lifetime)
     """Of workspaces that are created without one; off by default."""
+    http: Http = attrs.field(factory=Http)
 
     @property
     def images(self) -> Path:

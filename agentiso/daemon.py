@@ -20,21 +20,32 @@ from actors.errors import HostUnfit
 from actors.machine.files import tail
 from actors.machine.sockets import dial, listen
 from actors.settings import Settings
+from agentiso.hello import meet
+from agentiso.sessions import SessionStore
 from agentiso.system import System, open_system
 
 log = logging.getLogger("agentiso.daemon")
 SOCKET: Final = "supervisor.sock"
+HTTP_URL: Final = "http.url"
+"""File of the state directory with the URL at which the running supervisor serves HTTP."""
 START_LIMIT_S: Final = 60.0
 CHECK_S: Final = 1.0
 
 
 async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
-    """Run until SIGTERM or SIGINT, or until idle for ``idle_exit_s``."""
+    """Run until SIGTERM or SIGINT, or until idle for ``idle_exit_s``.
+
+    Raises:
+        SupervisorRunning: another one holds the state directory.
+        HostUnfit: HTTP is configured and cannot be served there.
+
+    """
     from agentiso.mcp.server import make_server, serve_connection
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     async with open_system(settings, keep=True) as system:
         server = make_server(system)
+        sessions = SessionStore(settings.state_dir)
         path = settings.state_dir / SOCKET
         path.unlink(missing_ok=True)
         clients: set[object] = set()
@@ -42,7 +53,9 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
         async def serve(stream: trio.SocketStream) -> None:
             clients.add(stream)
             try:
-                await serve_connection(server, stream)
+                client, said = await meet(stream, sessions)
+                if client is not None:
+                    await serve_connection(server, stream, client, said)
             except Exception:
                 log.exception("a client's connection failed; the others go on")
             finally:
@@ -55,13 +68,34 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_on_signal, nursery.cancel_scope)
-                    if idle_exit_s is not None:
+                    # Clients that come by HTTP cannot start it again.
+                    if idle_exit_s is not None and not settings.http.bind:
                         nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
+                    if settings.http.bind:
+                        await nursery.start(_serve_http, server, sessions, settings)
                     log.info("serving %s", path)
                     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
                     await trio.serve_listeners(serve, [accepting], handler_nursery=nursery)
             finally:
                 path.unlink(missing_ok=True)
+
+
+async def _serve_http(
+    server: Any, sessions: SessionStore, settings: Settings, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Serve HTTP until cancelled; the URL is in a file of the state directory meanwhile."""
+    from agentiso.mcp.http import make_http_app, serve_http
+
+    path = settings.state_dir / HTTP_URL
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(serve_http, make_http_app(server, sessions, settings.http), settings.http.bind)
+        path.write_text(f"{url}\n")
+        log.info("serving %s", url)
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            path.unlink(missing_ok=True)
 
 
 async def _end_on_signal(scope: trio.CancelScope) -> None:

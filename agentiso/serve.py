@@ -17,18 +17,22 @@ import trio
 
 from actors.settings import Settings
 from agentiso.daemon import connect
+from agentiso.hello import Hello, say_hello
+from agentiso.sessions import SessionStore
 
 PIPE_BYTES = 4096
 """Writes of at most PIPE_BUF do not block once a pipe is writable (pipe(7))."""
 
 
-async def run_serve(settings: Settings, config: Path | None) -> None:
-    """Carry bytes until both ends are done or a signal comes."""
+async def run_serve(settings: Settings, config: Path | None, *, session: str, tools: str) -> None:
+    """Carry bytes for a session, made on first use, until both ends are done or a signal comes."""
+    hello = Hello(SessionStore(settings.state_dir).open(session), tools)
     with claimed_wire() as (read_fd, write_fd):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, nursery.cancel_scope)
             stream = await connect(settings, config=config)
             async with stream:
+                await say_hello(stream, hello)
                 nursery.start_soon(_inward, read_fd, stream)
                 while data := await stream.receive_some(65536):
                     await _write_all(write_fd, bytes(data))

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
+import attrs
 import trio
 
 from agentiso.cli.common import Commands, columns, run_interruptibly, show
 from agentiso.config import load_settings, settings_to_plain
+from agentiso.sessions import DEFAULT_SESSION, PROFILES
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
     commands.add("check", _check, "look at this host and say what is missing and how to get it")
-    commands.add("serve", _serve, "be an MCP server on stdio, for an agent's configuration")
+    made = commands.add("serve", _serve, "be an MCP server on stdio, for an agent's configuration")
+    made.add_argument("--session", default=os.environ.get("AGENTISO_SESSION", DEFAULT_SESSION), metavar="NAME",
+                      help="whose workspaces are one's own, across restarts; made on first use")  # fmt: skip
+    made.add_argument("--tools", choices=PROFILES, default="full", help="all tools, or a few for small models")
     made = commands.add("daemon", _daemon, "run, or stop, the supervisor of the state directory")
     made.add_argument("action", nargs="?", choices=("run", "stop"), default="run")
     made.add_argument("--idle-exit", type=float, metavar="SECONDS", help="end after being idle for so long")
+    made.add_argument("--http", metavar="HOST:PORT", help="serve MCP over HTTP too, to whoever has a session's token")
     made = commands.add("bench", _bench, "measure agentiso against a bare script that drives the same QEMU")
     made.add_argument("rows", nargs="*", metavar="ROW", help="only these rows")
     made.add_argument("--quick", action="store_true", help="fewer samples")
@@ -40,7 +47,7 @@ def _check(a: Any) -> int:
 def _serve(a: Any) -> int:
     from agentiso.serve import run_serve
 
-    trio.run(run_serve, load_settings(a.config), a.config)
+    trio.run(lambda: run_serve(load_settings(a.config), a.config, session=a.session, tools=a.tools))
     return 0
 
 
@@ -51,6 +58,8 @@ def _daemon(a: Any) -> int:
     if a.action == "stop":
         stopped = stop_daemon(settings)
         return show(a, {"stopped": stopped}, "the supervisor was asked to end" if stopped else "no supervisor runs")
+    if a.http is not None:
+        settings = attrs.evolve(settings, http=attrs.evolve(settings.http, bind=a.http))
     trio.run(lambda: run_daemon(settings, idle_exit_s=a.idle_exit))
     return 0
 

@@ -23,8 +23,10 @@ from mcp.server.stdio import stdio_server
 from actors.errors import AgentisoError
 from actors.messages import OnProgress
 from actors.runtime import open_plain_nursery
+from agentiso.mcp.http import CLIENT
 from agentiso.mcp.schema import schema_for, structure
 from agentiso.mcp.tools import TOOLS, Call, Tool
+from agentiso.sessions import LOCAL, Client
 from agentiso.system import System
 
 log = logging.getLogger("agentiso.mcp")
@@ -41,9 +43,13 @@ workspace_fork it with count=N: every child goes on from the same instant, memor
 longer need. workspace_id takes a name or an id. There is no internet unless allow_internet was set at creation."""
 
 
-def make_server(system: System) -> Server[Any]:
-    """Return a server of all tools over a system."""
+def make_server(system: System, client: Client = LOCAL) -> Server[Any]:
+    """Return a server of all tools over a system; ``client`` is who calls where the transport does not say it."""
     tools = {tool.name: tool for tool in TOOLS}
+
+    @asynccontextmanager
+    async def lifespan(_server: Any) -> AsyncIterator[Client]:
+        yield client
 
     async def list_tools(_context: Any, _params: Any) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[_describe(tool) for tool in TOOLS])
@@ -55,7 +61,7 @@ def make_server(system: System) -> Server[Any]:
         try:
             arguments = structure(tool.arguments, params.arguments or {})
             async with _reporting(context.session) as report:
-                result = await tool.handler(Call(system, report), arguments)
+                result = await tool.handler(Call(system, report, client_of(context)), arguments)
         except AgentisoError as error:
             return _error(error.code, error.message, error.remedy)
         except Exception:
@@ -75,9 +81,19 @@ def make_server(system: System) -> Server[Any]:
         "agentiso",
         version=VERSION,
         instructions=INSTRUCTIONS,
+        lifespan=lifespan,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+
+
+def client_of(context: Any) -> Client:
+    """Return who sent the request of a context."""
+    if context.request is not None:
+        client: Client = context.request.scope[CLIENT]
+        return client
+    of_connection: Client = context.lifespan_context
+    return of_connection
 
 
 @asynccontextmanager
@@ -127,23 +143,27 @@ def _error(code: str, message: str, remedy: str) -> types.CallToolResult:
     )
 
 
-async def serve_connection(server: Server[Any], stream: trio.SocketStream) -> None:
-    """Serve one client, of either protocol era, until it closes its end."""
-    async with stream, stdio_server(_Lines(stream), _Writer(stream)) as (reader, writer):  # type: ignore[arg-type]
+async def serve_connection(
+    server: Server[Any], stream: trio.SocketStream, client: Client = LOCAL, said: bytes = b""
+) -> None:
+    """Serve one client, of either protocol era, until it closes its end; ``said`` was read of it already."""
+    async with stream, stdio_server(_Lines(stream, said), _Writer(stream)) as (reader, writer):  # type: ignore[arg-type]
         await serve_dual_era_loop(
-            server, reader, writer, lifespan_state={}, init_options=server.create_initialization_options()
+            server, reader, writer, lifespan_state=client, init_options=server.create_initialization_options()
         )
 
 
 class _Lines:
     """A socket's bytes as lines of text, of bounded length."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, said: bytes) -> None:
         self._stream = stream
+        self._said = said
 
     async def __aiter__(self) -> AsyncIterator[str]:
         buffer = bytearray()
-        while data := await self._stream.receive_some(65536):
+        while data := self._said or await self._stream.receive_some(65536):
+            self._said = b""
             buffer += data
             *lines, rest = buffer.split(b"\n")
             buffer = bytearray(rest)

@@ -9,6 +9,7 @@ import attrs
 
 from actors.messages import OnProgress
 from agentiso.mcp.schema import describe
+from agentiso.sessions import LOCAL, Client
 from agentiso.system import System
 from agentiso.workspace import Workspace
 
@@ -22,6 +23,8 @@ class Call:
     system: System
     report: OnProgress
     """Takes progress, a few words, for the client."""
+    client: Client = LOCAL
+    """Who calls."""
 
     async def workspace(self, workspace: str) -> Workspace:
         """Find the workspace that an argument names."""

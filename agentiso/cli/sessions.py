@@ -1,0 +1,48 @@
+"""Commands for the sessions that clients act as."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import attrs
+
+from agentiso.cli.common import Commands, columns, show
+from agentiso.config import load_settings
+from agentiso.sessions import SessionStore
+
+
+def register(commands: Commands) -> None:
+    """Add these commands."""
+    made = commands.add("session", _session, "the sessions that clients act as, and their tokens")
+    made.add_argument("action", choices=("create", "list", "token", "revoke"))
+    made.add_argument("name", nargs="?")
+
+
+def _session(a: Any) -> int:
+    sessions = SessionStore(load_settings(a.config).state_dir)
+    if a.action == "list":
+        return _list(a, sessions)
+    match a.action:
+        case "create":
+            token = sessions.create(a.name)
+        case "token":
+            token = sessions.token(a.name)
+        case _:
+            sessions.revoke(a.name)
+            return show(a, {"name": a.name, "revoked": True}, f"the token of session {a.name} is worth nothing now")
+    return show(a, {"name": a.name, "token": token}, token)
+
+
+def _list(a: Any, sessions: SessionStore) -> int:
+    found = sessions.list()
+    rows = [("NAME", "CREATED", "LAST SEEN")]
+    rows += [(info.name, _ago(info.created_at), _ago(info.last_seen_at)) for info in found]
+    return show(a, [attrs.asdict(info) for info in found], columns(rows))
+
+
+def _ago(moment: float) -> str:
+    minutes = max(0, int((time.time() - moment) / 60))
+    if minutes < 60:
+        return f"{minutes} min ago"
+    return f"{minutes // 60} h ago" if minutes < 48 * 60 else f"{minutes // (24 * 60)} days ago"
