@@ -21,7 +21,7 @@ from actors.machine.command_line import CHANNEL_FD, QMP_FD, ROOT_DEVICE, STATE_F
 from actors.machine.process import QemuProcess
 from actors.machine.qcow2 import create_overlay
 from guest.handshake import NONCE_BYTES, EchoScanner, proof, token
-from guest.wire import PROTOCOL_VERSION, Codec, Message, encode
+from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, PROTOCOL_VERSION, Codec, Data, Message, encode
 
 LIMIT_S: Final = 120.0
 RECEIVE_BYTES: Final = 256 * 1024
@@ -67,6 +67,23 @@ class BareMachine:
         """Run a command and wait for its end."""
         self._call({"op": "exec", "command": command, "timeout_s": 60})
 
+    def write_file(self, path: str, content: bytes) -> None:
+        """Write a file with the frames that agentiso uses."""
+        self._request_id += 1
+        body = {"op": "file_write", "path": path, "mode": 0o644, "id": self._request_id}
+        self._streams[1].sendall(encode(Message(body)))
+        for start in range(0, len(content), DATA_CHUNK_BYTES):
+            self._send_data(content[start : start + DATA_CHUNK_BYTES])
+        self._send_data(b"")
+        self._answer()
+
+    def read_file(self, path: str) -> None:
+        """Read a file and drop it."""
+        self._call({"op": "file_read", "path": path, "offset": 0, "limit": None})
+
+    def _send_data(self, payload: bytes) -> None:
+        self._streams[1].sendall(encode(Data(self._request_id, FILE_STREAM, payload)))
+
     def _open_channel(self) -> None:
         stream, nonce = self._streams[1], secrets.token_bytes(NONCE_BYTES)
         stream.sendall(token(self._key) + nonce)
@@ -82,10 +99,15 @@ class BareMachine:
     def _call(self, body: dict[str, Any]) -> None:
         self._request_id += 1
         self._streams[1].sendall(encode(Message({**body, "id": self._request_id})))
+        self._answer()
+
+    def _answer(self) -> None:
         while True:
             while (event := self._codec.next_event()) is None:
                 self._codec.receive_data(self._receive(self._streams[1]))
             if isinstance(event, Message) and event.body.get("id") == self._request_id:
+                if "error" in event.body:
+                    raise RuntimeError(f"The bare machine refused: {event.body['error']}")
                 return
 
     def _receive(self, stream: socket.socket) -> bytes:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from rich.table import Table
 
-BAR_WIDTH = 24
-BAR_RATIO = 2.0
+BAR_WIDTH: Final = 24
+BAR_RATIO: Final = 2.0
 """The ratio that fills a bar."""
+
+
+@attrs.frozen
+class Found:
+    """What one round of a row found: any number of figures of agentiso, of the floor and of a peer."""
+
+    ours: Sequence[float]
+    floor: Sequence[float] = ()
+    peer: Sequence[float] = ()
+
+    @classmethod
+    def pair(cls, ours: float, floor: float) -> Found:
+        """One figure of each."""
+        return cls((ours,), (floor,))
 
 
 @attrs.frozen
@@ -21,33 +35,77 @@ class Stat:
     samples: int
     p50: float
     p95: float
+    p99: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Stat:
-        """Summarise samples; the 95th percentile is interpolated (inclusive)."""
+        """Summarise samples; the percentiles are interpolated (inclusive)."""
         if len(values) == 1:
-            return cls(1, round(values[0], 3), round(values[0], 3))
-        cuts = statistics.quantiles(values, n=20, method="inclusive")
-        return cls(len(values), round(statistics.median(values), 3), round(cuts[18], 3))
+            return cls(1, *[round(values[0], 3)] * 3)
+        cuts = statistics.quantiles(values, n=100, method="inclusive")
+        return cls(len(values), *(round(cuts[percent - 1], 3) for percent in (50, 95, 99)))
+
+
+@attrs.frozen
+class Aim:
+    """What a row promises; of several bounds each has to be kept."""
+
+    max_ratio: float | None = None
+    min_ratio: float | None = None
+    max_p50: float | None = None
+    max_p99: float | None = None
+    beats_peer: bool = False
+    """Where the peer is installed."""
+
+    def met(self, ours: Stat, ratio: float | None, peer: Stat | None) -> bool | None:
+        """Tell whether a run kept the promise; ``None`` where none is made, or nothing to hold it against."""
+        kept = []
+        if ratio is not None:
+            kept += [ratio <= self.max_ratio] if self.max_ratio is not None else []
+            kept += [ratio >= self.min_ratio] if self.min_ratio is not None else []
+        kept += [ours.p50 <= self.max_p50] if self.max_p50 is not None else []
+        kept += [ours.p99 <= self.max_p99] if self.max_p99 is not None else []
+        kept += [ours.p50 < peer.p50] if self.beats_peer and peer else []
+        return all(kept) if kept else None
+
+    def text(self, unit: str) -> str:
+        """Return the promise in words."""
+        parts = [f"ratio ≤ {self.max_ratio:g}"] if self.max_ratio is not None else []
+        parts += [f"ratio ≥ {self.min_ratio:g}"] if self.min_ratio is not None else []
+        parts += [f"p50 ≤ {self.max_p50:g} {unit}"] if self.max_p50 is not None else []
+        parts += [f"p99 ≤ {self.max_p99:g} {unit}"] if self.max_p99 is not None else []
+        parts += ["less than the peer"] if self.beats_peer else []
+        return ", ".join(parts) or "measured"
 
 
 @attrs.frozen
 class Row:
-    """One benchmark: agentiso's figures, the floor's from the same run, and their ratio (of the medians)."""
+    """One benchmark: agentiso's figures, the floor's and a peer's from the same run."""
 
     name: str
     unit: str
     ours: Stat
     floor: Stat | None
-    aim: str
-    """What is promised, as docs/SPECIFICATION.md has it."""
-    met: bool | None
-    """Whether this run kept the promise; ``None`` where none is made."""
+    peer: Stat | None
+    aim: Aim
+
+    @classmethod
+    def of(cls, name: str, unit: str, aim: Aim, rounds: Sequence[Found]) -> Row:
+        """Put the rounds of a row together."""
+        ours, floor, peer = (
+            [figure for found in rounds for figure in getattr(found, kind)] for kind in ("ours", "floor", "peer")
+        )
+        return cls(name, unit, Stat.of(ours), Stat.of(floor) if floor else None, Stat.of(peer) if peer else None, aim)
 
     @property
     def ratio(self) -> float | None:
         """Median over the floor's median."""
         return round(self.ours.p50 / self.floor.p50, 3) if self.floor and self.floor.p50 else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether this run kept the promise; ``None`` where none is made."""
+        return self.aim.met(self.ours, self.ratio, self.peer)
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain data."""
@@ -56,8 +114,9 @@ class Row:
             "unit": self.unit,
             **attrs.asdict(self.ours),
             "floor": attrs.asdict(self.floor) if self.floor else None,
+            "peer": attrs.asdict(self.peer) if self.peer else None,
             "ratio": self.ratio,
-            "aim": self.aim,
+            "aim": self.aim.text(self.unit),
             "met": self.met,
         }
 
@@ -65,20 +124,21 @@ class Row:
 def table(rows: Sequence[Row]) -> Table:
     """Lay rows out for people, with a bar for each ratio to the floor."""
     laid = Table(box=None, pad_edge=False)
-    for heading in ("row", "unit", "p50", "p95", "floor p50", "ratio", "", "aim"):
+    for heading in ("row", "unit"):
+        laid.add_column(heading, no_wrap=True)
+    for heading in ("p50", "p95", "floor p50", "peer p50", "ratio"):
+        laid.add_column(heading, no_wrap=True, justify="right")
+    for heading in ("", "aim"):
         laid.add_column(heading, no_wrap=True)
     for row in rows:
         ratio = row.ratio
         filled = min(BAR_WIDTH, round(BAR_WIDTH * (ratio or 0) / BAR_RATIO))
         mark = {True: "ok", False: "MISSED", None: ""}[row.met]
         laid.add_row(
-            row.name,
-            row.unit,
-            f"{row.ours.p50:.2f}",
-            f"{row.ours.p95:.2f}",
-            f"{row.floor.p50:.2f}" if row.floor else "-",
-            f"{ratio:.2f}" if ratio else "-",
-            "█" * filled + "·" * (BAR_WIDTH - filled) if ratio else "",
-            f"{row.aim} {mark}",
+            *(row.name, row.unit, f"{row.ours.p50:.2f}", f"{row.ours.p95:.2f}"),
+            *(f"{stat.p50:.2f}" if stat else "-" for stat in (row.floor, row.peer)),
+            f"{ratio:.2f}" if ratio is not None else "-",
+            "█" * filled + "·" * (BAR_WIDTH - filled) if ratio is not None else "",
+            f"{row.aim.text(row.unit)} {mark}",
         )
     return laid

@@ -52,9 +52,11 @@ async def test_the_demo_prints_one_object_with_its_timings(environment: dict[str
 
 
 async def test_the_benchmark_gives_each_row_with_its_floor_and_ratio(environment: dict[str, str]) -> None:
-    shown = await run_json(environment, "bench", "--quick", "exec_true", "fork_pause")
-    assert [row["name"] for row in shown["rows"]] == ["fork_pause", "exec_true"]
-    for row in shown["rows"]:
+    shown = await run_json(environment, "bench", "--quick", "exec_true", "fork_pause", "mcp_call_overhead")
+    *with_floor, overhead = shown["rows"]
+    assert [row["name"] for row in with_floor] == ["fork_pause", "exec_true"]
+    assert overhead["floor"] is None
+    for row in with_floor:
         assert row["samples"] == row["floor"]["samples"]
         assert 0 < row["p50"] <= row["p95"]
         assert row["ratio"] == pytest.approx(row["p50"] / row["floor"]["p50"], abs=0.01)

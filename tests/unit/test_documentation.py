@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from agentiso.bench import PLANS
+
 ROOT = Path(__file__).parents[2]
 CORRECTNESS = ROOT / "docs" / "fork-correctness.md"
 
@@ -30,3 +32,8 @@ def test_every_link_of_the_documentation_leads_to_a_file() -> None:
     for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert "://" in target or (page.parent / target).exists(), (page, target)
+
+
+def test_the_specification_promises_exactly_what_the_benchmark_measures() -> None:
+    table = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", (ROOT / "docs" / "SPECIFICATION.md").read_text(), re.MULTILINE)
+    assert table == [(plan.name, plan.aim.text(plan.unit)) for plan in PLANS]

@@ -1,0 +1,76 @@
+"""A run of `agentiso bench`: each row alternates a sample of agentiso with one of the floor, on the same machine."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from actors.errors import InvalidArgument
+from actors.settings import Settings
+from agentiso.bench import footprint, forks, guestwork, starts, supervisor
+from agentiso.bench.bench import Bench, Plan
+from agentiso.bench.result import Row
+from agentiso.system import open_system
+
+PLANS: Final[tuple[Plan, ...]] = (
+    *starts.PLANS,
+    *forks.PLANS,
+    *guestwork.PLANS,
+    *footprint.PLANS,
+    *supervisor.PLANS,
+)
+Report = Callable[[str], None]
+
+
+async def run_bench(settings: Settings, *, names: Sequence[str], quick: bool, report: Report) -> list[Row]:
+    """Measure the named rows, or all, in a state directory of their own.
+
+    Raises:
+        InvalidArgument: there is no such row.
+
+    """
+    plans = _chosen(names)
+    scratch = Path(tempfile.mkdtemp(prefix="agentiso-bench-"))
+    try:
+        own = attrs.evolve(settings, state_dir=scratch, images_dir=settings.images, network="user")
+        async with open_system(own) as system:
+            report("boot the template")
+            bench = Bench(system)
+            await bench.template()
+            try:
+                return [await _measure(bench, plan, quick=quick, report=report) for plan in plans]
+            finally:
+                bench.close()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _chosen(names: Sequence[str]) -> list[Plan]:
+    unknown = set(names) - {plan.name for plan in PLANS}
+    if unknown:
+        known = ", ".join(plan.name for plan in PLANS)
+        raise InvalidArgument(f"There is no benchmark {', '.join(sorted(unknown))}.", remedy=f"Choose from: {known}.")
+    return [plan for plan in PLANS if not names or plan.name in names]
+
+
+async def _measure(bench: Bench, plan: Plan, *, quick: bool, report: Report) -> Row:
+    count = plan.quick_samples if quick else plan.samples
+    rounds = []
+    for number in range(count):
+        report(f"{plan.name}: round {number + 1} of {count}")
+        rounds.append(await plan.take(bench, number))
+    return Row.of(plan.name, plan.unit, plan.aim, rounds)
+
+
+def to_json(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
+    """Return a run as plain data."""
+    shape = settings.shape
+    return {
+        "shape": {"vcpus": shape.vcpus, "memory_mb": shape.memory_mb},
+        "rows": [row.to_json() for row in rows],
+    }
