@@ -53,6 +53,8 @@ class Client:
 
 
 LOCAL: Final = Client(CLI, "unix")
+CLIENT: Final = "agentiso.client"
+"""Key of an HTTP request's ASGI scope under which its `Client` is."""
 
 
 @attrs.frozen

@@ -19,12 +19,10 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from actors.errors import HostUnfit
 from actors.settings import Http
-from agentiso.sessions import Client, SessionStore, Unauthorized
+from agentiso.sessions import CLIENT, Client, SessionStore, Unauthorized
 
 PATH: Final = "/mcp"
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
-CLIENT: Final = "agentiso.client"
-"""Key of a request's ASGI scope under which its `Client` is."""
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 

@@ -23,10 +23,9 @@ from mcp.server.stdio import stdio_server
 from actors.errors import AgentisoError
 from actors.messages import OnProgress
 from actors.runtime import open_plain_nursery
-from agentiso.mcp.http import CLIENT
 from agentiso.mcp.schema import schema_for, structure
 from agentiso.mcp.tools import TOOLS, Call, Tool
-from agentiso.sessions import LOCAL, Client
+from agentiso.sessions import CLIENT, LOCAL, Client
 from agentiso.system import System
 
 log = logging.getLogger("agentiso.mcp")
