@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import attrs
+
 from actors import tree
-from actors.machine.machine import GUEST_ADDRESS
-from actors.model import NetworkInfo, WorkspaceInfo
+from actors.lifecycle import State
+from actors.machine.hostfwd import GUEST_ADDRESS
+from actors.model import NetworkInfo, PortForward, WorkspaceInfo
 from actors.record import WorkspaceRecord
 
 
@@ -23,6 +26,7 @@ def describe(record: WorkspaceRecord, *, idle_s: float, note: str = "") -> Works
             allow_internet=record.allow_internet,
             mac=record.mac if wired else None,
             ip=GUEST_ADDRESS if wired else None,
+            port_forwards=_forwards(record),
         ),
         accelerator=record.accelerator,
         channel=record.channel,
@@ -40,3 +44,11 @@ def describe(record: WorkspaceRecord, *, idle_s: float, note: str = "") -> Works
         expires_at=record.expires_at,
         note=note,
     )
+
+
+def _forwards(record: WorkspaceRecord) -> tuple[PortForward, ...]:
+    """Return the forwards, which lead nowhere while there is no machine."""
+    if record.state in (State.RUNNING, State.PAUSED):
+        return record.forwards
+    fault = f"The workspace is {record.state}."
+    return tuple(attrs.evolve(forward, fault=fault) for forward in record.forwards)

@@ -4,7 +4,7 @@ The tree (all under `guest.errors.AgentisoError`)::
 
     AgentisoError
     ├── InvalidName, InvalidArgument          the caller's request is malformed
-    ├── NameTaken, NotFound, IllegalState     the request does not fit what exists
+    ├── NameTaken, PortTaken, NotFound, IllegalState   the request does not fit what exists
     ├── NoCapacity                            the host cannot hold it
     ├── MailboxFull, DeadlineExceeded, ActorGone   busy, late, gone
     ├── HostUnfit                             the host lacks something; the remedy names it
@@ -38,6 +38,7 @@ __all__ = [
     "NameTaken",
     "NoCapacity",
     "NotFound",
+    "PortTaken",
     "ProtocolError",
     "QmpError",
     "RemoteProtocolError",
@@ -62,6 +63,12 @@ class NameTaken(AgentisoError):
     """The name already belongs to something else."""
 
     code = "name_taken"
+
+
+class PortTaken(AgentisoError):
+    """A port of the host is in use, or promised to somebody."""
+
+    code = "port_taken"
 
 
 class NotFound(AgentisoError):

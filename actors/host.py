@@ -36,6 +36,8 @@ class Host:
         self.starts = trio.CapacityLimiter(settings.limits.concurrent_starts)
         self.expired: Callable[[str], None] = lambda _workspace_id: None
         """Called with the id of a workspace whose time is over; set by the registry."""
+        self.forwarded: dict[int, str] = {}
+        """Host ports that are forwarded, or will be once their workspace runs again, and the id of that workspace."""
         self._qemu: QemuBuild | None = None
         self._verdicts: dict[str, AcceleratorVerdict] = {}
         self._probing = trio.Lock()

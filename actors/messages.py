@@ -20,6 +20,7 @@ from actors.model import (
     FileEntry,
     ForkReport,
     Lifetime,
+    PortForward,
     Shape,
     SnapshotInfo,
     WorkspaceInfo,
@@ -154,6 +155,34 @@ class DeleteSnapshot(Message[tuple[str, ...]]):
 
 
 @attrs.frozen
+class AddForward(Message[PortForward]):
+    """Forward a port of the host, a free one if ``None``, to a port of the guest."""
+
+    guest_port: int
+    host_port: int | None = None
+    LEGAL: ClassVar[frozenset[State]] = SETTLED
+
+
+@attrs.frozen
+class RemoveForward(Message[PortForward]):
+    """Forward to a port of the guest no longer; answers with what it was."""
+
+    guest_port: int
+    LEGAL: ClassVar[frozenset[State]] = SETTLED
+
+
+@attrs.frozen
+class SetNetworkPolicy(Message[WorkspaceInfo]):
+    """Change what the network lets through; what is ``None`` stays as it is."""
+
+    allow_internet: bool | None = None
+    allow_inter_vm: bool | None = None
+    allowed_ports: tuple[int, ...] | None = None
+    LEGAL: ClassVar[frozenset[State]] = SETTLED
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
 class Destroy(Message[None]):
     """End the machine and remove all that the workspace owns."""
 
@@ -238,6 +267,9 @@ WorkspaceChange: TypeAlias = (
     | RestoreSnapshot
     | Undo
     | DeleteSnapshot
+    | AddForward
+    | RemoveForward
+    | SetNetworkPolicy
     | Destroy
     | ReadConsole
 )

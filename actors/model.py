@@ -24,6 +24,16 @@ class Shape:
 
 
 @attrs.frozen
+class PortForward:
+    """A port of the host's loopback address whose connections reach a port of the guest."""
+
+    guest_port: int
+    host_port: int
+    fault: str = ""
+    """Why it does not work although it is wanted; empty when nothing is wrong."""
+
+
+@attrs.frozen
 class NetworkInfo:
     """The network backend of a workspace and what it lets through."""
 
@@ -32,6 +42,11 @@ class NetworkInfo:
     allow_internet: bool
     mac: str | None = None
     ip: str | None = None
+    allow_inter_vm: bool = False
+    """Whether other workspaces may reach it; never on the backends there are."""
+    allowed_ports: tuple[int, ...] = ()
+    """Ports that others may reach without a forward; none on the backends there are."""
+    port_forwards: tuple[PortForward, ...] = ()
 
 
 @attrs.frozen

@@ -18,7 +18,7 @@ from actors.lifecycle import State
 from actors.machine.files import read_json, replace_json
 from actors.machine.image import BootImage
 from actors.machine.machine import MachineRecord
-from actors.model import Evidence, Lifetime, Lineage, Shape
+from actors.model import Evidence, Lifetime, Lineage, PortForward, Shape
 from actors.names import new_id, short
 
 RECORD: Final = "record.json"
@@ -87,6 +87,8 @@ class WorkspaceRecord:
     expires_at: float | None = None
     """Seconds since the Unix epoch."""
     forked_from: Lineage | None = None
+    forwards: tuple[PortForward, ...] = ()
+    """In the order in which they were made; every machine of the workspace gets them."""
     evidence: Evidence | None = None
     started_by: str = ""
     start_seconds: float = 0.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from actors import ports
 from actors import record as records
 from actors.errors import AgentisoError
 from actors.holdings import Holdings
@@ -43,9 +44,10 @@ async def bring_back(own: Holdings, source: Checkpoint | None, *, head: str | No
     )
     own.store.release(f"machine:{machine.spec.uuid}")
     _attend(own, machine)
-    if earlier is not None:
-        with trio.CancelScope(shield=True):
+    with trio.CancelScope(shield=True):
+        if earlier is not None:
             await earlier.end()
+        await ports.settle(own, machine)
 
 
 def _attend(own: Holdings, machine: Machine) -> None:
@@ -94,6 +96,7 @@ async def adopt(own: Holdings, machine_record: MachineRecord) -> None:
     machine.evidence, machine.start_seconds = record.evidence, record.start_seconds
     own.machine = machine
     own.note(layer=machine.layer)
+    await ports.settle(own, machine, adopted=True)
     _attend(own, machine)
 
 
@@ -189,6 +192,7 @@ async def destroy(own: Holdings) -> None:
         own.lifecycle.move(Event.DESTROYED)
         # Written down first: whoever finds the record after a crash goes on with what is left of this.
         own.note()
+        ports.release(own)
         if own.machine is not None:
             await own.machine.end()
             own.machine = None

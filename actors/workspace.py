@@ -11,7 +11,7 @@ from typing import Any, Final, assert_never
 import attrs
 import trio
 
-from actors import lifetime, running, snapshots
+from actors import lifetime, policy, ports, running, snapshots
 from actors import messages as m
 from actors.describe import describe
 from actors.errors import IllegalState, InvalidArgument
@@ -49,6 +49,7 @@ class WorkspaceActor(Actor):
         """Take up the record: hold what it needs, and adopt the machine if it still runs."""
         self._own.nursery = self.nursery
         self._own.reload()
+        ports.claim(self._own)
         if self._own.record.machine is not None:
             await running.adopt(self._own, self._own.record.machine)
         self.nursery.start_soon(self._watch.run)
@@ -130,6 +131,12 @@ class WorkspaceActor(Actor):
                 return self._info(note=await snapshots.undo(own))
             case m.DeleteSnapshot():
                 return await snapshots.delete(own, message.name, cascade=message.cascade)
+            case m.AddForward():
+                return await ports.add(own, message.guest_port, message.host_port)
+            case m.RemoveForward():
+                return await ports.remove(own, message.guest_port)
+            case m.SetNetworkPolicy():
+                return self._info(note=await policy.change(own, message))
             case m.Destroy():
                 await running.destroy(own)
                 return None

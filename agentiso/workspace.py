@@ -9,6 +9,7 @@ import attrs
 from actors import messages as m
 from actors.model import ExecResult, ForkReport, Lifetime, WorkspaceInfo
 from agentiso.files import Files
+from agentiso.ports import Ports
 from agentiso.snapshots import Snapshots
 
 
@@ -25,6 +26,7 @@ class Workspace:
         self.name = found.name
         self.files = Files(found.ref)
         self.snapshots = Snapshots(found.ref)
+        self.ports = Ports(found.ref)
 
     def __repr__(self) -> str:
         return f"<Workspace {self.name} {self.id[:8]}>"
@@ -80,6 +82,25 @@ class Workspace:
             await find_workspace(self._registry, child.workspace_id) for child in report.children if child.workspace_id
         ]
         return Fork(report, tuple(workspaces))
+
+    async def set_network_policy(
+        self,
+        *,
+        allow_internet: bool | None = None,
+        allow_inter_vm: bool | None = None,
+        allowed_ports: Sequence[int] | None = None,
+    ) -> WorkspaceInfo:
+        """Change what the network lets through; what is left out stays as it is.
+
+        A running workspace is suspended and resumed for this, in well under a second: its processes run on, its
+        connections are closed, and calls under way in it end with an unknown outcome.
+
+        Raises:
+            InvalidArgument: the workspace's network backend cannot do it; nothing was changed.
+
+        """
+        ports = None if allowed_ports is None else tuple(allowed_ports)
+        return await self._ref.ask(m.SetNetworkPolicy(allow_internet, allow_inter_vm, ports))
 
     async def start(self) -> WorkspaceInfo:
         """Boot a workspace whose machine has stopped or failed, from its disk."""

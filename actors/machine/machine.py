@@ -26,6 +26,7 @@ from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
 from actors.machine.command_line import CHANNEL_FD, QMP_FD, STATE_FD, VSOCK_PORT, MachineSpec
 from actors.machine.files import tail
 from actors.machine.guest_client import GuestClient, Identity, IdentityReply, NetworkIdentity
+from actors.machine.hostfwd import GUEST_ADDRESS
 from actors.machine.process import ProcessIdentity, QemuProcess
 from actors.machine.qmp import QmpClient
 from actors.machine.ram_image import copy_sparse, create_zero
@@ -41,8 +42,6 @@ DEATH_WAIT_S: Final = 1.0
 RECONNECT_LIMIT_S: Final = 10.0
 """How long a guest agent that ended may take to be there again."""
 STALL_RETRY_S: Final = 1.0
-GUEST_ADDRESS: Final = "10.0.2.15"
-"""The guest's address on its own slirp network, which no other machine shares (QEMU manual, -netdev user)."""
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 16
 ENTROPY_BYTES: Final = 64

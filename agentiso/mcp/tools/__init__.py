@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from agentiso.mcp.tools import commands, files, snapshots, workspaces
+from agentiso.mcp.tools import commands, files, network, snapshots, workspaces
 from agentiso.mcp.tools.tool import Call, Tool
 
-TOOLS: Final[tuple[Tool, ...]] = (*workspaces.TOOLS, *commands.TOOLS, *files.TOOLS, *snapshots.TOOLS)
+TOOLS: Final[tuple[Tool, ...]] = (*workspaces.TOOLS, *commands.TOOLS, *files.TOOLS, *snapshots.TOOLS, *network.TOOLS)
 
 __all__ = ["TOOLS", "Call", "Tool"]

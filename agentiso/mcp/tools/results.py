@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from actors.model import SnapshotInfo, WorkspaceInfo
+from actors.model import NetworkInfo, SnapshotInfo, WorkspaceInfo
 from agentiso.mcp.schema import describe
 
 
@@ -25,6 +25,21 @@ class SnapshotResult:
 
 
 @attrs.frozen
+class ForwardResult:
+    guest_port: int = describe("Port in the guest.")
+    host_port: int = describe("Port of the host's 127.0.0.1.")
+    fault: str = describe("Why it does not work now; empty if it does.")
+
+
+@attrs.frozen
+class NetworkResult:
+    allow_internet: bool = describe("Whether the guest may reach the internet.")
+    allow_inter_vm: bool = describe("Whether other workspaces may reach it.")
+    allowed_ports: list[int] = describe("Ports that others may reach.")
+    port_forwards: list[ForwardResult] = describe("Forwarded ports.")
+
+
+@attrs.frozen
 class WorkspaceResult:
     workspace_id: str = describe("Opaque id; valid until the workspace is destroyed.")
     name: str = describe("Its name.")
@@ -32,7 +47,7 @@ class WorkspaceResult:
     ip: str | None = describe("The guest's address on its own network.")
     base_image: str = describe("The image it was made from.")
     resources: Resources = describe("Its size.")
-    allow_internet: bool = describe("Whether the guest may reach the internet.")
+    network: NetworkResult = describe("What its network lets through.")
     accelerator: str = describe("kvm, or tcg for software emulation.")
     started_by: str = describe("restore (memory kept) or cold_boot.")
     start_seconds: float = describe("How long its present machine took to start.")
@@ -47,6 +62,16 @@ def snapshot_result(s: SnapshotInfo) -> SnapshotResult:
     return SnapshotResult(s.id, s.name, s.has_memory, s.parent, s.created_at)
 
 
+def network_result(network: NetworkInfo) -> NetworkResult:
+    """Describe what a network lets through."""
+    return NetworkResult(
+        network.allow_internet,
+        network.allow_inter_vm,
+        list(network.allowed_ports),
+        [ForwardResult(f.guest_port, f.host_port, f.fault) for f in network.port_forwards],
+    )
+
+
 def workspace_result(info: WorkspaceInfo) -> WorkspaceResult:
     """Describe a workspace."""
     return WorkspaceResult(
@@ -56,7 +81,7 @@ def workspace_result(info: WorkspaceInfo) -> WorkspaceResult:
         ip=info.network.ip,
         base_image=info.image,
         resources=Resources(info.shape.vcpus, info.shape.memory_mb, info.shape.disk_gb),
-        allow_internet=info.network.allow_internet,
+        network=network_result(info.network),
         accelerator=info.accelerator,
         started_by=info.started_by,
         start_seconds=info.start_seconds,
