@@ -70,7 +70,7 @@ class Host:
         """Return what a machine of this image and shape is made of on this host."""
         qemu, verdict = await self.qemu(), await self.accelerator(image)
         return Fingerprint(
-            qemu=f"{qemu.version_text} {qemu.build_id}",
+            qemu=qemu.fingerprint,
             accelerator=verdict.chosen,
             cpu_model=verdict.cpu_model,
             vcpus=shape.vcpus,

@@ -18,8 +18,8 @@ from actors.record import WorkspaceRecord, directory_of
 async def launch(nursery: trio.Nursery, host: Host, record: WorkspaceRecord, source: Checkpoint | None) -> Machine:
     """Bring up a machine, proven, from a checkpoint, or without one cold from the workspace's own disk.
 
-    A checkpoint gets a fresh disk layer over its own.  What the machine stands on is held for ``machine:UUID`` until
-    the caller releases that.
+    A checkpoint gets a fresh disk layer over its own, larger than that where the workspace's disk is.  What the machine
+    stands on is held for ``machine:UUID`` until the caller releases that.
 
     Raises:
         CheckpointUnusable: the memory does not fit this host, or is damaged.
@@ -52,10 +52,18 @@ def check_fit(source: Checkpoint, fingerprint: Fingerprint) -> None:
 def _new_disk(host: Host, record: WorkspaceRecord, image: BootImage, source: Checkpoint | None, layer: str) -> None:
     if source is not None:
         host.store.new_overlay(
-            layer, backing=host.store.layer(source.layer), backing_format="qcow2", size_bytes=source.disk_bytes
+            layer,
+            backing=host.store.layer(source.layer),
+            backing_format="qcow2",
+            size_bytes=_disk_bytes(record, source),
         )
     else:
-        host.store.new_overlay(layer, backing=image.root, backing_format="raw", size_bytes=record.shape.disk_gb * 2**30)
+        host.store.new_overlay(layer, backing=image.root, backing_format="raw", size_bytes=_disk_bytes(record, source))
+
+
+def _disk_bytes(record: WorkspaceRecord, source: Checkpoint | None) -> int:
+    """Return the size of a workspace's disk on a checkpoint: a template's may be smaller, and none ever shrinks."""
+    return max(record.shape.disk_gb * 2**30, source.disk_bytes if source else 0)
 
 
 async def _start(
@@ -77,7 +85,7 @@ async def _start(
         allow_internet=record.allow_internet,
         mac=record.mac,
     )
-    settings = host.settings
+    settings, disk_bytes = host.settings, _disk_bytes(record, source)
     async with host.starts:
         machine = await machines.start(
             nursery,
@@ -85,9 +93,10 @@ async def _start(
             Persona(record.id, record.name),
             fingerprint,
             layer=layer,
-            disk_bytes=source.disk_bytes if source else record.shape.disk_gb * 2**30,
+            disk_bytes=disk_bytes,
             checkpoint=resumes,
             state=host.store.checkpoint(resumes.id) / "devices" if resumes else None,
+            grows=source is not None and disk_bytes > source.disk_bytes,
             limit_s=settings.restore_timeout_s if resumes else settings.boot_timeout_s,
         )
     host.store.hold(f"machine:{spec.uuid}", {layer, *([resumes.id] if resumes else [])})

@@ -23,6 +23,7 @@ from actors.model import (
     PortForward,
     Shape,
     SnapshotInfo,
+    TemplateInfo,
     WorkspaceInfo,
 )
 from actors.runtime import ActorRef, Message
@@ -297,6 +298,33 @@ class CreateWorkspace(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
+class WarmTemplate(Message[TemplateInfo]):
+    """Make the template of a shape ahead; unset values come from the settings."""
+
+    image: str | None = None
+    shape: Shape | None = None
+    network: str | None = None
+    on_progress: OnProgress | None = None
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class ListTemplates(Message[tuple[TemplateInfo, ...]]):
+    """Describe all templates, oldest first."""
+
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class DropTemplates(Message[tuple[TemplateInfo, ...]]):
+    """Forget templates by their ids, or without any the stale ones; answers with what went."""
+
+    ids: tuple[str, ...] | None = None
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
 class ForkWorkspace(Message[ForkReport]):
     """Fork a workspace, running or from a snapshot, into ``count`` new ones."""
 
@@ -342,5 +370,14 @@ class DestroyWorkspace(Message[None]):
     DEADLINE_S: ClassVar[float] = 90.0
 
 
-RegistryMessage: TypeAlias = CreateWorkspace | ForkWorkspace | FindWorkspace | ListWorkspaces | DestroyWorkspace
+RegistryMessage: TypeAlias = (
+    CreateWorkspace
+    | ForkWorkspace
+    | FindWorkspace
+    | ListWorkspaces
+    | DestroyWorkspace
+    | WarmTemplate
+    | ListTemplates
+    | DropTemplates
+)
 RegistryRef: TypeAlias = ActorRef[Any]

@@ -170,6 +170,26 @@ class WorkspaceInfo:
 
 
 @attrs.frozen
+class TemplateInfo:
+    """A checkpoint of a freshly booted guest, from which workspaces are made."""
+
+    id: str
+    image: str
+    image_digest: str
+    shape: Shape
+    """Its disk is the least that a workspace made from it has."""
+    network: str
+    channel: str
+    qemu: str
+    """Version and build."""
+    created_at: float
+    size_bytes: int
+    """Bytes allocated on the host for its memory, device state and disk layer."""
+    stale: str | None
+    """Why no workspace can be made from it any more."""
+
+
+@attrs.frozen
 class ExecResult:
     """The outcome of a command in a guest.
 

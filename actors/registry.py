@@ -26,11 +26,11 @@ from actors.lifetime import check as check_lifetime
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import exhaustion_reported
 from actors.machine.host import check_memory
-from actors.model import ForkedChild, ForkReport, Lineage, Shape, WorkspaceInfo
+from actors.model import ForkedChild, ForkReport, Lineage, Shape, TemplateInfo, WorkspaceInfo
 from actors.names import check_name, new_id, short
 from actors.record import WorkspaceRecord, new_record
 from actors.runtime import Actor, Supervisor
-from actors.templates import Templates
+from actors.templates import Templates, Wanted
 from actors.workspace import WorkspaceActor
 
 MIN_PREFIX_CHARS: Final = 8
@@ -64,7 +64,7 @@ class RegistryActor(Actor):
         """Rebuild from the directories: templates, workspaces and their machines; then sweep what has no owner."""
         self._host.store.make_directories()
         self._host.expired = self._expire
-        self._templates.hold_known()
+        await self._templates.take_up()
         root = self._host.state_dir / "workspaces"
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         async with trio.open_nursery() as nursery:
@@ -105,6 +105,12 @@ class RegistryActor(Actor):
                 return await self._list()
             case m.DestroyWorkspace():
                 return await self._forget(self._find(message.workspace).workspace_id)
+            case m.WarmTemplate():
+                return await self._warm(message)
+            case m.ListTemplates():
+                return await self._templates.list()
+            case m.DropTemplates():
+                return await self._templates.drop(message.ids)
             case _:
                 assert_never(message)
 
@@ -161,12 +167,24 @@ class RegistryActor(Actor):
             lifetime=lifetime,
         )
         self._reserve(record.name)
+        wanted = Wanted(image, shape, network, settings.channel)
         try:
-            template = await self._templates.get(self.nursery, image, shape, network, settings.channel, report)
-            report("restoring the template")
-            return await self._bring_up(record, template)
+            with self._host.store.held() as owner:
+                template = await self._templates.get(self.nursery, wanted, report)
+                self._host.store.hold(owner, {template.id})
+                report("restoring the template")
+                return await self._bring_up(record, template)
         finally:
             self._reserved.discard(record.name)
+
+    async def _warm(self, message: m.WarmTemplate) -> TemplateInfo:
+        settings, report = self._host.settings, message.on_progress or _nobody
+        shape, network = message.shape or settings.shape, message.network or settings.network
+        self._check_shape(shape)
+        check_memory(shape.memory_mb, settings.limits.memory_reserve_mb)
+        image = await self._host.load_image(message.image or settings.image)
+        report("looking for an accelerator that works")
+        return await self._templates.warm(self.nursery, Wanted(image, shape, network, settings.channel), report)
 
     def _check_shape(self, shape: Shape) -> None:
         limits = self._host.settings.limits

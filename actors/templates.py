@@ -1,6 +1,9 @@
-"""Templates: checkpoints of freshly booted, ready guests, made on first use and kept.
+"""Templates: checkpoints of freshly booted, ready guests, made on first use or ahead, and kept.
 
-One per fingerprint and disk size.  Whoever needs one that is being made waits for it instead of making another.
+One per fingerprint: image, processors, memory, network, channel and QEMU build.  A workspace's disk may be larger than
+its template's and is grown at its start, which under software emulation takes a tenth of a second.  So there is a
+second template with the configured disk, for workspaces that have at least that, and a small one for the others.
+Whoever needs one that is being made waits for it instead of making another.
 """
 
 from __future__ import annotations
@@ -9,12 +12,13 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import attrs
 import cattrs
 import trio
 
-from actors.errors import AgentisoError
+from actors.errors import AgentisoError, InvalidArgument, NotFound
 from actors.host import Host
 from actors.machine import checkpoint as checkpoints
 from actors.machine import machine as machines
@@ -22,18 +26,32 @@ from actors.machine.checkpoint import Checkpoint, Fingerprint
 from actors.machine.files import read_json, replace_json
 from actors.machine.image import BootImage
 from actors.machine.machine import Persona
-from actors.model import Shape
+from actors.machine.store import allocated_bytes
+from actors.model import Shape, TemplateInfo
 from actors.names import new_id
 
-TEMPLATE_MAC = "52:54:00:00:00:01"
+TEMPLATE_MAC: Final = "52:54:00:00:00:01"
 """Of the guest that boots; every restore gets its own before its link comes up."""
+GIB: Final = 2**30
 
 
 @attrs.frozen
 class _TemplateRecord:
+    image: str
+    """The name it was made under."""
     fingerprint: Fingerprint
     disk_bytes: int
     checkpoint: str
+
+
+@attrs.frozen
+class Wanted:
+    """What a template is made for."""
+
+    image: BootImage
+    shape: Shape
+    network: str
+    channel: str
 
 
 class Templates:
@@ -44,61 +62,71 @@ class Templates:
         self._directory = host.state_dir / "templates"
         self._locks: dict[str, trio.Lock] = {}
 
-    def hold_known(self) -> None:
-        """Hold the checkpoints of all templates on disk; forget those that are damaged."""
+    async def take_up(self) -> None:
+        """Hold the checkpoints of all templates on disk; forget those that are damaged or stale."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for directory in self._directory.glob("boot-*"):
             shutil.rmtree(directory, ignore_errors=True)
         for path in self._directory.glob("*.json"):
             try:
-                record = cattrs.structure(read_json(path), _TemplateRecord)
+                record = _read(path)
                 checkpoints.load(self._host.store, record.checkpoint)
             except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError):
                 path.unlink()
                 continue
-            self._host.store.hold(f"template:{path.stem}", {record.checkpoint})
+            self._host.store.hold(_owner(path), {record.checkpoint})
+            if await self._staleness(record):
+                self._forget(path)
 
-    async def get(
-        self,
-        nursery: trio.Nursery,
-        image: BootImage,
-        shape: Shape,
-        network: str,
-        channel: str,
-        report: Callable[[str], None],
-    ) -> Checkpoint:
-        """Return the template for a shape, booting it if there is none yet."""
-        fingerprint = await self._host.fingerprint(image, shape, network, channel)
-        disk_bytes = shape.disk_gb * 2**30
-        key = hashlib.sha256(f"{fingerprint} {disk_bytes}".encode()).hexdigest()[:32]
-        async with self._locks.setdefault(key, trio.Lock()):
-            path = self._directory / f"{key}.json"
+    # -- one for a workspace
+
+    async def get(self, nursery: trio.Nursery, wanted: Wanted, report: Callable[[str], None]) -> Checkpoint:
+        """Return the template for a workspace, booting it if there is none yet; the caller holds it at once.
+
+        Raises:
+            InvalidArgument: the disk asked for is too small for the image.
+
+        """
+        return (await self._get(nursery, wanted, report))[1]
+
+    async def warm(self, nursery: trio.Nursery, wanted: Wanted, report: Callable[[str], None]) -> TemplateInfo:
+        """Make sure that there is a template for such workspaces, and describe it."""
+        path, _ = await self._get(nursery, wanted, report)
+        return await self._describe(path.stem, _read(path))
+
+    async def _get(
+        self, nursery: trio.Nursery, wanted: Wanted, report: Callable[[str], None]
+    ) -> tuple[Path, Checkpoint]:
+        fingerprint = await self._host.fingerprint(wanted.image, wanted.shape, wanted.network, wanted.channel)
+        disk_bytes = GIB * template_disk_gb(
+            wanted.shape.disk_gb, default_gb=self._host.settings.shape.disk_gb, root_bytes=_size(wanted.image)
+        )
+        path = self._directory / f"{_key(fingerprint, disk_bytes)}.json"
+        async with self._locks.setdefault(path.stem, trio.Lock()):
             if path.exists() and (known := await self._known(path)) is not None:
-                return known
+                return path, known
             report("booting the template of this shape, once")
-            owner = f"template:{key}"
             try:
-                made = await self._make(nursery, image, fingerprint, disk_bytes, owner)
-                replace_json(path, cattrs.unstructure(_TemplateRecord(fingerprint, disk_bytes, made.id)))
+                made = await self._make(nursery, wanted.image, fingerprint, disk_bytes, _owner(path))
+                record = _TemplateRecord(wanted.image.name, fingerprint, disk_bytes, made.id)
+                replace_json(path, cattrs.unstructure(record))
             except BaseException:
-                self._host.store.release(owner)
+                self._host.store.release(_owner(path))
                 raise
             finally:
                 # The boot's last layer, or all of a boot that failed.
                 with trio.CancelScope(shield=True):
                     await self._host.store.sweep()
-            return made
+            return path, made
 
     async def _known(self, path: Path) -> Checkpoint | None:
         """Return the checkpoint of a template's record, or forget one that is not what was saved."""
         store = self._host.store
         try:
-            record = cattrs.structure(read_json(path), _TemplateRecord)
-            checkpoint = checkpoints.load(store, record.checkpoint)
+            checkpoint = checkpoints.load(store, _read(path).checkpoint)
             await trio.to_thread.run_sync(checkpoints.verify, store, checkpoint)
         except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError):
-            store.release(f"template:{path.stem}")
-            path.unlink(missing_ok=True)
+            self._forget(path)
             return None
         return checkpoint
 
@@ -116,11 +144,10 @@ class Templates:
             try:
                 machine = await machines.start(
                     nursery, spec, Persona(workspace_id, "template"), fingerprint,
-                    layer=layer, disk_bytes=disk_bytes, checkpoint=None, state=None,
+                    layer=layer, disk_bytes=disk_bytes, checkpoint=None, state=None, grows=True,
                     limit_s=self._host.settings.boot_timeout_s,
                 )  # fmt: skip
                 try:
-                    await machine.client.grow_root()
                     await _warm(machine)
                     taken = await checkpoints.take(machine, store, with_memory=True, durable=True)
                     await checkpoints.add_digest(store, taken.checkpoint)
@@ -128,15 +155,107 @@ class Templates:
                 finally:
                     await machine.end()
             finally:
-                _remove(directory)
+                shutil.rmtree(directory, ignore_errors=True)
         return taken.checkpoint
+
+    # -- all of them
+
+    async def list(self) -> tuple[TemplateInfo, ...]:
+        """Describe all templates, oldest first."""
+        found = [await self._describe(path.stem, _read(path)) for path in self._directory.glob("*.json")]
+        return tuple(sorted(found, key=lambda info: info.created_at))
+
+    async def drop(self, ids: tuple[str, ...] | None) -> tuple[TemplateInfo, ...]:
+        """Forget templates by id or by a prefix of it, or with ``None`` the stale ones; return what went.
+
+        Raises:
+            NotFound: there is none with such an id.
+
+        """
+        known = await self.list()
+        chosen = [info for info in known if info.stale] if ids is None else [_find(known, text) for text in ids]
+        for info in chosen:
+            self._forget(self._directory / f"{info.id}.json")
+        await self._host.store.sweep()
+        return tuple(chosen)
+
+    def _forget(self, path: Path) -> None:
+        """Let go of a template; the next sweep removes what no workspace stands on."""
+        path.unlink(missing_ok=True)
+        self._host.store.release(_owner(path))
+
+    async def _describe(self, key: str, record: _TemplateRecord) -> TemplateInfo:
+        made = record.fingerprint
+        checkpoint = checkpoints.load(self._host.store, record.checkpoint)
+        layer = self._host.store.layer(checkpoint.layer)
+        return TemplateInfo(
+            id=key,
+            image=record.image,
+            image_digest=made.image,
+            shape=Shape(made.vcpus, made.memory_mb, record.disk_bytes // GIB),
+            network=made.network,
+            channel=made.channel,
+            qemu=made.qemu,
+            created_at=checkpoint.created_at,
+            size_bytes=checkpoint.size_bytes + (allocated_bytes(layer) if layer.exists() else 0),
+            stale=await self._staleness(record),
+        )
+
+    async def _staleness(self, record: _TemplateRecord) -> str | None:
+        """Say why no workspace can be made from a template any more, if that is so."""
+        try:
+            qemu = await self._host.qemu()
+        except AgentisoError:
+            # Without QEMU nothing can be made from any; it may be back soon.
+            return None
+        if record.fingerprint.qemu != qemu.fingerprint:
+            return f"it was made by QEMU {record.fingerprint.qemu}; this host has {qemu.fingerprint}"
+        try:
+            await self._host.load_image(record.fingerprint.image)
+        except AgentisoError:
+            return f"its image {record.image} was removed"
+        return None
+
+
+def template_disk_gb(wanted_gb: int, *, default_gb: int, root_bytes: int) -> int:
+    """Return how large a template's disk is for a workspace that wants ``wanted_gb``.
+
+    Raises:
+        InvalidArgument: that is too small for the image's root disk.
+
+    """
+    least_gb = max(1, -(-root_bytes // GIB))
+    if wanted_gb < least_gb:
+        raise InvalidArgument(
+            f"disk_gb is {wanted_gb}; the image's root disk needs {least_gb}.", remedy="Choose a larger disk_gb."
+        )
+    return default_gb if wanted_gb >= default_gb >= least_gb else least_gb
+
+
+def _read(path: Path) -> _TemplateRecord:
+    return cattrs.structure(read_json(path), _TemplateRecord)
+
+
+def _owner(path: Path) -> str:
+    return f"template:{path.stem}"
+
+
+def _key(fingerprint: Fingerprint, disk_bytes: int) -> str:
+    return hashlib.sha256(f"{fingerprint} {disk_bytes}".encode()).hexdigest()[:32]
+
+
+def _size(image: BootImage) -> int:
+    return image.root.stat().st_size
+
+
+def _find(known: tuple[TemplateInfo, ...], text: str) -> TemplateInfo:
+    matching = [info for info in known if info.id.startswith(text)]
+    if len(matching) != 1 or not text:
+        raise NotFound(f"{len(matching)} templates have an id that begins with {text!r}.", remedy="List them.")
+    return matching[0]
 
 
 async def _warm(machine: machines.Machine) -> None:
     """Run what every user's first command runs, so that its pages are in the template; then leave nothing dirty."""
     await machine.client.exec("true")
     await machine.client.sync_disks()
-
-
-def _remove(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)

@@ -23,6 +23,7 @@ from actors.model import (
     PortForward,
     Shape,
     SnapshotInfo,
+    TemplateInfo,
     UndoInfo,
     WorkspaceInfo,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Shape",
     "SnapshotInfo",
     "System",
+    "TemplateInfo",
     "UndoInfo",
     "Workspace",
     "WorkspaceInfo",

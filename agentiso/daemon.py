@@ -17,6 +17,7 @@ from typing import Any, Final
 import trio
 
 from actors.errors import HostUnfit
+from actors.machine import sockets
 from actors.machine.files import tail
 from actors.machine.sockets import dial, listen
 from actors.settings import Settings
@@ -143,6 +144,15 @@ async def connect(settings: Settings, *, config: Path | None = None) -> trio.Soc
             except OSError:
                 await trio.sleep(0.02)
     raise HostUnfit(f"The supervisor did not start. Its log ends:\n{tail(log_path, 1500)}", remedy=f"See {log_path}.")
+
+
+def is_running(settings: Settings) -> bool:
+    """Tell whether a supervisor serves a state directory's socket."""
+    try:
+        sockets.connect(settings.state_dir / SOCKET).close()
+    except OSError:
+        return False
+    return True
 
 
 def stop_daemon(settings: Settings) -> bool:

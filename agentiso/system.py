@@ -17,6 +17,7 @@ from actors.settings import Settings
 from actors.supervisor import open_supervisor
 from agentiso.config import load_settings
 from agentiso.images import loader
+from agentiso.templates import Templates
 from agentiso.workspace import Workspace, find_workspace
 
 
@@ -26,6 +27,7 @@ class System:
     def __init__(self, registry: m.RegistryRef, settings: Settings) -> None:
         self._registry = registry
         self.settings = settings
+        self.templates = Templates(registry, settings)
 
     async def create(
         self,
@@ -43,7 +45,7 @@ class System:
         """Make a workspace and wait until it has proven itself; unset values come from the settings.
 
         The first one of an (image, vcpus, memory_mb) boots a template, which takes seconds; later ones are restored
-        from it.  ``on_progress`` is told in a few words what is being done.
+        from it; `Templates.warm` makes it ahead.  ``on_progress`` is told in a few words what is being done.
         """
         asked = {"vcpus": vcpus, "memory_mb": memory_mb, "disk_gb": disk_gb}
         shape = attrs.evolve(self.settings.shape, **{key: value for key, value in asked.items() if value is not None})

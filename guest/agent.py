@@ -81,7 +81,7 @@ class Agent:
             "file_read": self._file_read,
             "file_write": self._file_write,
             "file_list": self._file_list,
-            "grow_root": lambda _id, _body: {"disk_bytes": filesystem.grow()},
+            "grow_root": lambda _id, body: {"file_system_bytes": filesystem.grow(int(body["disk_bytes"]))},
             "sync": self._sync,
             "shutdown": self._shutdown,
         }

@@ -6,12 +6,16 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from typing import Final
 
 ROOT: Final = "/"
 FIFREEZE: Final = 0xC0045877
 FITHAW: Final = 0xC0045878
 EXT4_IOC_RESIZE_FS: Final = 0x40086610
+DISK_WAIT_S: Final = 10.0
+"""How long the kernel may take to hear of a disk's new size; it is told by an interrupt."""
+DISK_LOOK_S: Final = 0.001
 
 
 def quiesce() -> None:
@@ -24,13 +28,27 @@ def thaw() -> None:
     _control(FITHAW, struct.pack("i", 0), tolerated=errno.EINVAL)
 
 
-def grow() -> int:
-    """Grow the file system, mounted, to the size of its disk and return its size in bytes (ext4 only)."""
+def grow(expected_bytes: int) -> int:
+    """Grow the file system, mounted, to a disk of so many bytes, and return its size in bytes (ext4 only).
+
+    Raises:
+        OSError: the kernel does not learn of the disk's size, or cannot grow this file system.
+
+    """
+    deadline = time.monotonic() + DISK_WAIT_S
+    while (disk_bytes := _disk_bytes()) < expected_bytes:
+        if time.monotonic() > deadline:
+            raise OSError(errno.ETIMEDOUT, f"the disk has {disk_bytes} bytes, not {expected_bytes}")
+        time.sleep(DISK_LOOK_S)
+    _control(EXT4_IOC_RESIZE_FS, struct.pack("Q", disk_bytes // os.statvfs(ROOT).f_frsize))
+    facts = os.statvfs(ROOT)
+    return facts.f_blocks * facts.f_frsize
+
+
+def _disk_bytes() -> int:
     device = os.stat(ROOT).st_dev
     with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/size") as file:
-        disk_bytes = int(file.read()) * 512
-    _control(EXT4_IOC_RESIZE_FS, struct.pack("Q", disk_bytes // os.statvfs(ROOT).f_frsize))
-    return disk_bytes
+        return int(file.read()) * 512
 
 
 def _control(request: int, argument: bytes, *, tolerated: int | None = None) -> None:

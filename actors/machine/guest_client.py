@@ -246,9 +246,13 @@ class GuestClient:
                 break
         return error_s
 
-    async def grow_root(self) -> None:
-        """Grow the root file system to its disk."""
-        await self._call({"op": "grow_root"})
+    async def grow_root(self, disk_bytes: int) -> int:
+        """Grow the root file system to its disk, of so many bytes, and return the file system's size in bytes."""
+        reply = await self._call({"op": "grow_root", "disk_bytes": disk_bytes})
+        try:
+            return int(reply["file_system_bytes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broke(f"its answer to grow_root is malformed: {error!r}") from error
 
     async def sync_disks(self) -> None:
         """Have the guest write all dirty data to its disks."""

@@ -39,6 +39,11 @@ class QemuBuild:
     version_text: str
     build_id: str
 
+    @property
+    def fingerprint(self) -> str:
+        """Version and build in one text."""
+        return f"{self.version_text} {self.build_id}"
+
 
 def probe_qemu(binary: str) -> QemuBuild:
     """Find QEMU and say which build it is.

@@ -23,7 +23,7 @@ import trio
 from actors.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
 from actors.machine import channel, command_line, sockets
 from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
-from actors.machine.command_line import CHANNEL_FD, QMP_FD, STATE_FD, VSOCK_PORT, MachineSpec
+from actors.machine.command_line import CHANNEL_FD, QMP_FD, ROOT_DEVICE, STATE_FD, VSOCK_PORT, MachineSpec
 from actors.machine.files import tail
 from actors.machine.guest_client import GuestClient, Identity, IdentityReply, NetworkIdentity
 from actors.machine.hostfwd import GUEST_ADDRESS
@@ -42,6 +42,8 @@ DEATH_WAIT_S: Final = 1.0
 RECONNECT_LIMIT_S: Final = 10.0
 """How long a guest agent that ended may take to be there again."""
 STALL_RETRY_S: Final = 1.0
+MIN_FILE_SYSTEM_SHARE: Final = 0.9
+"""Of its disk; ext4 keeps some of it for its own tables."""
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 16
 ENTROPY_BYTES: Final = 64
@@ -172,12 +174,14 @@ async def start(
     disk_bytes: int,
     checkpoint: Checkpoint | None,
     state: Path | None,
+    grows: bool,
     limit_s: float,
 ) -> Machine:
     """Start a machine and return it proven; on any failure nothing of it is left.
 
     With a ``checkpoint``, ``state`` is its file of device state and the guest must know the checkpoint's key and
-    nonce.  Without one the machine boots cold with a fresh key.
+    nonce.  Without one the machine boots cold with a fresh key.  If the disk ``grows``, its file system was made for a
+    smaller one.
 
     Raises:
         MachineFailed: QEMU ended, or the guest agent did not answer within ``limit_s``.
@@ -197,7 +201,7 @@ async def start(
 
         async def come_up() -> None:
             await _connect(nursery, machine, qmp_stream, channel_stream, undo)
-            await _prove(machine, persona, checkpoint)
+            await _prove(machine, persona, checkpoint, grows=grows)
 
         await _or_died(machine, come_up, limit_s)
         undo.pop_all()
@@ -309,8 +313,12 @@ async def _connect(
         await machine.client.release()
 
 
-async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | None) -> None:
-    """Give the guest its identity and hold its answer against what it must be."""
+async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | None, *, grows: bool) -> None:
+    """Give the guest its identity and its disk's size, and hold its answers against what they must be."""
+    resizing = None
+    if grows and checkpoint:
+        # The disk has its size already: this makes QEMU tell the guest, whose memory knows the checkpoint's disk.
+        resizing = await machine.qmp.begin("block_resize", {"device": ROOT_DEVICE, "size": machine.disk_bytes})
     identity = Identity(
         epoch=new_id(),
         time_ns=time.time_ns(),
@@ -323,6 +331,10 @@ async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | No
     )
     reply = await machine.client.identify(identity)
     found = faults(reply, identity, checkpoint)
+    if resizing:
+        await machine.qmp.finish(resizing)
+    if grows and not found:
+        found = await _grow(machine)
     if found:
         raise RestoreUnproven(
             f"The guest of {persona.hostname} could not prove a correct start: {'; '.join(found)}.",
@@ -342,6 +354,13 @@ async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | No
         hooks=reply.hooks,
         connections_closed=reply.connections_closed,
     )
+
+
+async def _grow(machine: Machine) -> list[str]:
+    size_bytes = await machine.client.grow_root(machine.disk_bytes)
+    if size_bytes >= machine.disk_bytes * MIN_FILE_SYSTEM_SHARE:
+        return []
+    return [f"its file system has {size_bytes} bytes on a disk of {machine.disk_bytes}"]
 
 
 def faults(reply: IdentityReply, identity: Identity, checkpoint: Checkpoint | None) -> list[str]:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from agentiso.cli.common import Commands, columns, run_interruptibly, show
+from agentiso.cli.common import Commands, call_tool, columns, run_interruptibly, show
 from agentiso.config import load_settings
+from agentiso.daemon import is_running
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("image", _image, "build, list, verify or remove images")
-    made.add_argument("action", choices=("build", "list", "verify", "remove"))
+    made = commands.add("image", _image, "build, list, verify or remove images, or boot their templates ahead")
+    made.add_argument("action", choices=("build", "list", "verify", "remove", "warm"))
     made.add_argument("name", nargs="?", default="base")
     made.add_argument("--root", choices=("debian", "busybox"), default="debian", help="kind of root disk to build")
     made.add_argument(
         "--kernel", choices=("stock", "small"), default="stock",
         help="the distribution's kernel, or a small one that is compiled here once, in some minutes",
     )  # fmt: skip
+    made.add_argument("--vcpus", type=int, help="of the template to warm")
+    made.add_argument("--memory-mb", type=int, help="of the template to warm")
 
 
 def _image(a: Any) -> int:
@@ -44,8 +47,19 @@ def _image(a: Any) -> int:
     if a.action == "verify":
         imagebuild.verify_image(imagebuild.load_image(images_dir, a.name))
         return show(a, {"name": a.name, "ok": True}, f"image {a.name} is whole")
+    if a.action == "warm":
+        return _warm(a)
     imagebuild.remove_image(images_dir, a.name)
+    if is_running(load_settings(a.config)):
+        # Otherwise the next supervisor finds that they are stale.
+        call_tool(a, "template_drop")
     return show(a, {"name": a.name, "removed": True}, f"image {a.name} was removed")
+
+
+def _warm(a: Any) -> int:
+    t = call_tool(a, "template_warm", base_image=a.name, vcpus=a.vcpus, memory_mb=a.memory_mb)
+    text = f"the template of {a.name} with {t['vcpus']} CPUs and {t['memory_mb']} MB is ready ({t['id'][:8]})"
+    return show(a, t, text)
 
 
 def show_progress(progress: Any) -> None:

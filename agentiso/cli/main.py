@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.errors import AgentisoError
-from agentiso.cli import commands, images, network, service, sessions, snapshots, workspaces
+from agentiso.cli import commands, images, network, service, sessions, snapshots, templates, workspaces
 from agentiso.cli.client import ToolFailed
 from agentiso.cli.common import Commands
 from guest.errors import only_error
 
-GROUPS: Final = (workspaces, commands, snapshots, network, images, sessions, service)
+GROUPS: Final = (workspaces, commands, snapshots, network, images, templates, sessions, service)
 EXAMPLES = """\
 examples:
   agentiso image build base            build the image that workspaces start from (a minute)

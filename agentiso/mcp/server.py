@@ -51,12 +51,13 @@ def make_server(system: System, client: Client = LOCAL) -> Server[Any]:
         yield client
 
     async def list_tools(_context: Any, _params: Any) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_describe(tool) for tool in TOOLS])
+        return types.ListToolsResult(tools=[_describe(tool) for tool in TOOLS if not tool.hidden])
 
     async def call_tool(context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         tool = tools.get(params.name)
-        if tool is None:
-            return _error("unknown_tool", f"There is no tool {params.name!r}.", f"There are: {', '.join(tools)}.")
+        if tool is None or (tool.hidden and not client_of(context).is_user):
+            known = ", ".join(name for name, tool in tools.items() if not tool.hidden)
+            return _error("unknown_tool", f"There is no tool {params.name!r}.", f"There are: {known}.")
         try:
             arguments = structure(tool.arguments, params.arguments or {})
             async with _reporting(context.session) as report:

@@ -2,9 +2,16 @@
 
 from typing import Final
 
-from agentiso.mcp.tools import commands, files, network, snapshots, workspaces
+from agentiso.mcp.tools import commands, files, network, snapshots, templates, workspaces
 from agentiso.mcp.tools.tool import Call, Tool
 
-TOOLS: Final[tuple[Tool, ...]] = (*workspaces.TOOLS, *commands.TOOLS, *files.TOOLS, *snapshots.TOOLS, *network.TOOLS)
+TOOLS: Final[tuple[Tool, ...]] = (
+    *workspaces.TOOLS,
+    *commands.TOOLS,
+    *files.TOOLS,
+    *snapshots.TOOLS,
+    *network.TOOLS,
+    *templates.TOOLS,
+)
 
 __all__ = ["TOOLS", "Call", "Tool"]

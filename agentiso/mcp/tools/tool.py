@@ -45,6 +45,8 @@ class Tool:
     destructive: bool = False
     idempotent: bool = False
     open_world: bool = False
+    hidden: bool = False
+    """Whether it is the command line's own: neither shown to sessions nor carried out for them."""
 
 
 @attrs.frozen
