@@ -9,6 +9,7 @@ import attrs
 from actors import messages as m
 from actors.model import ExecResult, ForkReport, Lifetime, WorkspaceInfo
 from agentiso.files import Files
+from agentiso.git import Git
 from agentiso.ports import Ports
 from agentiso.snapshots import Snapshots
 
@@ -27,6 +28,7 @@ class Workspace:
         self.files = Files(found.ref)
         self.snapshots = Snapshots(found.ref)
         self.ports = Ports(found.ref)
+        self.git = Git(self)
 
     def __repr__(self) -> str:
         return f"<Workspace {self.name} {self.id[:8]}>"

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from agentiso.mcp.tools import commands, files, network, snapshots, templates, workspaces
+from agentiso.mcp.tools import commands, files, git, network, snapshots, templates, workspaces
 from agentiso.mcp.tools.tool import Call, Tool
 
 TOOLS: Final[tuple[Tool, ...]] = (
@@ -12,6 +12,7 @@ TOOLS: Final[tuple[Tool, ...]] = (
     *snapshots.TOOLS,
     *network.TOOLS,
     *templates.TOOLS,
+    *git.TOOLS,
 )
 
 __all__ = ["TOOLS", "Call", "Tool"]
