@@ -149,5 +149,5 @@ def parse_status(output: str) -> GitStatus:
         elif tag == "?":
             kinds["untracked"].append(rest)
     total = sum(len(paths) for paths in kinds.values())
-    named = (tuple(kinds[kind][:MAX_PATHS]) for kind in ("staged", "modified", "untracked", "conflicted"))
-    return GitStatus(branch, ahead, behind, *named, changes=total, dirty=total > 0)
+    staged, modified, untracked, conflicted = (tuple(paths[:MAX_PATHS]) for paths in kinds.values())
+    return GitStatus(branch, ahead, behind, staged, modified, untracked, conflicted, total, total > 0)
