@@ -11,7 +11,9 @@ from actors.model import NetworkInfo, PortForward, WorkspaceInfo
 from actors.record import WorkspaceRecord
 
 
-def describe(record: WorkspaceRecord, *, idle_s: float, note: str = "") -> WorkspaceInfo:
+def describe(
+    record: WorkspaceRecord, *, idle_s: float, disk_used_bytes: int | None = None, note: str = ""
+) -> WorkspaceInfo:
     """Return all that is known of a workspace."""
     wired = record.network != "none"
     return WorkspaceInfo(
@@ -42,6 +44,8 @@ def describe(record: WorkspaceRecord, *, idle_s: float, note: str = "") -> Works
         idle_suspend_s=record.idle_suspend_s,
         idle_s=idle_s,
         expires_at=record.expires_at,
+        disk_bytes=record.disk_bytes,
+        disk_used_bytes=disk_used_bytes,
         note=note,
     )
 

@@ -192,16 +192,19 @@ class Destroy(Message[None]):
 
 @attrs.frozen
 class Describe(Message[WorkspaceInfo]):
-    """Tell all that is known of the workspace."""
+    """Tell all that is known of the workspace; with ``measured`` also what it occupies on the host's disk."""
 
+    measured: bool = False
     CONCURRENT: ClassVar[bool] = True
 
 
 @attrs.frozen
-class ReadConsole(Message[str]):
-    """Return the end of the guest's serial console, empty without a machine."""
+class ReadLog(Message[str]):
+    """Return the end of a log of the machine: of the guest's ``console``, or of ``qemu``; empty without a machine."""
 
+    log: str = "console"
     max_bytes: int = 4096
+    CONCURRENT: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -272,10 +275,11 @@ WorkspaceChange: TypeAlias = (
     | RemoveForward
     | SetNetworkPolicy
     | Destroy
-    | ReadConsole
 )
 """What is done one after the other."""
-WorkspaceMessage: TypeAlias = GuestWork | WorkspaceChange | Describe
+Look: TypeAlias = Describe | ReadLog
+"""What is answered at once, whatever else is being done."""
+WorkspaceMessage: TypeAlias = GuestWork | WorkspaceChange | Look
 WorkspaceRef: TypeAlias = ActorRef[Any]
 
 

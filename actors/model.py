@@ -165,6 +165,10 @@ class WorkspaceInfo:
     """How long nobody has asked it for anything."""
     expires_at: float | None = None
     """When it will be destroyed."""
+    disk_bytes: int = 0
+    """Size of its disk as the guest sees it."""
+    disk_used_bytes: int | None = None
+    """What its disk layers occupy on the host, snapshots included and the image not; where it was asked for."""
     note: str = ""
     """What the caller should know of how this came about."""
 

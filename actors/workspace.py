@@ -80,8 +80,11 @@ class WorkspaceActor(Actor):
 
     async def handle(self, message: m.WorkspaceMessage) -> Any:  # type: ignore[override]
         """Do what a message asks."""
-        if isinstance(message, m.Describe):
-            return self._info()
+        match message:
+            case m.Describe():
+                return self._info(measured=message.measured)
+            case m.ReadLog():
+                return self._own.machine.log(message.log, message.max_bytes) if self._own.machine else ""
         with exhaustion_reported(), self._idleness.use():
             if isinstance(message, m.GuestWork):
                 return await self._work(message)
@@ -140,8 +143,6 @@ class WorkspaceActor(Actor):
             case m.Destroy():
                 await running.destroy(own)
                 return None
-            case m.ReadConsole():
-                return own.machine.console(message.max_bytes) if own.machine else ""
             case _:
                 assert_never(message)
         return self._info()
@@ -169,6 +170,7 @@ class WorkspaceActor(Actor):
                     await running.resume(self._own)
         return await self._own.live().live_client()
 
-    def _info(self, note: str = "") -> WorkspaceInfo:
+    def _info(self, note: str = "", *, measured: bool = False) -> WorkspaceInfo:
         record = attrs.evolve(self._own.record, state=self._own.lifecycle.state)
-        return describe(record, idle_s=self._idleness.seconds, note=note)
+        used = self._own.store.disk_bytes(record.needs) if measured else None
+        return describe(record, idle_s=self._idleness.seconds, disk_used_bytes=used, note=note)

@@ -35,7 +35,7 @@ class Workspace:
 
     async def info(self) -> WorkspaceInfo:
         """Return all that is known of this workspace."""
-        return await self._ref.ask(m.Describe())
+        return await self._ref.ask(m.Describe(measured=True))
 
     async def exec(
         self,
@@ -57,8 +57,13 @@ class Workspace:
         return await self._ref.ask(m.Exec(argv, timeout_s, workdir, env, max_output_bytes, on_output))
 
     async def console(self, max_bytes: int = 4096) -> str:
-        """Return the end of the guest's serial console."""
-        text: str = await self._ref.ask(m.ReadConsole(max_bytes))
+        """Return the end of the guest's serial console, empty while there is no machine."""
+        text: str = await self._ref.ask(m.ReadLog("console", max_bytes))
+        return text
+
+    async def qemu_log(self, max_bytes: int = 4096) -> str:
+        """Return the end of what QEMU has said, empty while there is no machine."""
+        text: str = await self._ref.ask(m.ReadLog("qemu", max_bytes))
         return text
 
     async def undo(self) -> WorkspaceInfo:

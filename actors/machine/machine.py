@@ -161,7 +161,11 @@ class Machine:
 
     def console(self, max_bytes: int = 4096) -> str:
         """Return the end of the guest's serial console."""
-        return tail(self.spec.console_log, max_bytes)
+        return self.log("console", max_bytes)
+
+    def log(self, which: str, max_bytes: int) -> str:
+        """Return the end of a log, ``console`` or ``qemu``."""
+        return tail(self.spec.console_log if which == "console" else self.spec.qemu_log, max_bytes)
 
 
 async def start(

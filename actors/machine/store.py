@@ -72,6 +72,15 @@ class Store:
         """Return who holds an id directly, sorted."""
         return sorted(owner for owner, ids in self._holds.items() if identifier in ids)
 
+    def disk_bytes(self, ids: Iterable[str]) -> int:
+        """Return what the layers among ids, and those that checkpoints among them stand on, occupy, each once."""
+        paths: set[Path] = set()
+        for identifier in ids:
+            top = self.layer(_layer_of(self.checkpoint(identifier)) or identifier)
+            if top.exists():
+                paths |= {top, *(path for path in qcow2.backing_chain(top) if path.parent == self._layers)}
+        return sum(allocated_bytes(path) for path in paths if path.exists())
+
     def new_overlay(self, layer_id: str, *, backing: Path, backing_format: str, size_bytes: int) -> Path:
         """Create an empty disk layer over another file; the caller already holds ``layer_id``."""
         path = self.layer(layer_id)
@@ -100,11 +109,15 @@ class Store:
             return await trio.to_thread.run_sync(_remove_garbage, needed, layers, checkpoints)
 
 
-def _remove_garbage(needed: frozenset[str], layers: dict[str, Path], checkpoints: dict[str, Path]) -> list[str]:
+def _layer_of(checkpoint: Path) -> str | None:
     from actors.machine.checkpoint import layer_of
 
+    return layer_of(checkpoint)
+
+
+def _remove_garbage(needed: frozenset[str], layers: dict[str, Path], checkpoints: dict[str, Path]) -> list[str]:
     for name, directory in checkpoints.items():
-        if name in needed and (layer := layer_of(directory)):
+        if name in needed and (layer := _layer_of(directory)):
             needed |= {layer}
     for layer_id in list(needed & layers.keys()):
         needed |= {path.stem for path in qcow2.backing_chain(layers[layer_id])}

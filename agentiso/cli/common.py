@@ -25,7 +25,9 @@ class Commands:
 
     def add(self, name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
         """Add a command that ``run`` carries out, and return its parser; every command takes ``--json``."""
-        made: argparse.ArgumentParser = self._commands.add_parser(name, help=text, description=text)
+        made: argparse.ArgumentParser = self._commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         made.set_defaults(run=run)
         made.add_argument("--json", action="store_true", help="print JSON instead of text")
         return made

@@ -14,12 +14,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.errors import AgentisoError
-from agentiso.cli import commands, images, network, service, sessions, snapshots, templates, workspaces
+from agentiso.cli import (
+    commands,
+    images,
+    lifecycle,
+    network,
+    service,
+    sessions,
+    snapshots,
+    templates,
+    tree,
+    workspaces,
+)
 from agentiso.cli.client import ToolFailed
 from agentiso.cli.common import Commands
 from guest.errors import only_error
 
-GROUPS: Final = (workspaces, commands, snapshots, network, images, templates, sessions, service)
+GROUPS: Final = (workspaces, tree, lifecycle, commands, snapshots, network, images, templates, sessions, service)
 EXAMPLES = """\
 examples:
   agentiso image build base            build the image that workspaces start from (a minute)
@@ -27,6 +38,9 @@ examples:
   agentiso exec demo -- uname -a       run a command in it
   agentiso fork demo -n 3              fork it, memory and disk, while it runs
   agentiso snapshot create demo tidy   keep its state under a name
+  agentiso snapshot restore demo tidy  go back to it, and with `agentiso undo demo` forth again
+  agentiso tree                        draw workspaces, forks and snapshots
+  agentiso suspend demo                put it away; `agentiso resume demo` has it run on
   agentiso serve                       be an MCP server on stdio
 """
 

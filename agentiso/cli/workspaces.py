@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from agentiso.cli.common import Commands, call_tool, columns, show
+from agentiso.cli.lifecycle import add_lifetime
 
 
 def register(commands: Commands) -> None:
@@ -17,9 +17,8 @@ def register(commands: Commands) -> None:
     made.add_argument("--memory-mb", type=int)
     made.add_argument("--disk-gb", type=int)
     made.add_argument("--allow-internet", action="store_true", default=None)
+    add_lifetime(made)
     commands.add("list", _list, "list the workspaces")
-    made = commands.add("info", _info, "describe a workspace")
-    made.add_argument("workspace")
     made = commands.add("fork", _fork, "fork a workspace, memory and disk, while it runs")
     made.add_argument("workspace")
     made.add_argument("-n", "--count", type=int, default=1)
@@ -32,27 +31,21 @@ def register(commands: Commands) -> None:
 def _create(a: Any) -> int:
     result = call_tool(
         a, "workspace_create", name=a.name, base_image=a.base_image, vcpus=a.vcpus, memory_mb=a.memory_mb,
-        disk_gb=a.disk_gb, allow_internet=a.allow_internet,
+        disk_gb=a.disk_gb, allow_internet=a.allow_internet, idle_suspend_secs=a.idle_suspend, ttl_secs=a.ttl,
     )  # fmt: skip
-    how = f"{result['started_by']} in {result['start_seconds']:.2f} s, {result['accelerator']}"
-    text = f"{result['name']} is running ({how})"
-    return show(a, result, text)
+    how = f"{result['started_by']} in {result['start_seconds']:.2f} s"
+    return show(a, result, f"{result['name']} is running ({how})")
 
 
 def _list(a: Any) -> int:
     found = call_tool(a, "workspace_list")["workspaces"]
     rows = [("NAME", "STATE", "IMAGE", "MEMORY", "SNAPSHOTS", "FORKED FROM", "ID")]
     rows += [
-        (w["name"], w["state"], w["base_image"], f"{w['resources']['memory_mb']} MB", str(len(w["snapshots"])),
+        (w["name"], w["state"], w["base_image"], f"{w['resources']['memory_mb']} MB", str(w["snapshot_count"]),
          w["forked_from"] or "-", w["workspace_id"][:8])
         for w in found
     ]  # fmt: skip
     return show(a, found, columns(rows))
-
-
-def _info(a: Any) -> int:
-    result = call_tool(a, "workspace_info", workspace_id=a.workspace)
-    return show(a, result, json.dumps(result, indent=2))
 
 
 def _fork(a: Any) -> int:

@@ -2,11 +2,21 @@
 
 from typing import Final
 
-from agentiso.mcp.tools import commands, files, git, network, snapshots, templates, workspaces
+from agentiso.mcp.tools import (
+    commands,
+    files,
+    git,
+    lifecycle,
+    network,
+    snapshots,
+    templates,
+    workspaces,
+)
 from agentiso.mcp.tools.tool import Call, Tool
 
 TOOLS: Final[tuple[Tool, ...]] = (
     *workspaces.TOOLS,
+    *lifecycle.TOOLS,
     *commands.TOOLS,
     *files.TOOLS,
     *snapshots.TOOLS,

@@ -7,8 +7,16 @@ from typing import Final
 import attrs
 
 from actors.errors import InvalidArgument
+from actors.model import ForkReport, Lifetime
 from agentiso.mcp.schema import describe
-from agentiso.mcp.tools.results import WorkspaceResult, workspace_result
+from agentiso.mcp.tools.results import (
+    StateResult,
+    SummaryResult,
+    WorkspaceResult,
+    state_result,
+    summary_result,
+    workspace_result,
+)
 from agentiso.mcp.tools.tool import WORKSPACE, Call, Done, Tool, WorkspaceArguments
 
 
@@ -20,18 +28,20 @@ class CreateArguments:
     memory_mb: int | None = describe("Memory in MB.", None)
     disk_gb: int | None = describe("Disk in GB.", None)
     allow_internet: bool | None = describe("Whether the guest may reach the internet; off by default.", None)
+    idle_suspend_secs: float | None = describe("Suspend when idle for so long; it wakes on use.", None)
+    ttl_secs: float | None = describe("Destroy after so long.", None)
 
 
 @attrs.frozen
 class ListArguments:
     state_filter: str | None = describe(
-        "Only workspaces in this state.", None, enum=["running", "stopped", "suspended", "failed", None]
+        "Only workspaces in this state.", None, enum=["running", "paused", "stopped", "suspended", "failed", None]
     )
 
 
 @attrs.frozen
 class ListResult:
-    workspaces: list[WorkspaceResult] = describe("Oldest first.")
+    workspaces: list[SummaryResult] = describe("Oldest first.")
 
 
 @attrs.frozen
@@ -59,17 +69,55 @@ class ForkToolResult:
     workers: list[ForkChild] = describe("One per child; all stem from the same instant.")
 
 
-async def _create(call: Call, a: CreateArguments) -> WorkspaceResult:
+@attrs.frozen
+class BatchForkArguments:
+    workspace_id: str = describe(WORKSPACE)
+    count: int = describe("How many.", minimum=1, maximum=20)
+    snapshot_name: str = describe("The snapshot to fork from.", "golden")
+    name_prefix: str = describe("Workers are named PREFIX-1 and on.", "worker")
+
+
+@attrs.frozen
+class BatchWorker:
+    workspace_id: str = describe("Its id.")
+    name: str = describe("Its name.")
+    ip: str | None = describe("Its address.")
+
+
+@attrs.frozen
+class BatchFailure:
+    index: int = describe("Which one.")
+    name: str = describe("Its name.")
+    error: str = describe("Why it failed.")
+
+
+@attrs.frozen
+class BatchForkResult:
+    source_workspace_id: str = describe("Id of the parent.")
+    snapshot_name: str = describe("The snapshot forked from.")
+    requested_count: int = describe("Asked for.")
+    success_count: int = describe("Running.")
+    failure_count: int = describe("Failed; the others are not affected.")
+    workers: list[BatchWorker] = describe("Those that run.")
+    failures: list[BatchFailure] = describe("Those that do not.")
+
+
+async def _create(call: Call, a: CreateArguments) -> StateResult:
+    unset = call.system.settings.lifetime
+    lifetime = Lifetime(
+        unset.idle_suspend_s if a.idle_suspend_secs is None else a.idle_suspend_secs,
+        unset.ttl_s if a.ttl_secs is None else a.ttl_secs,
+    )
     ws = await call.system.create(
         a.name, image=a.base_image, vcpus=a.vcpus, memory_mb=a.memory_mb, disk_gb=a.disk_gb,
-        allow_internet=a.allow_internet, on_progress=call.report,
+        allow_internet=a.allow_internet, lifetime=lifetime, on_progress=call.report,
     )  # fmt: skip
-    return workspace_result(await ws.info())
+    return state_result(await ws.info())
 
 
 async def _list(call: Call, a: ListArguments) -> ListResult:
     infos = [info for info in await call.system.list() if a.state_filter in (None, info.state)]
-    return ListResult([workspace_result(info) for info in infos])
+    return ListResult([summary_result(info) for info in infos])
 
 
 async def _info(call: Call, a: WorkspaceArguments) -> WorkspaceResult:
@@ -92,10 +140,26 @@ async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
     return ForkToolResult(ws.id, report.snapshot, report.pause_ms, workers)
 
 
+async def _batch_fork(call: Call, a: BatchForkArguments) -> BatchForkResult:
+    ws = await call.workspace(a.workspace_id)
+    call.report(f"forking {a.count} workers")
+    report = (await ws.fork(a.count, snapshot=a.snapshot_name, name_prefix=a.name_prefix)).report
+    # All have the parent's address: each is alone on a network of its own.
+    return _batch_result(report, a.snapshot_name, (await ws.info()).network.ip)
+
+
+def _batch_result(report: ForkReport, snapshot: str, ip: str | None) -> BatchForkResult:
+    workers = [BatchWorker(c.workspace_id, c.name, ip) for c in report.children if c.workspace_id]
+    failures = [BatchFailure(c.index, c.name, c.error or "") for c in report.children if not c.workspace_id]
+    return BatchForkResult(
+        report.parent, snapshot, len(report.children), len(workers), len(failures), workers, failures
+    )
+
+
 TOOLS: Final = (
     Tool("workspace_create", "Create a workspace",
          "Make a disposable Linux machine of your own, root inside. It lives until workspace_destroy. "
-         "To copy one that you have prepared, use workspace_fork.", CreateArguments, WorkspaceResult, _create),
+         "To copy one that you have prepared, use workspace_fork.", CreateArguments, StateResult, _create),
     Tool("workspace_list", "List workspaces", "All workspaces and their states.", ListArguments, ListResult, _list,
          read_only=True),
     Tool("workspace_info", "Describe a workspace", "All that is known of one workspace.", WorkspaceArguments,
@@ -105,4 +169,6 @@ TOOLS: Final = (
     Tool("workspace_fork", "Fork a workspace", "Copy a running workspace, memory and disk, into new ones that go on "
          "from the same instant with identities of their own. The parent runs on.", ForkArguments, ForkToolResult,
          _fork),
+    Tool("workspace_batch_fork", "Fork many workers", "Fork workers from a snapshot, each may fail alone. Without a "
+         "snapshot: workspace_fork.", BatchForkArguments, BatchForkResult, _batch_fork),
 )  # fmt: skip
