@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
 
+from actors.job_messages import JobWork
 from actors.lifecycle import State
 from actors.machine.checkpoint import Checkpoint
 from actors.model import (
-    ExecResult,
     FileContent,
     FileEntry,
     ForkReport,
@@ -36,8 +36,6 @@ GUEST_DEADLINE_S = float("inf")
 SETTLED: Final = frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED, State.STOPPED, State.FAILED})
 """The states of a workspace that somebody has."""
 
-OnOutput: TypeAlias = Callable[[int, bytes], None]
-"""Called with (1 for stdout, 2 for stderr; bytes) as output arrives."""
 OnProgress: TypeAlias = Callable[[str], None]
 """Called with what is being done, a few words, when something that may take over a second begins."""
 
@@ -208,21 +206,6 @@ class ReadLog(Message[str]):
 
 
 @attrs.frozen
-class Exec(Message[ExecResult]):
-    """Run a command in the guest."""
-
-    command: str | tuple[str, ...]
-    timeout_s: float = 120.0
-    workdir: str | None = None
-    env: dict[str, str] | None = None
-    max_output_bytes: int = 262144
-    on_output: OnOutput | None = None
-    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
-    CONCURRENT: ClassVar[bool] = True
-    DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
-
-
-@attrs.frozen
 class ReadFile(Message[FileContent]):
     """Read a piece of a guest file."""
 
@@ -256,7 +239,7 @@ class ListFiles(Message[tuple[FileEntry, ...]]):
     DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
 
 
-GuestWork: TypeAlias = Exec | ReadFile | WriteFile | ListFiles
+GuestWork: TypeAlias = JobWork | ReadFile | WriteFile | ListFiles
 """What runs in the guest beside anything else, and wakes a workspace that was put away for idleness."""
 WorkspaceChange: TypeAlias = (
     Start

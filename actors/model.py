@@ -60,6 +60,16 @@ class HookOutcome:
 
 
 @attrs.frozen
+class CarriedJob:
+    """A job that ran on through a restore."""
+
+    job_id: str
+    carried_from: str | None
+    """Its id in the workspace of which this one is a fork; ``None`` when it keeps the one it had."""
+    command: str
+
+
+@attrs.frozen
 class Evidence:
     """What a guest proved after a restore, before anybody could use it."""
 
@@ -83,6 +93,8 @@ class Evidence:
     """The guest's own programs that ran after the restore, in their order."""
     connections_closed: int = 0
     """TCP connections of the checkpoint's that were ended, since their peers do not know this machine."""
+    jobs: tuple[CarriedJob, ...] = ()
+    """The commands that run on."""
 
 
 @attrs.frozen
@@ -211,6 +223,93 @@ class ExecResult:
     duration_s: float
     note: str = ""
     """What was killed and why, when something was."""
+    job_id: str = ""
+    """By which its output can be asked for again."""
+    running: bool = False
+    """Whether it goes on: then this is what came so far."""
+
+
+@attrs.frozen
+class CommandSpec:
+    """A command to be run in a guest."""
+
+    command: str | tuple[str, ...]
+    """A string goes to ``/bin/sh -c``, a sequence is run as it is."""
+    workdir: str | None = None
+    env: dict[str, str] | None = attrs.field(default=None, repr=False)
+    timeout_s: float | None = None
+    """After this its process group and all descendants are killed."""
+    stdin: bool = False
+    """Whether its standard input can be written to; otherwise it is empty."""
+    terminal: tuple[int, int] | None = None
+    """Rows and columns of a terminal that it is given instead of pipes; its output is then all on stdout."""
+
+
+@attrs.frozen
+class JobInfo:
+    """A command of a guest: each is a job, independent of who began it or asks for it."""
+
+    job_id: str
+    command: str
+    """Its beginning."""
+    running: bool
+    exit_code: int | None
+    """``None`` while it runs, or when a signal ended it."""
+    signal: int | None
+    timed_out: bool
+    started_at: float
+    duration_s: float
+    stdout_bytes: int
+    """How much it has written in all."""
+    stderr_bytes: int
+    note: str = ""
+    """What was killed and why, when something was."""
+    carried_from: str | None = None
+    """Its id in the workspace of which this one is a fork."""
+
+
+@attrs.frozen
+class JobOutput:
+    """A job, and a piece of its output."""
+
+    job: JobInfo
+    stdout: bytes
+    stderr: bytes
+    cursors: tuple[int, int]
+    """Where to read on, in stdout and in stderr."""
+    lost: tuple[int, int]
+    """Bytes before this piece that are not kept any more."""
+    matched: bool
+    """Whether the text that was waited for has appeared."""
+
+
+@attrs.frozen
+class JobEnd:
+    """A job that was killed."""
+
+    job: JobInfo
+    signalled: bool
+    """``False`` when there was nothing left to signal."""
+    gone: bool
+    """Whether it has ended, and with SIGKILL its descendants."""
+
+
+@attrs.frozen
+class JobList:
+    """All jobs that a guest knows, oldest first."""
+
+    jobs: tuple[JobInfo, ...]
+    began_anew: bool
+    """The guest agent ended at some time and began anew, without what it knew of jobs and of variables."""
+
+
+@attrs.frozen
+class InputTaken:
+    """What became of bytes for a job's standard input."""
+
+    taken_bytes: int
+    closed: bool
+    """Whether nobody reads it any more."""
 
 
 @attrs.frozen

@@ -27,7 +27,7 @@ from actors.machine.files import read_json, replace_json
 from actors.machine.image import BootImage
 from actors.machine.machine import Persona
 from actors.machine.store import allocated_bytes
-from actors.model import Shape, TemplateInfo
+from actors.model import CommandSpec, Shape, TemplateInfo
 from actors.names import new_id
 
 TEMPLATE_MAC: Final = "52:54:00:00:00:01"
@@ -257,5 +257,6 @@ def _find(known: tuple[TemplateInfo, ...], text: str) -> TemplateInfo:
 
 async def _warm(machine: machines.Machine) -> None:
     """Run what every user's first command runs, so that its pages are in the template; then leave nothing dirty."""
-    await machine.client.exec("true")
+    done = await machine.client.jobs.exec(CommandSpec("true"))
+    await machine.client.jobs.release(done.job_id)
     await machine.client.sync_disks()

@@ -11,21 +11,20 @@ from typing import Any, Final, assert_never
 import attrs
 import trio
 
-from actors import lifetime, policy, ports, running, snapshots
+from actors import job_messages, lifetime, policy, ports, running, snapshots
 from actors import messages as m
 from actors.describe import describe
-from actors.errors import IllegalState, InvalidArgument
+from actors.errors import IllegalState
 from actors.holdings import Holdings
 from actors.host import Host
 from actors.idle import Idleness
 from actors.lifecycle import State
 from actors.machine.files import exhaustion_reported
 from actors.machine.guest_client import GuestClient
-from actors.model import ExecResult, WorkspaceInfo
+from actors.model import WorkspaceInfo
 from actors.record import WorkspaceRecord
 from actors.runtime import Actor, Message
 
-MAX_TIMEOUT_S: Final = 24 * 3600.0
 REMEDIES: Final = {
     State.FAILED: "Start it again from its disk, restore a snapshot, or destroy it.",
     State.STOPPED: "Start it first.",
@@ -94,15 +93,16 @@ class WorkspaceActor(Actor):
                 return await self._change(message)
 
     async def _work(self, message: m.GuestWork) -> Any:
+        if isinstance(message, job_messages.JobWork):
+            job_messages.check(message)
+            return await job_messages.work(await self._client(), message)
         match message:
-            case m.Exec():
-                return await self._exec(message)
             case m.ReadFile():
-                return await (await self._client()).read_file(message.path, message.offset, message.limit)
+                return await (await self._client()).files.read(message.path, message.offset, message.limit)
             case m.WriteFile():
-                return await (await self._client()).write_file(message.path, message.content, message.mode)
+                return await (await self._client()).files.write(message.path, message.content, message.mode)
             case m.ListFiles():
-                return await (await self._client()).list_files(message.path)
+                return await (await self._client()).files.list(message.path)
             case _:
                 assert_never(message)
 
@@ -146,21 +146,6 @@ class WorkspaceActor(Actor):
             case _:
                 assert_never(message)
         return self._info()
-
-    async def _exec(self, message: m.Exec) -> ExecResult:
-        if not 0 < message.timeout_s <= MAX_TIMEOUT_S:
-            raise InvalidArgument(
-                f"A time limit of {message.timeout_s} s is out of range.",
-                remedy=f"Use 1 to {MAX_TIMEOUT_S:.0f}.",
-            )
-        return await (await self._client()).exec(
-            message.command,
-            timeout_s=message.timeout_s,
-            workdir=message.workdir,
-            env=message.env,
-            max_output_bytes=message.max_output_bytes,
-            on_output=message.on_output,
-        )
 
     async def _client(self) -> GuestClient:
         """Return the guest's channel; a workspace that was put away for idleness is brought back first."""

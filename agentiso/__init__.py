@@ -11,12 +11,18 @@ Synopsis::
 from actors import errors
 from actors.errors import AgentisoError
 from actors.model import (
+    CarriedJob,
     Evidence,
     ExecResult,
     FileContent,
     FileEntry,
     ForkedChild,
     ForkReport,
+    InputTaken,
+    JobEnd,
+    JobInfo,
+    JobList,
+    JobOutput,
     Lifetime,
     Lineage,
     NetworkInfo,
@@ -28,11 +34,13 @@ from actors.model import (
     WorkspaceInfo,
 )
 from actors.settings import Limits, Settings
+from agentiso.jobs import Output, OutputEvent
 from agentiso.system import System, open_system
 from agentiso.workspace import Fork, Workspace
 
 __all__ = [
     "AgentisoError",
+    "CarriedJob",
     "Evidence",
     "ExecResult",
     "FileContent",
@@ -40,10 +48,17 @@ __all__ = [
     "Fork",
     "ForkReport",
     "ForkedChild",
+    "InputTaken",
+    "JobEnd",
+    "JobInfo",
+    "JobList",
+    "JobOutput",
     "Lifetime",
     "Limits",
     "Lineage",
     "NetworkInfo",
+    "Output",
+    "OutputEvent",
     "PortForward",
     "Settings",
     "Shape",

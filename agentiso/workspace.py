@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
 
 import attrs
+import trio
 
+from actors import job_messages as j
 from actors import messages as m
-from actors.model import ExecResult, ForkReport, Lifetime, WorkspaceInfo
+from actors.errors import GuestBroken, GuestRefused
+from actors.model import CommandSpec, ExecResult, ForkReport, Lifetime, WorkspaceInfo
 from agentiso.files import Files
 from agentiso.git import Git
+from agentiso.jobs import Jobs, Output
 from agentiso.ports import Ports
 from agentiso.snapshots import Snapshots
+
+DEFAULT_TIMEOUT_S: Final = 120.0
+KILL_LIMIT_S: Final = 10.0
 
 
 class Workspace:
@@ -26,6 +36,7 @@ class Workspace:
         self.id = found.workspace_id
         self.name = found.name
         self.files = Files(found.ref)
+        self.jobs = Jobs(found.ref)
         self.snapshots = Snapshots(found.ref)
         self.ports = Ports(found.ref)
         self.git = Git(self)
@@ -41,20 +52,62 @@ class Workspace:
         self,
         command: str | Sequence[str],
         *,
-        timeout_s: float = 120.0,
+        timeout_s: float | None = None,
+        yield_s: float | None = None,
         workdir: str | None = None,
         env: dict[str, str] | None = None,
         max_output_bytes: int = 262144,
-        on_output: m.OnOutput | None = None,
+        on_output: j.OnOutput | None = None,
     ) -> ExecResult:
         """Run a command in the guest and wait for its end.
 
-        A string goes to ``/bin/sh -c``, a sequence is run as it is.  At ``timeout_s``, or when this call is
-        cancelled, the command's whole process group is killed.  A non-zero exit status is a result, not an error.
+        A string goes to ``/bin/sh -c``, a sequence is run as it is.  At ``timeout_s`` (120 if it is left out), or when
+        this call is cancelled, the command's process group and all descendants are killed.  With ``yield_s`` this
+        returns after that time in any case: the result's ``running`` tells that the command goes on, without a time
+        limit unless one is given, and ``jobs`` has the rest of it.  A non-zero exit status is a result, not an error.
         Of each output stream at most ``max_output_bytes`` are kept, head and tail; ``on_output`` sees all of it.
         """
-        argv = command if isinstance(command, str) else tuple(command)
-        return await self._ref.ask(m.Exec(argv, timeout_s, workdir, env, max_output_bytes, on_output))
+        limit_s = DEFAULT_TIMEOUT_S if timeout_s is None and yield_s is None else timeout_s
+        spec = CommandSpec(command if isinstance(command, str) else tuple(command), workdir, env, limit_s)
+        return await self._ref.ask(j.Exec(spec, yield_s, max_output_bytes, on_output))
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        workdir: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> AsyncIterator[Output]:
+        """Run a command and yield its `Output`, an async iterator, as it comes.
+
+        The command waits for a slow reader.  Whoever leaves the block before its end kills it::
+
+            async with ws.stream("make") as output:
+                async for event in output:
+                    print(event.stream, event.data)
+        """
+        job = await self.jobs.start(command, timeout_s=timeout_s, workdir=workdir, env=env)
+        output: Output | None = None
+        try:
+            async with self.jobs.follow(job.job_id) as output:
+                yield output
+        finally:
+            if output is None or output.job is None:
+                # A guest that cannot be asked any more has nothing that could be killed.
+                with (
+                    trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_LIMIT_S),
+                    contextlib.suppress(GuestBroken, GuestRefused),
+                ):
+                    await self.jobs.kill(job.job_id)
+
+    async def set_env(self, variables: dict[str, str | None]) -> int:
+        """Set, or with ``None`` unset, variables for all later commands; return how many are set then.
+
+        They are kept in the guest's memory only.
+        """
+        return await self._ref.ask(j.SetEnv(variables))
 
     async def console(self, max_bytes: int = 4096) -> str:
         """Return the end of the guest's serial console, empty while there is no machine."""

@@ -2,7 +2,8 @@
 
 It is a child of PID 1, reaps every orphan, outlives its host's connections, and answers each request by its id: small
 replies at once, output and files in pieces as the host takes them.  A host's new connection voids what the old one
-had under way; commands go on without an asker, their output drained.
+had under way; commands go on without an asker.  What a request does is in a module a noun: `jobs`, `filework`,
+`identity`; the table of handlers is here.
 """
 
 from __future__ import annotations
@@ -26,16 +27,13 @@ from guest.cgroup import Groups
 from guest.errors import ProtocolError
 from guest.filework import InvalidRequest, Writing
 from guest.handshake import proof, proves
-from guest.job import Job
+from guest.jobs import Jobs
 from guest.link import RETRY_S, Link, find_port
 from guest.wire import FILE_STREAM, PROTOCOL_VERSION, Data, Message
 
 AGENT_VERSION: Final = "0.1.0"
 PR_SET_CHILD_SUBREAPER: Final = 36
 RB_AUTOBOOT: Final = 0x01234567
-MAX_JOBS: Final = 1000
-MAX_DRAINED_CHUNKS: Final = 32
-"""What is read of a pipe after its command ended; a descendant that holds it may go on writing for ever."""
 ERROR_CODES: Final = {
     errno.ENOENT: "not_found",
     errno.ENOTDIR: "not_found",
@@ -65,19 +63,19 @@ class Agent:
         self._selector = selector
         self._dry = dry
         self._groups = Groups(wanted=not dry)
-        self._jobs: dict[int, Job] = {}
+        self._jobs = Jobs(link, selector, self._groups, self._answer)
+        self._jobs.began_anew = nonce is not None
         self._writings: dict[int, Writing] = {}
         self._producers: list[tuple[int, dict[str, Any], Iterator[bytes]]] = []
-        self._next_job = 1
         self._nonce = nonce
+        self._machine_id: str | None = None
         self._generation = generation
         self._handlers: dict[str, Callable[[int, dict[str, Any]], dict[str, Any] | None]] = {
             "ping": lambda _id, _body: {"uptime_s": time.monotonic()},
             "identify": self._identify,
             "freeze": self._freeze,
             "release": self._release,
-            "exec": self._exec,
-            "kill": self._kill,
+            **self._jobs.handlers,
             "file_read": self._file_read,
             "file_write": self._file_write,
             "file_list": self._file_list,
@@ -105,26 +103,27 @@ class Agent:
                 if selected.data is None:
                     with contextlib.suppress(BlockingIOError):
                         wakeup.recv(4096)
-                    self._reap()
+                    self._jobs.reap()
                 elif selected.data is self._link:
                     if events & selectors.EVENT_WRITE:
                         self._link.flush()
                     if events & selectors.EVENT_READ:
                         self._receive()
                 else:
-                    self._forward(selected.data, selected.fd)
+                    self._jobs.on_ready(selected.data, selected.fd, events)
             if self._link.waits_for_host:
                 self._receive()
+            self._jobs.check_deadlines()
+            self._jobs.serve()
             self._produce()
-            self._check_deadlines()
 
     def _pause_s(self) -> float | None:
         if self._producers and self._link.has_room:
             return 0
         if self._link.waits_for_host:
             return RETRY_S
-        deadlines = [job.deadline for job in self._jobs.values() if job.deadline and not job.timed_out]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        deadline = self._jobs.next_deadline()
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _receive(self) -> None:
         if self._link.receive():
@@ -141,9 +140,7 @@ class Agent:
             self._forget_host()
 
     def _forget_host(self) -> None:
-        for job in self._jobs.values():
-            job.request_id = None
-            self._watch_pipes(job)
+        self._jobs.forget_host()
         for writing in self._writings.values():
             writing.abandon()
         self._writings.clear()
@@ -224,10 +221,10 @@ class Agent:
         if not self._dry:
             memory.remember(self._key, body["nonce"], self._generation)
         self._link.set_key(self._key)
-        self._jobs = {self._new_job_id(): job for job in self._jobs.values()}
-        for job_id, job in self._jobs.items():
-            job.id = job_id
-        reply["jobs"] = [{"id": job.id, "command": job.command} for job in self._jobs.values()]
+        if body["machine_id"] != self._machine_id:
+            self._jobs.renew_ids()
+            self._machine_id = body["machine_id"]
+        reply["jobs"] = self._jobs.running()
         return reply
 
     def _freeze(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
@@ -243,25 +240,6 @@ class Agent:
             filesystem.thaw()
         self._groups.thaw()
         return {"time_ns": time.time_ns()}
-
-    def _new_job_id(self) -> int:
-        self._next_job += 1
-        return self._next_job - 1
-
-    def _exec(self, request_id: int, body: dict[str, Any]) -> None:
-        if len(self._jobs) >= MAX_JOBS:
-            raise InvalidRequest(f"{MAX_JOBS} commands are running already")
-        job = Job(self._new_job_id(), request_id, body, self._groups)
-        self._jobs[job.id] = job
-        self._watch_pipes(job)
-
-    def _kill(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
-        number = int(body.get("signal", signal.SIGKILL))
-        for job in self._jobs.values():
-            if job.request_id == body.get("target") and job.request_id is not None:
-                killed = job.kill(number, f"Process group {job.pid} was sent signal {number}.")
-                return {"killed": killed}
-        raise FileNotFoundError(errno.ENOENT, f"no running command belongs to request {body.get('target')!r}")
 
     def _file_read(self, request_id: int, body: dict[str, Any]) -> None:
         facts, pieces = filework.read(body)
@@ -323,63 +301,6 @@ class Agent:
             else:
                 self._link.send(Data(request_id, FILE_STREAM, piece))
                 self._producers.append((request_id, facts, pieces))
-        for job in self._jobs.values():
-            self._watch_pipes(job)
-
-    def _forward(self, job: Job, fd: int) -> None:
-        data = job.read(fd)
-        if data == b"":
-            self._selector.unregister(fd)
-            stream = job.pipes.pop(fd)
-            assert stream
-        elif data and job.request_id is not None:
-            self._link.send(Data(job.request_id, job.pipes[fd], data))
-        self._watch_pipes(job)
-
-    def _watch_pipes(self, job: Job) -> None:
-        """Read a command's pipes while its host takes the output, or always when there is no host to take it."""
-        wanted = self._link.has_room or job.request_id is None
-        for fd in job.pipes:
-            watched = fd in self._selector.get_map()
-            if wanted and not watched:
-                self._selector.register(fd, selectors.EVENT_READ, job)
-            elif watched and not wanted:
-                self._selector.unregister(fd)
-
-    def _reap(self) -> None:
-        by_pid = {job.pid: job for job in self._jobs.values()}
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            if pid in by_pid:
-                self._finish(by_pid[pid], status)
-
-    def _finish(self, job: Job, status: int) -> None:
-        """Send what an ended command's pipes hold and answer, whoever else may hold the pipes."""
-        job.exited(status)
-        for fd in list(job.pipes):
-            for _ in range(MAX_DRAINED_CHUNKS):
-                data = job.read(fd)
-                if not data:
-                    break
-                if job.request_id is not None:
-                    self._link.send(Data(job.request_id, job.pipes[fd], data))
-            if fd in self._selector.get_map():
-                self._selector.unregister(fd)
-        job.close()
-        del self._jobs[job.id]
-        self._groups.remove_empty()
-        if job.request_id is not None:
-            self._answer(job.request_id, job.result())
-
-    def _check_deadlines(self) -> None:
-        now = time.monotonic()
-        for job in self._jobs.values():
-            job.check_deadline(now)
 
 
 def _first_key(path: str) -> bytes:

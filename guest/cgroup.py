@@ -53,6 +53,12 @@ class Groups:
                 return True
         return False
 
+    def populated(self, name: str) -> bool:
+        """Tell whether anything of a group runs; without a usable hierarchy that is not known."""
+        with contextlib.suppress(OSError):
+            return self.usable and "populated 1" in _read(f"{JOBS}/{name}/cgroup.events")
+        return False
+
     def remove_empty(self) -> None:
         """Remove the groups in which nothing runs any more."""
         for entry in os.scandir(JOBS) if self.usable else ():

@@ -1,82 +1,199 @@
-"""A command running in the guest: its process group, its pipes and what became of it."""
+"""A job: a command of the guest, its processes, its pipes or terminal, its output and what became of it."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
+import struct
 import subprocess
 import time
+from collections import deque
 from typing import Any, Final
 
 from guest.cgroup import Groups
+from guest.environment import Environment
+from guest.filework import InvalidRequest
+from guest.ring import Ring
 from guest.wire import DATA_CHUNK_BYTES, STDERR, STDOUT
 
-DEFAULT_ENVIRONMENT: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "USER": "root",
-    "LOGNAME": "root",
-    "SHELL": "/bin/sh",
-    "LANG": "C.UTF-8",
-    "TERM": "dumb",
-}
 SHELL: Final = "/bin/sh"
 FALLBACK_SHELL: Final = os.environ.get("AGENTISO_FALLBACK_SHELL", SHELL)
 """For root disks that hold no shell."""
+TIOCSCTTY: Final = 0x540E
+TIOCSWINSZ: Final = 0x5414
+END_OF_INPUT: Final = b"\x04"
+"""What a terminal in its usual mode takes for the end of input, at the beginning of a line (termios(3))."""
+SHOWN_COMMAND: Final = 200
+
+
+class Input:
+    """Bytes for a command's standard input; ``request_id`` is who waits until it has taken them."""
+
+    def __init__(self, request_id: int | None, data: bytes, *, ends: bool, deadline: float) -> None:
+        self.request_id = request_id
+        self.data = data
+        self.ends = ends
+        self.deadline = deadline
+        self.taken = 0
 
 
 class Job:
-    """One command.  ``request_id`` is the request that waits for it, ``None`` once its asker is gone."""
+    """One command.  It is ``over`` once its own process has ended; its descendants may live on."""
 
-    def __init__(self, job_id: int, request_id: int | None, body: dict[str, Any], groups: Groups) -> None:
+    def __init__(self, job_id: str, body: dict[str, Any], groups: Groups, environment: Environment) -> None:
         self.id = job_id
+        self.carried_from: str | None = None
+        """Its id in the machine of which this one is a fork."""
         self._groups = groups
         self._group = f"{os.getpid()}-{job_id}"
-        self.request_id = request_id
         argv = body.get("argv") or [SHELL if os.path.exists(SHELL) else FALLBACK_SHELL, "-c", body["command"]]
-        self.command = " ".join(argv)[:200]
-        self.started = time.monotonic()
+        self.command = str(body.get("command") or " ".join(argv))[:SHOWN_COMMAND]
+        self.started_at = time.time()
+        self._started = time.monotonic()
+        self._duration_s = 0.0
         timeout_s = body.get("timeout_s")
-        self.deadline = self.started + timeout_s if timeout_s else None
+        self.deadline = self._started + timeout_s if timeout_s else None
         self.timed_out = False
         self.note = ""
-        self.totals = {STDOUT: 0, STDERR: 0}
         self.status: int | None = None
-        with groups.birthplace(self._group):
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=body.get("workdir") or "/",
-                env={**DEFAULT_ENVIRONMENT, **(body.get("env") or {})},
-                start_new_session=True,
-            )
+        self.rings = {STDOUT: Ring(), STDERR: Ring()}
+        self.inputs: deque[Input] = deque()
+        self.pipes: dict[int, int] = {}
+        """Descriptors to read, and the stream that each belongs to."""
+        self.stdin: int | None = None
+        self.terminal: int | None = None
+        self._open: list[int] = []
+        size = body.get("pty")
+        env = environment.of_command(body.get("env"), terminal="xterm-256color" if size else "dumb")
+        try:
+            with groups.birthplace(self._group):
+                self._process = self._spawn(argv, body.get("workdir") or "/", env, size, stdin=bool(body.get("stdin")))
+        except BaseException:
+            self.close()
+            groups.remove_empty()
+            raise
         self.pid = self._process.pid
         with contextlib.suppress(OSError), open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
             # The agent's own exemption from the kernel's out-of-memory killer is not for its commands.
             file.write("0")
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        self.pipes = {self._process.stdout.fileno(): STDOUT, self._process.stderr.fileno(): STDERR}
-        for fd in self.pipes:
-            os.set_blocking(fd, False)
 
-    def read(self, fd: int) -> bytes | None:
-        """Return what a pipe holds, ``b""`` at its end, ``None`` if it holds nothing now."""
+    def _spawn(
+        self, argv: list[str], workdir: str, env: dict[str, str], size: dict[str, Any] | None, *, stdin: bool
+    ) -> subprocess.Popen[bytes]:
+        if size:
+            return self._spawn_on_terminal(argv, workdir, env, size)
+        theirs: list[int] = []
+        try:
+            for stream in (STDOUT, STDERR):
+                ours, end = os.pipe()
+                self.pipes[ours] = stream
+                self._open.append(ours)
+                theirs.append(end)
+            if stdin:
+                end, self.stdin = os.pipe()
+                self._open.append(self.stdin)
+                theirs.append(end)
+            for fd in self._open:
+                os.set_blocking(fd, False)
+            return subprocess.Popen(
+                argv,
+                stdin=theirs[2] if stdin else subprocess.DEVNULL,
+                stdout=theirs[0],
+                stderr=theirs[1],
+                cwd=workdir,
+                env=env,
+                start_new_session=True,
+            )
+        finally:
+            for end in theirs:
+                os.close(end)
+
+    def _spawn_on_terminal(
+        self, argv: list[str], workdir: str, env: dict[str, str], size: dict[str, Any]
+    ) -> subprocess.Popen[bytes]:
+        """Start the command as the leader of a session whose controlling terminal is a new one."""
+        master, slave = os.openpty()
+        try:
+            self._open.append(master)
+            self.pipes[master] = STDOUT
+            self.stdin = self.terminal = master
+            self.resize(size)
+            os.set_blocking(master, False)
+            return subprocess.Popen(
+                argv,
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                cwd=workdir,
+                env=env,
+                start_new_session=True,
+                # Safe here: the agent has no threads.
+                preexec_fn=lambda: fcntl.ioctl(0, TIOCSCTTY, 0),
+            )
+        finally:
+            os.close(slave)
+
+    def resize(self, size: dict[str, Any]) -> None:
+        """Give the command's terminal ``rows`` and ``cols``."""
+        if self.terminal is None:
+            raise InvalidRequest("it has no terminal")
+        fcntl.ioctl(self.terminal, TIOCSWINSZ, struct.pack("HHHH", int(size["rows"]), int(size["cols"]), 0, 0))
+
+    @property
+    def over(self) -> bool:
+        """Whether the command has ended."""
+        return self.status is not None
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it runs any more, as far as can be known."""
+        return self.over and not self._groups.populated(self._group)
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much of its output is held."""
+        return sum(map(len, self.rings.values()))
+
+    def read(self, fd: int) -> bool | None:
+        """Take in what a pipe holds: ``True``, or ``False`` at its end, or ``None`` if it holds nothing now."""
         try:
             data = os.read(fd, DATA_CHUNK_BYTES)
         except BlockingIOError:
             return None
-        self.totals[self.pipes[fd]] += len(data)
-        return data
+        except OSError as error:
+            # A terminal whose other end is closed (pty(7) leaves it to the reader to find out).
+            if error.errno != errno.EIO:
+                raise
+            data = b""
+        self.rings[self.pipes[fd]].add(data)
+        return bool(data)
+
+    def write(self, item: Input) -> bool | None:
+        """Write input: ``True`` when it is all taken, ``None`` if not now, ``False`` if nobody reads it any more."""
+        if self.stdin is None:
+            return False
+        try:
+            while item.taken < len(item.data):
+                item.taken += os.write(self.stdin, item.data[item.taken : item.taken + DATA_CHUNK_BYTES])
+            if item.ends and self.terminal is not None:
+                os.write(self.stdin, END_OF_INPUT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return False
+        return True
 
     def kill(self, number: int, note: str) -> bool:
         """Signal the whole process group, with SIGKILL all descendants; tell whether there was anything to signal."""
-        if number == signal.SIGKILL and self._groups.kill(self._group):
+        if number == signal.SIGKILL and self._groups.populated(self._group) and self._groups.kill(self._group):
             self.note = note
             return True
+        if self.over:
+            # Its number may be another's by now.
+            return False
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -84,33 +201,47 @@ class Job:
         self.note = note
         return True
 
-    def exited(self, status: int) -> None:
-        """Take note of the end of the command itself; its descendants may still run."""
-        self.status = status
-        self._process.returncode = os.waitstatus_to_exitcode(status)
-
-    def close(self) -> None:
-        """Close the pipes."""
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
-
-    def result(self) -> dict[str, Any]:
-        """Describe the end of the command."""
-        assert self.status is not None
-        code = os.waitstatus_to_exitcode(self.status)
-        return {
-            "exit_code": code if code >= 0 else None,
-            "signal": -code if code < 0 else None,
-            "timed_out": self.timed_out,
-            "stdout_bytes": self.totals[STDOUT],
-            "stderr_bytes": self.totals[STDERR],
-            "duration_s": time.monotonic() - self.started,
-            "note": self.note,
-        }
-
     def check_deadline(self, now: float) -> None:
         """Kill the process group once its time is up."""
         if self.deadline is not None and now >= self.deadline and not self.timed_out:
             self.timed_out = True
             self.kill(signal.SIGKILL, f"The time limit passed; group {self.pid} and its descendants were killed.")
+
+    def ended(self, status: int) -> None:
+        """Take note of the end of the command itself."""
+        self.status = status
+        self._duration_s = time.monotonic() - self._started
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+
+    def close_input(self) -> None:
+        """Close the standard input; a terminal stays open for its output."""
+        if self.stdin is not None and self.terminal is None:
+            os.close(self.stdin)
+            self._open.remove(self.stdin)
+            self.stdin = None
+
+    def close(self) -> None:
+        """Close all that leads to the command."""
+        for fd in self._open:
+            os.close(fd)
+        self._open.clear()
+        self.pipes.clear()
+        self.stdin = self.terminal = None
+
+    def facts(self) -> dict[str, Any]:
+        """Describe the job."""
+        code = None if self.status is None else os.waitstatus_to_exitcode(self.status)
+        return {
+            "job": self.id,
+            "carried_from": self.carried_from,
+            "command": self.command,
+            "started_at": self.started_at,
+            "running": code is None,
+            "exit_code": code if code is not None and code >= 0 else None,
+            "signal": -code if code is not None and code < 0 else None,
+            "timed_out": self.timed_out,
+            "duration_s": self._duration_s if self.over else time.monotonic() - self._started,
+            "stdout_bytes": self.rings[STDOUT].end,
+            "stderr_bytes": self.rings[STDERR].end,
+            "note": self.note,
+        }

@@ -1,5 +1,7 @@
 """The host's end of a guest agent's channel: many requests at once over one stream.
 
+What is asked of files and of commands is in `guest_files` and `guest_jobs`.
+
 The guest is hostile: whatever it sends is bounded, and a broken rule ends this client alone.  Its reader runs in the
 nursery given to `GuestClient.open` and never fails it: it marks the client broken, and every pending request fails
 saying that its outcome is unknown.
@@ -7,12 +9,10 @@ saying that its outcome is unknown.
 
 from __future__ import annotations
 
-import json
-import math
 import platform
 import secrets
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
@@ -20,14 +20,12 @@ import attrs
 import trio
 
 from actors.errors import GuestBroken, GuestRefused, RemoteProtocolError
-from actors.model import ExecResult, FileContent, FileEntry, HookOutcome
+from actors.machine.guest_files import GuestFiles
+from actors.machine.guest_jobs import GuestJobs
+from actors.model import CarriedJob, HookOutcome
 from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
 from guest.wire import (
-    DATA_CHUNK_BYTES,
-    FILE_STREAM,
     PROTOCOL_VERSION,
-    STDERR,
-    STDOUT,
     Codec,
     Data,
     Message,
@@ -41,12 +39,7 @@ FREEZE_LIMIT_S: Final = 10.0
 CLOCK_ERROR_S: Final = 0.02
 CLOCK_TRIES: Final = 3
 MAX_HOOKS: Final = 100
-EXEC_GRACE_S: Final = 10.0
-KILL_WAIT_S: Final = 5.0
-MAX_FILE_BYTES: Final = 256 * 1024 * 1024
-MAX_LISTING_BYTES: Final = 16 * 1024 * 1024
-
-OnOutput = Callable[[int, bytes], None]
+MAX_CARRIED_JOBS: Final = 1000
 
 
 @attrs.frozen
@@ -98,29 +91,7 @@ class IdentityReply:
     connections_closed: int
     failures: dict[str, str]
     hooks: tuple[HookOutcome, ...]
-
-
-class _Capped:
-    """The head and the tail of a stream, within a cap, and its true length."""
-
-    def __init__(self, cap: int) -> None:
-        self._head_cap = cap - cap // 2
-        self._tail_cap = cap // 2
-        self._head = bytearray()
-        self._tail = bytearray()
-        self.total = 0
-
-    def add(self, data: bytes) -> None:
-        self.total += len(data)
-        room = self._head_cap - len(self._head)
-        self._head += data[:room]
-        self._tail += data[max(0, room) :]
-        if len(self._tail) > 2 * self._tail_cap + DATA_CHUNK_BYTES:
-            del self._tail[: len(self._tail) - self._tail_cap]
-
-    def value(self) -> bytes:
-        tail = self._tail[-self._tail_cap :] if self._tail_cap else b""
-        return bytes(self._head + tail)
+    jobs: tuple[CarriedJob, ...]
 
 
 class _Request:
@@ -142,6 +113,8 @@ class GuestClient:
         self._scope = trio.CancelScope()
         self._reason: str | None = None
         self.hello: Hello
+        self.files = GuestFiles(self)
+        self.jobs = GuestJobs(self)
 
     @classmethod
     async def open(cls, nursery: trio.Nursery, stream: trio.abc.Stream, key: bytes) -> GuestClient:
@@ -178,7 +151,7 @@ class GuestClient:
         raise GuestBroken("The guest's channel ended before it answered.")
 
     async def _greet(self, key: bytes, host_nonce: bytes, guest_nonce: bytes) -> None:
-        hello = await self._call(
+        hello = await self.call(
             {
                 "op": "hello",
                 "version": PROTOCOL_VERSION,
@@ -201,7 +174,7 @@ class GuestClient:
     async def identify(self, identity: Identity) -> IdentityReply:
         """Give the guest an identity; what it answers is checked by the caller."""
         body = attrs.asdict(identity)
-        reply = await self._call(
+        reply = await self.call(
             {"op": "identify", **body, **{name: body[name].hex() for name in ("entropy", "nonce", "key")}}
         )
         try:
@@ -218,20 +191,28 @@ class GuestClient:
                     HookOutcome(str(hook["name"])[:255], _optional_int(hook["exit_code"]), str(hook["error"])[:500])
                     for hook in list(reply["hooks"])[:MAX_HOOKS]
                 ),
+                jobs=tuple(
+                    CarriedJob(
+                        str(job["job"])[:32],
+                        None if job["carried_from"] is None else str(job["carried_from"])[:32],
+                        str(job["command"])[:200],
+                    )
+                    for job in list(reply["jobs"])[:MAX_CARRIED_JOBS]
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise self._broke(f"its identity reply is malformed: {error!r}") from error
+            raise self.broke(f"its identity reply is malformed: {error!r}") from error
 
     async def ping(self) -> None:
         """Have the guest answer."""
-        await self._call({"op": "ping"})
+        await self.call({"op": "ping"})
 
     async def freeze(self, *, quiesce: bool = False) -> bool:
         """Have all commands of the guest stand still; tell whether they do.
 
         With ``quiesce`` the root file system is written out whole and takes no writes until `release`.
         """
-        return (await self._call({"op": "freeze", "quiesce": quiesce}, limit_s=FREEZE_LIMIT_S)).get("frozen") is True
+        return (await self.call({"op": "freeze", "quiesce": quiesce}, limit_s=FREEZE_LIMIT_S)).get("frozen") is True
 
     async def release(self) -> float:
         """Set the guest's clock to this host's and let its commands run on; return a bound on the clock's error, in s.
@@ -240,7 +221,7 @@ class GuestClient:
         """
         for _ in range(CLOCK_TRIES):
             began = time.perf_counter()
-            await self._call({"op": "release", "time_ns": time.time_ns()}, limit_s=FREEZE_LIMIT_S)
+            await self.call({"op": "release", "time_ns": time.time_ns()}, limit_s=FREEZE_LIMIT_S)
             error_s = time.perf_counter() - began
             if error_s < CLOCK_ERROR_S:
                 break
@@ -248,133 +229,23 @@ class GuestClient:
 
     async def grow_root(self, disk_bytes: int) -> int:
         """Grow the root file system to its disk, of so many bytes, and return the file system's size in bytes."""
-        reply = await self._call({"op": "grow_root", "disk_bytes": disk_bytes})
+        reply = await self.call({"op": "grow_root", "disk_bytes": disk_bytes})
         try:
             return int(reply["file_system_bytes"])
         except (KeyError, TypeError, ValueError) as error:
-            raise self._broke(f"its answer to grow_root is malformed: {error!r}") from error
+            raise self.broke(f"its answer to grow_root is malformed: {error!r}") from error
 
     async def sync_disks(self) -> None:
         """Have the guest write all dirty data to its disks."""
-        await self._call({"op": "sync"}, limit_s=120)
+        await self.call({"op": "sync"}, limit_s=120)
 
     async def shutdown(self) -> None:
         """Have the guest write its disks and end its machine."""
-        await self._call({"op": "shutdown"})
-
-    async def exec(
-        self,
-        command: str | Sequence[str],
-        *,
-        timeout_s: float = 120.0,
-        workdir: str | None = None,
-        env: dict[str, str] | None = None,
-        max_output_bytes: int = 262144,
-        on_output: OnOutput | None = None,
-    ) -> ExecResult:
-        """Run a command to its end; cancelling this kills its process group.
-
-        Raises:
-            GuestRefused: it could not be started.
-            GuestBroken: the channel broke; whether the command ran on is unknown.
-
-        """
-        streams = {STDOUT: _Capped(max_output_bytes), STDERR: _Capped(max_output_bytes)}
-
-        def on_data(stream: int, data: bytes) -> None:
-            if stream not in streams:
-                raise RemoteProtocolError(f"output came on stream {stream}")
-            streams[stream].add(data)
-            if on_output is not None:
-                on_output(stream, data)
-
-        what = {"command": command} if isinstance(command, str) else {"argv": list(command)}
-        body = {"op": "exec", **what, "timeout_s": timeout_s, "workdir": workdir, "env": env}
-        request_id = next(self._ids)
-        try:
-            reply = await self._call(body, on_data, request_id=request_id, limit_s=timeout_s + EXEC_GRACE_S)
-        except trio.Cancelled:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S):
-                await self._kill_quietly(request_id)
-            raise
-        try:
-            return ExecResult(
-                exit_code=_optional_int(reply["exit_code"]),
-                signal=_optional_int(reply["signal"]),
-                stdout=streams[STDOUT].value(),
-                stderr=streams[STDERR].value(),
-                stdout_bytes=streams[STDOUT].total,
-                stderr_bytes=streams[STDERR].total,
-                timed_out=reply["timed_out"] is True,
-                duration_s=float(reply["duration_s"]),
-                note=str(reply["note"])[:500],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._broke(f"its exec reply is malformed: {error!r}") from error
-
-    async def _kill_quietly(self, request_id: int) -> None:
-        """Kill a command nobody waits for any more; that it has ended meanwhile, or the guest has, is as good."""
-        try:
-            await self._call({"op": "kill", "target": request_id, "signal": 9}, limit_s=KILL_WAIT_S)
-        except (GuestRefused, GuestBroken):
-            return
-
-    async def read_file(self, path: str, offset: int = 0, limit: int | None = None) -> FileContent:
-        """Read a file, or a piece of it, of at most `MAX_FILE_BYTES`."""
-        content = await self._collect(
-            {"op": "file_read", "path": path, "offset": offset, "limit": limit}, MAX_FILE_BYTES
-        )
-        return FileContent(content[0], int(content[1].get("size", 0)), offset)
-
-    async def list_files(self, path: str) -> tuple[FileEntry, ...]:
-        """List a directory, sorted by name."""
-        lines, _ = await self._collect({"op": "file_list", "path": path}, MAX_LISTING_BYTES)
-        try:
-            found = [json.loads(line) for line in lines.splitlines()]
-            return tuple(
-                FileEntry(str(e["name"]), str(e["kind"]), int(e["size"]), int(e["mode"]), float(e["mtime"]))
-                for e in found
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._broke(f"its directory listing is malformed: {error!r}") from error
-
-    async def _collect(self, body: dict[str, Any], cap: int) -> tuple[bytes, dict[str, Any]]:
-        content = bytearray()
-
-        def on_data(_stream: int, data: bytes) -> None:
-            # What exceeds the cap is dropped as it comes: the reply says whether it was legal.
-            if len(content) <= cap:
-                content.extend(data)
-
-        reply = await self._call(body, on_data, limit_s=math.inf)
-        if len(content) > cap:
-            raise GuestRefused(
-                f"{body['path']} is larger than {cap // 2**20} MiB.",
-                remedy="Read it in pieces with offset and limit.",
-            )
-        return bytes(content), reply
-
-    async def write_file(self, path: str, content: bytes | AsyncIterable[bytes], mode: int | None = 0o644) -> int:
-        """Replace a file atomically and return its size in bytes."""
-        request_id = next(self._ids)
-
-        async def send() -> None:
-            if isinstance(content, bytes):
-                for start in range(0, len(content), DATA_CHUNK_BYTES):
-                    await self._send(Data(request_id, FILE_STREAM, content[start : start + DATA_CHUNK_BYTES]))
-            else:
-                async for piece in content:
-                    for start in range(0, len(piece), DATA_CHUNK_BYTES):
-                        await self._send(Data(request_id, FILE_STREAM, piece[start : start + DATA_CHUNK_BYTES]))
-            await self._send(Data(request_id, FILE_STREAM, b""))
-
-        body = {"op": "file_write", "path": path, "mode": mode}
-        reply = await self._call(body, request_id=request_id, limit_s=math.inf, and_then=send)
-        return int(reply.get("size", 0))
+        await self.call({"op": "shutdown"})
 
     # -- the wire
 
-    async def _call(
+    async def call(
         self,
         body: dict[str, Any],
         on_data: Callable[[int, bytes], None] | None = None,
@@ -383,11 +254,18 @@ class GuestClient:
         limit_s: float = REPLY_LIMIT_S,
         and_then: Callable[[], Any] | None = None,
     ) -> dict[str, Any]:
-        request_id = request_id or next(self._ids)
+        """Make a request and return what the guest answers; ``on_data`` gets (stream, bytes) as they come.
+
+        Raises:
+            GuestRefused: the guest says that it cannot be done.
+            GuestBroken: the channel broke, or no answer came within ``limit_s``; the outcome is unknown.
+
+        """
+        request_id = request_id or self.new_request_id()
         request = self._requests[request_id] = _Request(on_data)
         try:
             with trio.move_on_after(limit_s):
-                await self._send(Message({**body, "id": request_id}))
+                await self.send(Message({**body, "id": request_id}))
                 if and_then is not None:
                     await and_then()
                 await request.done.wait()
@@ -401,17 +279,22 @@ class GuestClient:
             raise GuestRefused(f"{str(error.get('message'))[:1000]}.", guest_code=str(error.get("code"))[:50])
         result = request.reply.get("ok")
         if not isinstance(result, dict):
-            raise self._broke("a reply has neither result nor error")
+            raise self.broke("a reply has neither result nor error")
         return result
 
-    async def _send(self, event: Message | Data) -> None:
+    def new_request_id(self) -> int:
+        """Return a number that no request has had yet."""
+        return next(self._ids)
+
+    async def send(self, event: Message | Data) -> None:
+        """Send one event; a broken channel is learned of by who waits for an answer."""
         frame = encode(event)
         async with self._sending:
             if self._reason is None:
                 try:
                     await self._stream.send_all(frame)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self._broke("the channel broke")
+                    self.broke("the channel broke")
 
     async def _read(self) -> None:
         reason = "the channel was given up"
@@ -420,7 +303,7 @@ class GuestClient:
                 reason = await self._read_to_end()
         finally:
             # Also when it is cancelled: nobody shall wait for what nobody reads.
-            self._broke(reason)
+            self.broke(reason)
 
     async def _read_to_end(self) -> str:
         try:
@@ -449,9 +332,10 @@ class GuestClient:
 
     def give_up(self, reason: str) -> None:
         """Fail what is under way, and all that is asked from now on, for a reason learned elsewhere."""
-        self._broke(reason)
+        self.broke(reason)
 
-    def _broke(self, reason: str) -> GuestBroken:
+    def broke(self, reason: str) -> GuestBroken:
+        """Mark the channel as of no further use, which fails all that is under way; return the error to raise."""
         self._reason = self._reason or reason
         for request in self._requests.values():
             request.done.set()
@@ -465,7 +349,7 @@ class GuestClient:
     async def aclose(self) -> None:
         """Close the channel; pending requests fail."""
         self._scope.cancel(reason="the channel is closed")
-        self._broke("the channel was closed")
+        self.broke("the channel was closed")
         await trio.aclose_forcefully(self._stream)
 
 

@@ -357,6 +357,7 @@ async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | No
         clock_error_ms=clock_error_s * 1000,
         hooks=reply.hooks,
         connections_closed=reply.connections_closed,
+        jobs=reply.jobs,
     )
 
 

@@ -22,7 +22,7 @@ IDENTITY = Identity(
     network=NetworkIdentity("eth0", "52:54:00:00:00:09", "10.0.2.15", 24, "10.0.2.2", ()),
 )
 CHECKPOINT = Checkpoint("c", 0.0, None, "layer", 1, True, "00", "abcd", 1)
-GOOD = IdentityReply("abcd", 2, True, 0.0, "child", "52:54:00:00:00:09", 0, {}, ())
+GOOD = IdentityReply("abcd", 2, True, 0.0, "child", "52:54:00:00:00:09", 0, {}, (), ())
 
 
 def test_a_whole_proof_has_no_fault() -> None:

@@ -15,6 +15,7 @@ import trio
 
 from actors.errors import GuestBroken, GuestRefused
 from actors.machine.guest_client import GuestClient, Identity
+from actors.model import CommandSpec
 from guest.handshake import token
 from guest.wire import Data, encode
 
@@ -56,28 +57,28 @@ async def connected(tmp_path: Path) -> AsyncIterator[GuestClient]:
 
 async def test_a_command_gives_its_output_and_exit_status(tmp_path: Path) -> None:
     async with connected(tmp_path) as client:
-        result = await client.exec("echo out; echo err >&2; exit 3")
+        result = await client.jobs.exec(CommandSpec("echo out; echo err >&2; exit 3"))
     assert (result.exit_code, result.stdout, result.stderr) == (3, b"out\n", b"err\n")
 
 
 async def test_megabytes_on_both_streams_are_drained_and_only_the_reply_is_cut(tmp_path: Path) -> None:
     script = "head -c 3000000 /dev/zero | tr '\\0' a; head -c 3000000 /dev/zero | tr '\\0' b >&2"
     async with connected(tmp_path) as client:
-        result = await client.exec(script, max_output_bytes=1000)
+        result = await client.jobs.exec(CommandSpec(script), max_output_bytes=1000)
     assert (result.stdout_bytes, result.stderr_bytes) == (3_000_000, 3_000_000)
     assert (result.stdout, result.stderr) == (b"a" * 1000, b"b" * 1000)
 
 
 async def test_exec_returns_although_a_grandchild_holds_the_pipes(tmp_path: Path) -> None:
     async with connected(tmp_path) as client:
-        result = await client.exec("sleep 300 & echo $!")
+        result = await client.jobs.exec(CommandSpec("sleep 300 & echo $!"))
         assert result.exit_code == 0
         os.kill(int(result.stdout), 9)
 
 
 async def test_the_time_limit_ends_the_whole_process_group_and_says_so(tmp_path: Path) -> None:
     async with connected(tmp_path) as client:
-        result = await client.exec("sleep 300 & echo $!; wait", timeout_s=0.5)
+        result = await client.jobs.exec(CommandSpec("sleep 300 & echo $!; wait", timeout_s=0.5))
     assert result.timed_out
     assert "killed" in result.note
     await until_gone(int(result.stdout))
@@ -93,7 +94,7 @@ async def test_cancelling_a_call_kills_its_process_group(tmp_path: Path) -> None
                 pid = int(data)
                 scope.cancel()
 
-            await client.exec("echo $$; sleep 300", on_output=seen)
+            await client.jobs.exec(CommandSpec("echo $$; sleep 300"), on_output=seen)
         assert scope.cancelled_caught
         await until_gone(pid)
 
@@ -109,7 +110,7 @@ async def test_twenty_commands_run_at_once(tmp_path: Path) -> None:
         seen: dict[int, bytes] = {}
 
         async def one(number: int) -> None:
-            seen[number] = (await client.exec(f"echo {number}")).stdout
+            seen[number] = (await client.jobs.exec(CommandSpec(f"echo {number}"))).stdout
 
         async with trio.open_nursery() as nursery:
             for number in range(20):
@@ -122,9 +123,9 @@ async def test_a_file_comes_back_as_it_was_written(tmp_path: Path, size: int) ->
     content = os.urandom(size)
     path = tmp_path / "made" / "file"
     async with connected(tmp_path) as client:
-        assert await client.write_file(str(path), content, 0o750) == size
-        read = await client.read_file(str(path))
-        listed = await client.list_files(str(path.parent))
+        assert await client.files.write(str(path), content, 0o750) == size
+        read = await client.files.read(str(path))
+        listed = await client.files.list(str(path.parent))
     assert read.content == content
     assert path.stat().st_mode & 0o777 == 0o750
     assert [(entry.name, entry.kind, entry.size_bytes) for entry in listed] == [("file", "file", size)]
@@ -142,7 +143,7 @@ async def test_a_file_comes_back_as_it_was_written(tmp_path: Path, size: int) ->
 async def test_an_unreadable_path_is_refused_with_its_reason(tmp_path: Path, path: str, code: str) -> None:
     async with connected(tmp_path) as client:
         with pytest.raises(GuestRefused) as caught:
-            await client.read_file(path)
+            await client.files.read(path)
     assert caught.value.facts["guest_code"] == code
 
 
@@ -163,13 +164,13 @@ async def test_a_new_host_connection_takes_over_in_the_middle_of_a_frame(tmp_pat
             await first.aclose()
             channel.sendall(encode(Data(9, 0, b"x" * 5000))[:700])
             second = await GuestClient.open(nursery, stream_of(channel), KEY)
-            assert (await second.exec("echo again")).stdout == b"again\n"
+            assert (await second.jobs.exec(CommandSpec("echo again"))).stdout == b"again\n"
             await second.aclose()
 
 
 async def outlive(client: GuestClient) -> None:
     with pytest.raises(GuestBroken):
-        await client.exec("sleep 2", timeout_s=5)
+        await client.jobs.exec(CommandSpec("sleep 2", timeout_s=5))
 
 
 async def test_the_agent_reports_the_nonce_it_was_given_and_takes_the_new_key(tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ async def test_a_guest_that_speaks_nonsense_breaks_only_its_own_client(garbage: 
             nursery.start_soon(client._read)
             theirs.sendall(garbage)
             with trio.fail_after(5), pytest.raises(GuestBroken, match="unknown"):
-                await client.exec("true", timeout_s=1)
+                await client.jobs.exec(CommandSpec("true", timeout_s=1))
             await client.aclose()
 
 
