@@ -47,6 +47,8 @@ def describe(
         disk_bytes=record.disk_bytes,
         disk_used_bytes=disk_used_bytes,
         note=note,
+        owner=record.owner,
+        adopted_from=record.adopted_from,
     )
 
 

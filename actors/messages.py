@@ -16,6 +16,7 @@ from actors.job_messages import JobWork
 from actors.lifecycle import State
 from actors.machine.checkpoint import Checkpoint
 from actors.model import (
+    LIBRARY,
     FileContent,
     FileEntry,
     ForkReport,
@@ -154,6 +155,14 @@ class DeleteSnapshot(Message[tuple[str, ...]]):
 
 
 @attrs.frozen
+class SetOwner(Message[WorkspaceInfo]):
+    """Have the workspace be another session's."""
+
+    owner: str
+    LEGAL: ClassVar[frozenset[State]] = SETTLED
+
+
+@attrs.frozen
 class AddForward(Message[PortForward]):
     """Forward a port of the host, a free one if ``None``, to a port of the guest."""
 
@@ -257,6 +266,7 @@ WorkspaceChange: TypeAlias = (
     | AddForward
     | RemoveForward
     | SetNetworkPolicy
+    | SetOwner
     | Destroy
 )
 """What is done one after the other."""
@@ -280,6 +290,7 @@ class CreateWorkspace(Message[WorkspaceInfo]):
     allow_internet: bool | None = None
     lifetime: Lifetime | None = None
     on_progress: OnProgress | None = None
+    owner: str = LIBRARY
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 
@@ -320,6 +331,7 @@ class ForkWorkspace(Message[ForkReport]):
     snapshot: str | None = None
     names: tuple[str, ...] | None = None
     name_prefix: str | None = None
+    owner: str = LIBRARY
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 
@@ -339,6 +351,7 @@ class Found:
     workspace_id: str
     name: str
     ref: WorkspaceRef
+    owner: str
 
 
 @attrs.frozen
@@ -346,6 +359,17 @@ class ListWorkspaces(Message[tuple[WorkspaceInfo, ...]]):
     """Describe all workspaces, oldest first."""
 
     CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class AdoptWorkspace(Message[WorkspaceInfo]):
+    """Have a workspace that is ``expected``'s be ``owner``'s."""
+
+    workspace: str
+    owner: str
+    expected: str
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = 120.0
 
 
 @attrs.frozen
@@ -362,6 +386,7 @@ RegistryMessage: TypeAlias = (
     | ForkWorkspace
     | FindWorkspace
     | ListWorkspaces
+    | AdoptWorkspace
     | DestroyWorkspace
     | WarmTemplate
     | ListTemplates

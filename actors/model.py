@@ -12,6 +12,8 @@ import attrs
 
 LIBRARY: Final = "library"
 """Owner of the workspaces that no session asked for."""
+USER: Final = "cli"
+"""Owner of those that the user made at the command line."""
 
 
 @attrs.frozen
@@ -183,6 +185,10 @@ class WorkspaceInfo:
     """What its disk layers occupy on the host, snapshots included and the image not; where it was asked for."""
     note: str = ""
     """What the caller should know of how this came about."""
+    owner: str = LIBRARY
+    """The session whose workspace it is."""
+    adopted_from: str | None = None
+    """The session whose it was before."""
 
 
 @attrs.frozen

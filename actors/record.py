@@ -18,7 +18,7 @@ from actors.lifecycle import State
 from actors.machine.files import read_json, replace_json
 from actors.machine.image import BootImage
 from actors.machine.machine import MachineRecord
-from actors.model import Evidence, Lifetime, Lineage, PortForward, Shape
+from actors.model import LIBRARY, Evidence, Lifetime, Lineage, PortForward, Shape
 from actors.names import new_id, short
 
 RECORD: Final = "record.json"
@@ -89,6 +89,8 @@ class WorkspaceRecord:
     forked_from: Lineage | None = None
     forwards: tuple[PortForward, ...] = ()
     """In the order in which they were made; every machine of the workspace gets them."""
+    owner: str = LIBRARY
+    adopted_from: str | None = None
     evidence: Evidence | None = None
     started_by: str = ""
     start_seconds: float = 0.0
@@ -118,6 +120,7 @@ def new_record(
     accelerator: str,
     lifetime: Lifetime,
     forked_from: Lineage | None = None,
+    owner: str = LIBRARY,
 ) -> WorkspaceRecord:
     """Return the record of a workspace that does not exist yet, with an identity of its own."""
     workspace_id, now = new_id(), time.time()
@@ -136,6 +139,7 @@ def new_record(
         created_at=now,
         state=State.CREATING,
         forked_from=forked_from,
+        owner=owner,
         idle_suspend_s=lifetime.idle_suspend_s,
         expires_at=now + lifetime.ttl_s if lifetime.ttl_s else None,
     )

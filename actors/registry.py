@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, assert_never
 
+import attrs
 import trio
 
 from actors import messages as m
@@ -26,8 +28,10 @@ from actors.lifetime import check as check_lifetime
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import exhaustion_reported
 from actors.machine.host import check_memory
+from actors.machine.image import BootImage
 from actors.model import ForkedChild, ForkReport, Lineage, Shape, TemplateInfo, WorkspaceInfo
 from actors.names import check_name, new_id, short
+from actors.quotas import Claim, Ledger
 from actors.record import WorkspaceRecord, new_record
 from actors.runtime import Actor, Supervisor
 from actors.templates import Templates, Wanted
@@ -57,6 +61,7 @@ class RegistryActor(Actor):
         self._templates = Templates(host)
         self._found: dict[str, m.Found] = {}
         self._reserved: set[str] = set()
+        self._ledger = Ledger(host.settings.quotas)
         self.damaged: list[str] = []
         """Records that could not be read; their workspaces are left alone."""
 
@@ -103,6 +108,8 @@ class RegistryActor(Actor):
                 return self._find(message.workspace)
             case m.ListWorkspaces():
                 return await self._list()
+            case m.AdoptWorkspace():
+                return await self._adopt(message)
             case m.DestroyWorkspace():
                 return await self._forget(self._find(message.workspace).workspace_id)
             case m.WarmTemplate():
@@ -165,10 +172,12 @@ class RegistryActor(Actor):
             channel=settings.channel,
             accelerator=verdict.chosen,
             lifetime=lifetime,
+            owner=message.owner,
         )
         self._reserve(record.name)
         wanted = Wanted(image, shape, network, settings.channel)
         try:
+            self._ledger.take({record.id: Claim(record.owner, shape)})
             with self._host.store.held() as owner:
                 template = await self._templates.get(self.nursery, wanted, report)
                 self._host.store.hold(owner, {template.id})
@@ -176,6 +185,24 @@ class RegistryActor(Actor):
                 return await self._bring_up(record, template)
         finally:
             self._reserved.discard(record.name)
+            self._give_back({record.id})
+
+    def _give_back(self, workspace_ids: Iterable[str]) -> None:
+        """Have those of some workspaces that did not come to be take nothing of their owner's quota."""
+        for workspace_id in workspace_ids:
+            if workspace_id not in self._found:
+                self._ledger.give_back(workspace_id)
+
+    async def _adopt(self, message: m.AdoptWorkspace) -> WorkspaceInfo:
+        found = self._find(message.workspace)
+        self._ledger.move(found.workspace_id, message.owner, expected=message.expected)
+        try:
+            info: WorkspaceInfo = await found.ref.ask(m.SetOwner(message.owner))
+        except BaseException:
+            self._ledger.move(found.workspace_id, message.expected, expected=message.owner, checked=False)
+            raise
+        self._found[found.workspace_id] = attrs.evolve(found, owner=message.owner)
+        return info
 
     async def _warm(self, message: m.WarmTemplate) -> TemplateInfo:
         settings, report = self._host.settings, message.on_progress or _nobody
@@ -222,7 +249,8 @@ class RegistryActor(Actor):
             lambda: WorkspaceActor(record, self._host),
             on_giveup=self._gave_up,
         )
-        found = self._found[record.id] = m.Found(record.id, record.name, ref)
+        found = self._found[record.id] = m.Found(record.id, record.name, ref, record.owner)
+        self._ledger.note(record.id, Claim(record.owner, record.shape))
         return found
 
     def _expire(self, workspace_id: str) -> None:
@@ -241,6 +269,7 @@ class RegistryActor(Actor):
             await found.ref.ask(m.Destroy())
         await self._supervisor.stop(found.ref)
         self._found.pop(workspace_id, None)
+        self._ledger.give_back(workspace_id)
         await self._host.store.sweep()
 
     async def _list(self) -> tuple[WorkspaceInfo, ...]:
@@ -256,15 +285,23 @@ class RegistryActor(Actor):
         began = time.perf_counter()
         parent = self._find(message.workspace)
         info: WorkspaceInfo = await parent.ref.ask(m.Describe())
+        image = await self._host.load_image(info.image_digest)
+        # From here to the reservations nothing waits, so that no other call comes between.
         self._check_room(message.count, message.count * FORK_MEMORY_MB)
         names = self._fork_names(parent.name, message)
+        planned = [self._planned_child(info, image, name, message.owner) for name in names]
         with contextlib.ExitStack() as undo:
             for name in names:
                 self._reserve(name)
                 undo.callback(self._reserved.discard, name)
+            undo.enter_context(self._ledger.forking(message.owner, message.count))
+            self._ledger.take({record.id: Claim(record.owner, record.shape) for record in planned})
+            undo.callback(self._give_back, [record.id for record in planned])
             owner = undo.enter_context(self._host.store.held())
             taken = await self._fork_point(parent, message.snapshot, owner)
-            children = await self._bring_up_children(info, names, taken.checkpoint, message.snapshot)
+            lineage = Lineage(parent.workspace_id, parent.name, taken.checkpoint.id, message.snapshot)
+            planned = [attrs.evolve(record, forked_from=lineage) for record in planned]
+            children = await self._bring_up_children(planned, taken.checkpoint)
         pause_ms = None if message.snapshot else taken.pause_ms
         return ForkReport(
             parent=parent.workspace_id,
@@ -302,29 +339,23 @@ class RegistryActor(Actor):
             number += 1
         return names
 
-    async def _bring_up_children(
-        self, parent: WorkspaceInfo, names: list[str], source: Checkpoint, snapshot: str | None
-    ) -> list[ForkedChild]:
+    def _planned_child(self, parent: WorkspaceInfo, image: BootImage, name: str, owner: str) -> WorkspaceRecord:
+        return new_record(
+            name=name,
+            image=image,
+            shape=parent.shape,
+            network=parent.network.backend,
+            allow_internet=parent.network.allow_internet,
+            channel=parent.channel,
+            accelerator=parent.accelerator,
+            lifetime=self._host.settings.lifetime,
+            owner=owner,
+        )
+
+    async def _bring_up_children(self, planned: list[WorkspaceRecord], source: Checkpoint) -> list[ForkedChild]:
         """Start all children at once; each may fail alone.  If this is cancelled, none is left."""
-        image = await self._host.load_image(parent.image_digest)
-        lineage = Lineage(parent.workspace_id, parent.name, source.id, snapshot)
         children: dict[int, ForkedChild] = {}
         made: list[str] = []
-
-        planned = [
-            new_record(
-                name=name,
-                image=image,
-                shape=parent.shape,
-                network=parent.network.backend,
-                allow_internet=parent.network.allow_internet,
-                channel=parent.channel,
-                accelerator=parent.accelerator,
-                lifetime=self._host.settings.lifetime,
-                forked_from=lineage,
-            )
-            for name in names
-        ]
 
         async def one(index: int, record: WorkspaceRecord) -> None:
             began = time.perf_counter()

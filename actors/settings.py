@@ -42,6 +42,17 @@ class Limits:
 
 
 @attrs.frozen
+class Quotas:
+    """The most that one session may hold at a time; the user at the command line and the library are not bound."""
+
+    workspaces: int = attrs.field(default=100, validator=ge(0))
+    memory_mb: int = attrs.field(default=65536, validator=ge(0))
+    disk_gb: int = attrs.field(default=1000, validator=ge(0))
+    concurrent_forks: int = attrs.field(default=100, validator=ge(0))
+    """Children that may be starting at the same time."""
+
+
+@attrs.frozen
 class Http:
     """MCP over HTTP, beside the Unix socket."""
 
@@ -75,6 +86,7 @@ class Settings:
     lifetime: Lifetime = attrs.field(factory=Lifetime)
     """Of workspaces that are created without one; off by default."""
     http: Http = attrs.field(factory=Http)
+    quotas: Quotas = attrs.field(factory=Quotas)
 
     @property
     def images(self) -> Path:

@@ -140,6 +140,8 @@ class WorkspaceActor(Actor):
                 return await ports.remove(own, message.guest_port)
             case m.SetNetworkPolicy():
                 return self._info(note=await policy.change(own, message))
+            case m.SetOwner():
+                own.save(owner=message.owner, adopted_from=own.record.owner)
             case m.Destroy():
                 await running.destroy(own)
                 return None

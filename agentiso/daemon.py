@@ -21,8 +21,8 @@ from actors.machine import sockets
 from actors.machine.files import tail
 from actors.machine.sockets import dial, listen
 from actors.settings import Settings
+from agentiso.gate import Gate
 from agentiso.hello import meet
-from agentiso.sessions import SessionStore
 from agentiso.system import System, open_system
 
 log = logging.getLogger("agentiso.daemon")
@@ -45,8 +45,8 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     async with open_system(settings, keep=True) as system:
-        server = make_server(system)
-        sessions = SessionStore(settings.state_dir)
+        gate = Gate(settings)
+        server = make_server(system, gate)
         path = settings.state_dir / SOCKET
         path.unlink(missing_ok=True)
         clients: set[object] = set()
@@ -54,9 +54,10 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
         async def serve(stream: trio.SocketStream) -> None:
             clients.add(stream)
             try:
-                client, said = await meet(stream, sessions)
+                client, said = await meet(stream, gate.sessions)
                 if client is not None:
-                    await serve_connection(server, stream, client, said)
+                    with gate.presence.here(client.session):
+                        await serve_connection(server, stream, client, said)
             except Exception:
                 log.exception("a client's connection failed; the others go on")
             finally:
@@ -73,7 +74,7 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
                     if idle_exit_s is not None and not settings.http.bind:
                         nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
                     if settings.http.bind:
-                        await nursery.start(_serve_http, server, sessions, settings)
+                        await nursery.start(_serve_http, server, gate, settings)
                     log.info("serving %s", path)
                     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
                     await trio.serve_listeners(serve, [accepting], handler_nursery=nursery)
@@ -81,15 +82,13 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
                 path.unlink(missing_ok=True)
 
 
-async def _serve_http(
-    server: Any, sessions: SessionStore, settings: Settings, *, task_status: trio.TaskStatus[None]
-) -> None:
+async def _serve_http(server: Any, gate: Gate, settings: Settings, *, task_status: trio.TaskStatus[None]) -> None:
     """Serve HTTP until cancelled; the URL is in a file of the state directory meanwhile."""
     from agentiso.mcp.http import make_http_app, serve_http
 
     path = settings.state_dir / HTTP_URL
     async with trio.open_nursery() as nursery:
-        url = await nursery.start(serve_http, make_http_app(server, sessions, settings.http), settings.http.bind)
+        url = await nursery.start(serve_http, make_http_app(server, gate, settings.http), settings.http.bind)
         path.write_text(f"{url}\n")
         log.info("serving %s", url)
         task_status.started()

@@ -19,12 +19,11 @@ from typing import Final
 import attrs
 
 from actors.errors import AgentisoError, InvalidName, NameTaken, NotFound
-from actors.model import LIBRARY
+from actors.model import LIBRARY, USER
 from actors.names import check_name
 
-CLI: Final = "cli"
-"""The user at the command line, and whoever speaks to the socket without saying who it is: sees and may do all."""
-RESERVED: Final = frozenset({CLI, LIBRARY})
+RESERVED: Final = frozenset({USER, LIBRARY})
+"""The user at the command line, or whoever speaks to the socket without saying who it is, sees and may do all."""
 DEFAULT_SESSION: Final = "default"
 SECRET_BYTES: Final = 32
 PROFILES: Final = ("full", "core")
@@ -52,7 +51,7 @@ class Client:
         return self.session in RESERVED
 
 
-LOCAL: Final = Client(CLI, "unix")
+LOCAL: Final = Client(USER, "unix")
 CLIENT: Final = "agentiso.client"
 """Key of an HTTP request's ASGI scope under which its `Client` is."""
 

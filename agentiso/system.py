@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import attrs
 
 from actors import messages as m
-from actors.model import Lifetime, WorkspaceInfo
+from actors.model import LIBRARY, Lifetime, WorkspaceInfo
 from actors.settings import Settings
 from actors.supervisor import open_supervisor
 from agentiso.config import load_settings
@@ -41,6 +41,7 @@ class System:
         allow_internet: bool | None = None,
         lifetime: Lifetime | None = None,
         on_progress: m.OnProgress | None = None,
+        owner: str = LIBRARY,
     ) -> Workspace:
         """Make a workspace and wait until it has proven itself; unset values come from the settings.
 
@@ -50,13 +51,23 @@ class System:
         asked = {"vcpus": vcpus, "memory_mb": memory_mb, "disk_gb": disk_gb}
         shape = attrs.evolve(self.settings.shape, **{key: value for key, value in asked.items() if value is not None})
         info = await self._registry.ask(
-            m.CreateWorkspace(name, image, shape, network, allow_internet, lifetime, on_progress)
+            m.CreateWorkspace(name, image, shape, network, allow_internet, lifetime, on_progress, owner)
         )
         return await self.get(info.workspace_id)
 
     async def get(self, workspace: str) -> Workspace:
         """Find a workspace by name, by id, or by a prefix of its id of at least 8 digits."""
         return await find_workspace(self._registry, workspace)
+
+    async def adopt(self, workspace: Workspace, owner: str) -> WorkspaceInfo:
+        """Have a workspace be the session's that is named.
+
+        Raises:
+            QuotaExceeded: it is more than that session may hold.
+            IllegalState: it has another owner than the handle says.
+
+        """
+        return await self._registry.ask(m.AdoptWorkspace(workspace.id, owner, workspace.owner))
 
     async def list(self) -> tuple[WorkspaceInfo, ...]:
         """Describe all workspaces, oldest first."""

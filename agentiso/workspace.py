@@ -13,7 +13,7 @@ import trio
 from actors import job_messages as j
 from actors import messages as m
 from actors.errors import GuestBroken, GuestRefused
-from actors.model import CommandSpec, ExecResult, ForkReport, Lifetime, WorkspaceInfo
+from actors.model import LIBRARY, CommandSpec, ExecResult, ForkReport, Lifetime, WorkspaceInfo
 from agentiso.files import Files
 from agentiso.git import Git
 from agentiso.jobs import Jobs, Output
@@ -35,6 +35,8 @@ class Workspace:
         self._ref = found.ref
         self.id = found.workspace_id
         self.name = found.name
+        self.owner = found.owner
+        """The session whose it was when this handle was made."""
         self.files = Files(found.ref)
         self.jobs = Jobs(found.ref)
         self.snapshots = Snapshots(found.ref)
@@ -130,6 +132,7 @@ class Workspace:
         snapshot: str | None = None,
         names: Sequence[str] | None = None,
         name_prefix: str | None = None,
+        owner: str = LIBRARY,
     ) -> Fork:
         """Fork this workspace, memory and disk, into ``count`` new ones that run on from the same instant.
 
@@ -137,7 +140,7 @@ class Workspace:
         named by ``names``, or by ``name_prefix`` and a number.
         """
         given = tuple(names) if names is not None else None
-        report = await self._registry.ask(m.ForkWorkspace(self.id, count, snapshot, given, name_prefix))
+        report = await self._registry.ask(m.ForkWorkspace(self.id, count, snapshot, given, name_prefix, owner))
         workspaces = [
             await find_workspace(self._registry, child.workspace_id) for child in report.children if child.workspace_id
         ]

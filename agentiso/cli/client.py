@@ -13,6 +13,8 @@ from typing import Any, Final
 from actors.errors import AgentisoError, GuestBroken
 from actors.settings import Settings
 from agentiso.daemon import connect
+from agentiso.hello import Hello, say_hello
+from agentiso.sessions import SessionStore
 
 META: Final = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -26,9 +28,16 @@ class ToolFailed(AgentisoError):
 
 
 async def call(
-    settings: Settings, config: Path | None, tool: str, arguments: dict[str, Any], report: Callable[[str], None]
+    settings: Settings,
+    config: Path | None,
+    tool: str,
+    arguments: dict[str, Any],
+    report: Callable[[str], None],
+    session: str | None = None,
 ) -> dict[str, Any]:
     """Call a tool and return its structured result; ``report`` gets its progress.
+
+    The call is the user's, or that of a session which exists.
 
     Raises:
         ToolFailed: the tool's error.
@@ -38,6 +47,8 @@ async def call(
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     buffer = bytearray()
     async with await connect(settings, config=config) as stream:
+        if session is not None:
+            await say_hello(stream, Hello(SessionStore(settings.state_dir).token(session)))
         await stream.send_all(json.dumps(request).encode() + b"\n")
         while data := await stream.receive_some(65536):
             buffer += data

@@ -33,17 +33,17 @@ class Commands:
         return made
 
 
-def call_tool(arguments: Any, tool: str, **values: Any) -> dict[str, Any]:
-    """Have the supervisor carry a tool out; values that are `None` are left out."""
+def call_tool(arguments: Any, tool: str, *, session: str | None = None, **values: Any) -> dict[str, Any]:
+    """Have the supervisor carry a tool out, for the user or for a session; values that are `None` are left out."""
     given = {key: value for key, value in values.items() if value is not None}
     settings = load_settings(arguments.config)
     # On a terminal only: the status line is drawn with control characters.
     if not sys.stderr.isatty():
-        return trio.run(call, settings, arguments.config, tool, given, lambda _text: None)
+        return trio.run(call, settings, arguments.config, tool, given, lambda _text: None, session)
     from rich.console import Console
 
     with Console(stderr=True).status("") as status:
-        return trio.run(call, settings, arguments.config, tool, given, status.update)
+        return trio.run(call, settings, arguments.config, tool, given, status.update, session)
 
 
 def show(arguments: Any, result: Any, text: str) -> int:

@@ -24,6 +24,9 @@ def register(commands: Commands) -> None:
     made.add_argument("-n", "--count", type=int, default=1)
     made.add_argument("--snapshot", help="fork from this snapshot instead of the running machine")
     made.add_argument("--name-prefix")
+    made = commands.add("adopt", _adopt, "have a workspace be yours, or a session's")
+    made.add_argument("workspace")
+    made.add_argument("--session", metavar="NAME", help="the session that is to have it")
     made = commands.add("destroy", _destroy, "destroy workspaces for good")
     made.add_argument("workspaces", nargs="+")
 
@@ -39,10 +42,10 @@ def _create(a: Any) -> int:
 
 def _list(a: Any) -> int:
     found = call_tool(a, "workspace_list")["workspaces"]
-    rows = [("NAME", "STATE", "IMAGE", "MEMORY", "SNAPSHOTS", "FORKED FROM", "ID")]
+    rows = [("NAME", "STATE", "IMAGE", "MEMORY", "SNAPSHOTS", "FORKED FROM", "OWNER", "ID")]
     rows += [
         (w["name"], w["state"], w["base_image"], f"{w['resources']['memory_mb']} MB", str(w["snapshot_count"]),
-         w["forked_from"] or "-", w["workspace_id"][:8])
+         w["forked_from"] or "-", w["owner"], w["workspace_id"][:8])
         for w in found
     ]  # fmt: skip
     return show(a, found, columns(rows))
@@ -61,6 +64,12 @@ def _fork(a: Any) -> int:
     lines = [w["error"] or f"{w['name']} was ready in {w['ready_ms']:.0f} ms" for w in result["workers"]]
     show(a, result, "\n".join(lines) + pause)
     return 1 if any(worker["error"] for worker in result["workers"]) else 0
+
+
+def _adopt(a: Any) -> int:
+    result = call_tool(a, "workspace_adopt", session=a.session, workspace_id=a.workspace, force=True)
+    whose = f"session {a.session}'s" if a.session else "yours"
+    return show(a, result, f"{result['name']} is {whose}" + ("" if result["adopted"] else ", as it was before"))
 
 
 def _destroy(a: Any) -> int:

@@ -19,14 +19,15 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from actors.errors import HostUnfit
 from actors.settings import Http
-from agentiso.sessions import CLIENT, Client, SessionStore, Unauthorized
+from agentiso.gate import Gate
+from agentiso.sessions import CLIENT, Client, Unauthorized
 
 PATH: Final = "/mcp"
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
-def make_http_app(server: Server[Any], sessions: SessionStore, http: Http) -> Any:
+def make_http_app(server: Server[Any], gate: Gate, http: Http) -> Any:
     """Return the ASGI application that serves ``/mcp`` to whoever shows a session's token."""
     hosts = [f"{host}{port}" for host in LOOPBACK for port in ("", ":*")] + list(http.allowed_hosts)
     app = server.streamable_http_app(
@@ -37,28 +38,30 @@ def make_http_app(server: Server[Any], sessions: SessionStore, http: Http) -> An
             allowed_origins=[f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")],
         ),
     )
-    return _Door(app, sessions)
+    return _Door(app, gate)
 
 
 class _Door:
     """Lets only sessions in, and says to what is behind it which one it is."""
 
-    def __init__(self, app: Any, sessions: SessionStore) -> None:
+    def __init__(self, app: Any, gate: Gate) -> None:
         self._app = app
-        self._sessions = sessions
+        self._gate = gate
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            try:
-                name = self._sessions.authenticate(_bearer(scope["headers"]))
-            except Unauthorized as error:
-                await _refuse(send, error)
-                return
-            # The SDK ties the protocol's own sessions to this user: another's id is of no use.
-            user = AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
-            profile = "core" if b"tools=core" in scope.get("query_string", b"").split(b"&") else "full"
-            scope = {**scope, "user": user, CLIENT: Client(name, "http", profile)}
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            name = self._gate.sessions.authenticate(_bearer(scope["headers"]))
+        except Unauthorized as error:
+            await _refuse(send, error)
+            return
+        # The SDK ties the protocol's own sessions to this user: another's id is of no use.
+        user = AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
+        profile = "core" if b"tools=core" in scope.get("query_string", b"").split(b"&") else "full"
+        with self._gate.presence.here(name):
+            await self._app({**scope, "user": user, CLIENT: Client(name, "http", profile)}, receive, send)
 
 
 def _bearer(headers: list[tuple[bytes, bytes]]) -> str:

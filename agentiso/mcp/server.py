@@ -23,6 +23,7 @@ from mcp.server.stdio import stdio_server
 from actors.errors import AgentisoError
 from actors.messages import OnProgress
 from actors.runtime import open_plain_nursery
+from agentiso.gate import Gate
 from agentiso.mcp.schema import schema_for, structure
 from agentiso.mcp.tools import TOOLS, Call, Tool
 from agentiso.sessions import CLIENT, LOCAL, Client
@@ -42,8 +43,9 @@ workspace_fork it with count=N: every child goes on from the same instant, memor
 longer need. workspace_id takes a name or an id. There is no internet unless allow_internet was set at creation."""
 
 
-def make_server(system: System, client: Client = LOCAL) -> Server[Any]:
+def make_server(system: System, gate: Gate | None = None, client: Client = LOCAL) -> Server[Any]:
     """Return a server of all tools over a system; ``client`` is who calls where the transport does not say it."""
+    rules = gate or Gate(system.settings)
     tools = {tool.name: tool for tool in TOOLS}
 
     @asynccontextmanager
@@ -60,8 +62,10 @@ def make_server(system: System, client: Client = LOCAL) -> Server[Any]:
             return _error("unknown_tool", f"There is no tool {params.name!r}.", f"There are: {known}.")
         try:
             arguments = structure(tool.arguments, params.arguments or {})
+            client = client_of(context)
+            rules.admit(client)
             async with _reporting(context.session) as report:
-                result = await tool.handler(Call(system, report, client_of(context)), arguments)
+                result = await tool.handler(Call(system, report, rules, client), arguments)
         except AgentisoError as error:
             return _error(error.code, error.message, error.remedy)
         except Exception:

@@ -8,6 +8,7 @@ from agentiso.mcp.tools import (
     git,
     lifecycle,
     network,
+    ownership,
     snapshots,
     templates,
     workspaces,
@@ -21,6 +22,7 @@ TOOLS: Final[tuple[Tool, ...]] = (
     *files.TOOLS,
     *snapshots.TOOLS,
     *network.TOOLS,
+    *ownership.TOOLS,
     *templates.TOOLS,
     *git.TOOLS,
 )

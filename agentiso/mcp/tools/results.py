@@ -53,6 +53,8 @@ class SummaryResult:
     forked_from: str | None = describe("The workspace it was forked from.")
     snapshot_count: int = describe("How many snapshots it has.")
     created_at: float = describe("Seconds since the Unix epoch.")
+    owner: str = describe("The session whose it is.")
+    owned: bool = describe("Whether you may use it; if not, see workspace_adopt.")
 
 
 @attrs.frozen
@@ -123,6 +125,7 @@ class WorkspaceResult:
     undo: list[UndoResult] = describe("What can be undone, oldest first.")
     lifetime: LifetimeResult = describe("What becomes of it without being asked.")
     failure: str | None = describe("Why it failed, if it did.")
+    owner: str = describe("The session whose it is.")
 
 
 def snapshot_result(s: SnapshotInfo) -> SnapshotResult:
@@ -144,8 +147,8 @@ def state_result(info: WorkspaceInfo) -> StateResult:
     )
 
 
-def summary_result(info: WorkspaceInfo) -> SummaryResult:
-    """Describe a workspace in a line."""
+def summary_result(info: WorkspaceInfo, *, owned: bool) -> SummaryResult:
+    """Describe a workspace in a line, to a session whose it is or not."""
     return SummaryResult(
         workspace_id=info.workspace_id,
         name=info.name,
@@ -156,6 +159,8 @@ def summary_result(info: WorkspaceInfo) -> SummaryResult:
         forked_from=info.forked_from.name if info.forked_from else None,
         snapshot_count=len(info.snapshots),
         created_at=info.created_at,
+        owner=info.owner,
+        owned=owned,
     )
 
 
@@ -192,6 +197,7 @@ def workspace_result(info: WorkspaceInfo) -> WorkspaceResult:
         undo=[_undo(step) for step in info.undo],
         lifetime=LifetimeResult(info.idle_suspend_s, info.idle_s, info.expires_at, info.suspended_by),
         failure=info.failure,
+        owner=info.owner,
     )
 
 

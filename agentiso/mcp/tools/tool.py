@@ -8,6 +8,7 @@ from typing import Any, Final
 import attrs
 
 from actors.messages import OnProgress
+from agentiso.gate import Gate
 from agentiso.mcp.schema import describe
 from agentiso.sessions import LOCAL, Client
 from agentiso.system import System
@@ -23,12 +24,21 @@ class Call:
     system: System
     report: OnProgress
     """Takes progress, a few words, for the client."""
+    gate: Gate
+    """The rules between sessions."""
     client: Client = LOCAL
     """Who calls."""
 
     async def workspace(self, workspace: str) -> Workspace:
-        """Find the workspace that an argument names."""
-        return await self.system.get(workspace)
+        """Find the workspace that an argument names, for its owner.
+
+        Raises:
+            NotOwner: it is another session's.
+
+        """
+        found = await self.system.get(workspace)
+        self.gate.check_owner(self.client, found)
+        return found
 
 
 @attrs.frozen

@@ -111,13 +111,14 @@ async def _create(call: Call, a: CreateArguments) -> StateResult:
     ws = await call.system.create(
         a.name, image=a.base_image, vcpus=a.vcpus, memory_mb=a.memory_mb, disk_gb=a.disk_gb,
         allow_internet=a.allow_internet, lifetime=lifetime, on_progress=call.report,
+        owner=call.client.session,
     )  # fmt: skip
     return state_result(await ws.info())
 
 
 async def _list(call: Call, a: ListArguments) -> ListResult:
     infos = [info for info in await call.system.list() if a.state_filter in (None, info.state)]
-    return ListResult([summary_result(info) for info in infos])
+    return ListResult([summary_result(info, owned=call.gate.owns(call.client, info.owner)) for info in infos])
 
 
 async def _info(call: Call, a: WorkspaceArguments) -> WorkspaceResult:
@@ -135,7 +136,10 @@ async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
         raise InvalidArgument("new_name names one child, but count is not 1.", remedy="Use name_prefix.")
     ws = await call.workspace(a.workspace_id)
     names = [a.new_name] if a.new_name else None
-    report = (await ws.fork(a.count, snapshot=a.snapshot_name, names=names, name_prefix=a.name_prefix)).report
+    fork = await ws.fork(
+        a.count, snapshot=a.snapshot_name, names=names, name_prefix=a.name_prefix, owner=call.client.session
+    )
+    report = fork.report
     workers = [ForkChild(c.name, c.workspace_id, c.ready_ms, c.error) for c in report.children]
     return ForkToolResult(ws.id, report.snapshot, report.pause_ms, workers)
 
@@ -143,7 +147,8 @@ async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
 async def _batch_fork(call: Call, a: BatchForkArguments) -> BatchForkResult:
     ws = await call.workspace(a.workspace_id)
     call.report(f"forking {a.count} workers")
-    report = (await ws.fork(a.count, snapshot=a.snapshot_name, name_prefix=a.name_prefix)).report
+    fork = await ws.fork(a.count, snapshot=a.snapshot_name, name_prefix=a.name_prefix, owner=call.client.session)
+    report = fork.report
     # All have the parent's address: each is alone on a network of its own.
     return _batch_result(report, a.snapshot_name, (await ws.info()).network.ip)
 
@@ -160,7 +165,8 @@ TOOLS: Final = (
     Tool("workspace_create", "Create a workspace",
          "Make a disposable Linux machine of your own, root inside. It lives until workspace_destroy. "
          "To copy one that you have prepared, use workspace_fork.", CreateArguments, StateResult, _create),
-    Tool("workspace_list", "List workspaces", "All workspaces and their states.", ListArguments, ListResult, _list,
+    Tool("workspace_list", "List workspaces", "All workspaces and their states, those of other "
+         "sessions too: they are not owned until you take them with workspace_adopt.", ListArguments, ListResult, _list,
          read_only=True),
     Tool("workspace_info", "Describe a workspace", "All that is known of one workspace.", WorkspaceArguments,
          WorkspaceResult, _info, read_only=True),
