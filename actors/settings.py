@@ -37,6 +37,8 @@ class Limits:
     """Automatic checkpoints kept of one workspace, the oldest going first; 0 for none."""
     max_undo_mb: int = attrs.field(default=2048, validator=ge(0))
     """Host disk that they may take together."""
+    max_disk_layers: int = attrs.field(default=32, validator=ge(4))
+    """A workspace's disk that stands on more layers, one of each checkpoint, has the newest merged."""
     concurrent_starts: int = attrs.field(factory=lambda: max(2, 2 * (os.cpu_count() or 1)), validator=ge(1))
     """Machines that may be starting at the same time; the rest wait."""
 

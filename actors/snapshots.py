@@ -11,6 +11,7 @@ from actors.holdings import Holdings
 from actors.lifecycle import State
 from actors.machine import checkpoint as checkpoints
 from actors.machine.checkpoint import Checkpoint
+from actors.machine.compaction import compact
 from actors.machine.files import make_durable
 from actors.model import SnapshotInfo
 from actors.names import new_id
@@ -35,6 +36,8 @@ async def take(own: Holdings, owner: str, *, with_memory: bool = True, durable: 
         return checkpoints.Taken(checkpoints.load(store, record.suspended), 0.0, 0)
     if machine is None:
         return _take_disk(own, owner)
+    if machine.held is None and machine.doubtful_layer is None:
+        await compact(machine, store.layer(machine.layer), own.host.settings.limits.max_disk_layers)
     try:
         taken = await checkpoints.take(machine, store, with_memory=with_memory, durable=durable)
         store.hold(owner, {taken.checkpoint.id})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import attrs
 import pytest
@@ -10,6 +12,7 @@ import trio
 
 import agentiso
 from actors.errors import CheckpointUnusable, IllegalState, NotFound
+from actors.machine import qcow2
 from agentiso import System, Workspace
 
 pytestmark = pytest.mark.functional
@@ -248,3 +251,33 @@ async def test_what_was_put_away_outlives_its_supervisor(system: System) -> None
                 await workspace.resume()
                 assert await marks(workspace) == ["kept", "kept"]
                 await workspace.destroy()
+
+
+async def test_the_disk_of_a_much_forked_workspace_stands_on_few_layers_and_loses_nothing(system: System) -> None:
+    settings = system.settings
+    limits = attrs.evolve(settings.limits, max_disk_layers=4)
+    other = attrs.evolve(settings, state_dir=settings.state_dir / "few", images_dir=settings.images, limits=limits)
+    with trio.fail_after(LIMIT_S):
+        async with agentiso.open_system(other) as opened:
+            workspace = await opened.create("forked", vcpus=1, memory_mb=256)
+            first = None
+            for number in range(10):
+                await output(workspace, f"head -c 300000 /dev/urandom > /root/{number}; sync")
+                child = (await workspace.fork(1))[0]
+                first = first or child
+                if child is not first:
+                    await child.destroy()
+                assert len(layers_of(other.state_dir, workspace)) <= 5
+            sums = await output(workspace, "cd /root; sha256sum *")
+            assert len(sums.splitlines()) == 10
+            # What the guest has cached is not what its disk has.
+            await workspace.stop()
+            await workspace.start()
+            assert await output(workspace, "cd /root; sha256sum *") == sums
+            assert first is not None
+            assert await output(first, "cd /root; sha256sum *") == sums.splitlines()[0]
+
+
+def layers_of(state_dir: Path, workspace: agentiso.Workspace) -> list[Path]:
+    record = json.loads((state_dir / "workspaces" / workspace.id[:8] / "record.json").read_text())
+    return qcow2.backing_chain(state_dir / "layers" / f"{record['layer']}.qcow2")
