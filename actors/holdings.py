@@ -12,6 +12,7 @@ import trio
 from actors import record as records
 from actors.errors import IllegalState, NoCapacity
 from actors.host import Host
+from actors.launch import Prepared
 from actors.lifecycle import Lifecycle
 from actors.machine.machine import Machine
 from actors.machine.store import Store
@@ -26,6 +27,8 @@ class Holdings:
         self.host = host
         self.lifecycle = Lifecycle(record.state)
         self.machine: Machine | None = None
+        self.prepared: Prepared | None = None
+        """A machine for the pool, which waits for its identity."""
         self.nursery: trio.Nursery
         """For what runs as long as the actor does."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import trio
 
 from actors.errors import CheckpointUnusable
@@ -15,16 +16,60 @@ from actors.names import new_id
 from actors.record import WorkspaceRecord, directory_of
 
 
+@attrs.frozen
+class Prepared:
+    """A machine that runs and waits for its identity."""
+
+    machine: Machine
+    source: Checkpoint | None
+    grows: bool
+    """Whether its disk is larger than the file system on it."""
+
+
 async def launch(nursery: trio.Nursery, host: Host, record: WorkspaceRecord, source: Checkpoint | None) -> Machine:
     """Bring up a machine, proven, from a checkpoint, or without one cold from the workspace's own disk.
 
-    A checkpoint gets a fresh disk layer over its own, larger than that where the workspace's disk is.  What the machine
-    stands on is held for ``machine:UUID`` until the caller releases that.
+    What the machine stands on is held for ``machine:UUID`` until the caller releases that.
 
     Raises:
         CheckpointUnusable: the memory does not fit this host, or is damaged.
         MachineFailed, RestoreUnproven: it did not come up; nothing is left of it.
 
+    """
+    async with host.starts:
+        return await complete(host, record, await prepare(nursery, host, record, source))
+
+
+async def complete(host: Host, record: WorkspaceRecord, prepared: Prepared) -> Machine:
+    """Give a prepared machine the identity of its workspace; errors and holds as of `launch`."""
+    machine, source, settings = prepared.machine, prepared.source, host.settings
+    resumes = source if source is not None and source.has_memory else None
+    limit_s = settings.restore_timeout_s if resumes else settings.boot_timeout_s
+    try:
+        await machines.prove(
+            machine,
+            Persona(record.id, record.name),
+            resumes,
+            grows=prepared.grows,
+            limit_s=max(0.0, limit_s - machine.start_seconds),
+        )
+    except BaseException:
+        host.store.release(f"machine:{machine.spec.uuid}")
+        raise
+    return machine
+
+
+async def discard(host: Host, prepared: Prepared) -> None:
+    """End a prepared machine that gets no identity; not cancellable."""
+    with trio.CancelScope(shield=True):
+        await prepared.machine.end()
+        host.store.release(f"machine:{prepared.machine.spec.uuid}")
+
+
+async def prepare(nursery: trio.Nursery, host: Host, record: WorkspaceRecord, source: Checkpoint | None) -> Prepared:
+    """Start a machine that waits for its identity; errors and holds as of `launch`.
+
+    A checkpoint gets a fresh disk layer over its own, larger than that where the workspace's disk is.
     """
     # By its digest: the name may belong to a newer build by now.
     image = await host.load_image(record.image_digest)
@@ -74,7 +119,7 @@ async def _start(
     fingerprint: Fingerprint,
     source: Checkpoint | None,
     layer: str,
-) -> Machine:
+) -> Prepared:
     resumes = source if source is not None and source.has_memory else None
     spec = await host.machine_spec(
         image,
@@ -86,18 +131,15 @@ async def _start(
         mac=record.mac,
     )
     settings, disk_bytes = host.settings, _disk_bytes(record, source)
-    async with host.starts:
-        machine = await machines.start(
-            nursery,
-            spec,
-            Persona(record.id, record.name),
-            fingerprint,
-            layer=layer,
-            disk_bytes=disk_bytes,
-            checkpoint=resumes,
-            state=host.store.checkpoint(resumes.id) / "devices" if resumes else None,
-            grows=source is not None and disk_bytes > source.disk_bytes,
-            limit_s=settings.restore_timeout_s if resumes else settings.boot_timeout_s,
-        )
+    machine = await machines.prepare(
+        nursery,
+        spec,
+        fingerprint,
+        layer=layer,
+        disk_bytes=disk_bytes,
+        checkpoint=resumes,
+        state=host.store.checkpoint(resumes.id) / "devices" if resumes else None,
+        limit_s=settings.restore_timeout_s if resumes else settings.boot_timeout_s,
+    )
     host.store.hold(f"machine:{spec.uuid}", {layer, *([resumes.id] if resumes else [])})
-    return machine
+    return Prepared(machine, source, source is not None and disk_bytes > source.disk_bytes)

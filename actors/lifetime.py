@@ -42,6 +42,10 @@ class Watch:
         check(lifetime)
         expires_at = time.time() + lifetime.ttl_s if lifetime.ttl_s else None
         self._own.save(idle_suspend_s=lifetime.idle_suspend_s, expires_at=expires_at)
+        self.renew()
+
+    def renew(self) -> None:
+        """Keep watch by the record as it is now."""
         self._round.cancel(reason="the workspace has another lifetime")
 
     async def run(self) -> None:

@@ -21,12 +21,14 @@ from actors.model import (
     FileEntry,
     ForkReport,
     Lifetime,
+    PoolInfo,
     PortForward,
     Shape,
     SnapshotInfo,
     TemplateInfo,
     WorkspaceInfo,
 )
+from actors.record import WorkspaceRecord
 from actors.runtime import ActorRef, Message
 
 BOOT_DEADLINE_S = 300.0
@@ -50,6 +52,24 @@ class Start(Message[WorkspaceInfo]):
 
     checkpoint: Checkpoint | None
     LEGAL: ClassVar[frozenset[State]] = frozenset({State.CREATING, State.STOPPED, State.FAILED})
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class Prepare(Message[None]):
+    """Restore a machine for the pool, which waits for its identity, its processes held."""
+
+    checkpoint: Checkpoint
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.CREATING})
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class Claim(Message[WorkspaceInfo]):
+    """Give the prepared machine its identity; ``record`` is that of the workspace which it becomes."""
+
+    record: WorkspaceRecord
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.CREATING})
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 
 
@@ -252,6 +272,8 @@ GuestWork: TypeAlias = JobWork | ReadFile | WriteFile | ListFiles
 """What runs in the guest beside anything else, and wakes a workspace that was put away for idleness."""
 WorkspaceChange: TypeAlias = (
     Start
+    | Prepare
+    | Claim
     | Stop
     | Pause
     | Suspend
@@ -319,6 +341,13 @@ class DropTemplates(Message[tuple[TemplateInfo, ...]]):
     """Forget templates by their ids, or without any the stale ones; answers with what went."""
 
     ids: tuple[str, ...] | None = None
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class DescribePool(Message[PoolInfo]):
+    """Describe the pool of machines that are restored ahead."""
+
     CONCURRENT: ClassVar[bool] = True
 
 
@@ -391,5 +420,6 @@ RegistryMessage: TypeAlias = (
     | WarmTemplate
     | ListTemplates
     | DropTemplates
+    | DescribePool
 )
 RegistryRef: TypeAlias = ActorRef[Any]

@@ -162,7 +162,7 @@ class WorkspaceInfo:
     channel: str
     created_at: float
     started_by: str
-    """``restore`` or ``cold_boot``: how the present machine came to run."""
+    """``restore``, ``pool`` (restored ahead) or ``cold_boot``: how the present machine came to run."""
     start_seconds: float
     """How long that start took."""
     forked_from: Lineage | None = None
@@ -209,6 +209,21 @@ class TemplateInfo:
     """Bytes allocated on the host for its memory, device state and disk layer."""
     stale: str | None
     """Why no workspace can be made from it any more."""
+
+
+@attrs.frozen
+class PoolInfo:
+    """The machines that are restored ahead."""
+
+    size: int
+    """How many there shall be; 0 when the pool is off."""
+    ready: int
+    claimed: int
+    """How many became a workspace's."""
+    missed: int
+    """How many workspaces found none that fits."""
+    failure: str | None
+    """Why the last one could not be restored; it is tried again."""
 
 
 @attrs.frozen

@@ -150,6 +150,11 @@ def directory_of(state_dir: Path, workspace_id: str) -> Path:
     return state_dir / "workspaces" / short(workspace_id)
 
 
+def actor_name(record: WorkspaceRecord) -> str:
+    """Return the name under which the workspace's actor is supervised."""
+    return f"workspace {short(record.id)}"
+
+
 def save(state_dir: Path, record: WorkspaceRecord) -> Path:
     """Replace the record on disk and return its path."""
     path = directory_of(state_dir, record.id) / RECORD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -30,7 +30,8 @@ from actors.machine.files import exhaustion_reported
 from actors.machine.host import check_memory
 from actors.machine.image import BootImage
 from actors.model import ForkedChild, ForkReport, Lineage, Shape, TemplateInfo, WorkspaceInfo
-from actors.names import check_name, new_id, short
+from actors.names import check_name, new_id
+from actors.pool import Pool, PoolKeeper
 from actors.quotas import Claim, Ledger
 from actors.record import WorkspaceRecord, new_record
 from actors.runtime import Actor, Supervisor
@@ -59,6 +60,7 @@ class RegistryActor(Actor):
         self._host = host
         self._supervisor = supervisor
         self._templates = Templates(host)
+        self._pool = Pool(host, supervisor, self._templates)
         self._found: dict[str, m.Found] = {}
         self._reserved: set[str] = set()
         self._ledger = Ledger(host.settings.quotas)
@@ -77,6 +79,8 @@ class RegistryActor(Actor):
                 nursery.start_soon(self._take_up, directory)
         self._host.store.keeps_all = bool(self.damaged)
         await self._host.store.sweep()
+        if self._host.settings.pool.size:
+            await self._supervisor.start("pool", lambda: PoolKeeper(self._pool))
 
     async def _take_up(self, directory: Path) -> None:
         """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
@@ -98,7 +102,7 @@ class RegistryActor(Actor):
         with exhaustion_reported():
             return await self._handle(message)
 
-    async def _handle(self, message: m.RegistryMessage) -> Any:
+    async def _handle(self, message: m.RegistryMessage) -> Any:  # noqa: C901
         match message:
             case m.CreateWorkspace():
                 return await self._create(message)
@@ -118,6 +122,8 @@ class RegistryActor(Actor):
                 return await self._templates.list()
             case m.DropTemplates():
                 return await self._templates.drop(message.ids)
+            case m.DescribePool():
+                return self._pool.info()
             case _:
                 assert_never(message)
 
@@ -178,11 +184,10 @@ class RegistryActor(Actor):
         wanted = Wanted(image, shape, network, settings.channel)
         try:
             self._ledger.take({record.id: Claim(record.owner, shape)})
-            with self._host.store.held() as owner:
-                template = await self._templates.get(self.nursery, wanted, report)
-                self._host.store.hold(owner, {template.id})
-                report("restoring the template")
-                return await self._bring_up(record, template)
+            with self._pool.creating():
+                if (info := await self._claim(record)) is not None:
+                    return info
+                return await self._create_anew(record, wanted, report)
         finally:
             self._reserved.discard(record.name)
             self._give_back({record.id})
@@ -203,6 +208,37 @@ class RegistryActor(Actor):
             raise
         self._found[found.workspace_id] = attrs.evolve(found, owner=message.owner)
         return info
+
+    async def _claim(self, record: WorkspaceRecord) -> WorkspaceInfo | None:
+        """Give a machine of the pool to a workspace; ``None`` if there is none, or it failed and was ended."""
+        pooled = self._pool.take(record)
+        if pooled is None:
+            return None
+        claimed = attrs.evolve(record, id=pooled.record.id, mac=pooled.record.mac)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._undo, claimed.id)
+            # What was taken of the quota is that of the machine's workspace from now on.
+            quota = Claim(record.owner, record.shape)
+            self._ledger.give_back(record.id)
+            self._ledger.note(claimed.id, quota)
+            self._found[claimed.id] = m.Found(claimed.id, claimed.name, pooled.ref, claimed.owner)
+            try:
+                info: WorkspaceInfo = await pooled.ref.ask(m.Claim(claimed))
+            except AgentisoError:
+                # Whatever is wrong with it, one that is restored anew either has it not or says so.
+                self._ledger.note(record.id, quota)
+                return None
+            undo.pop_all()
+        return info
+
+    async def _create_anew(
+        self, record: WorkspaceRecord, wanted: Wanted, report: Callable[[str], None]
+    ) -> WorkspaceInfo:
+        with self._host.store.held() as owner:
+            template = await self._templates.get(self.nursery, wanted, report)
+            self._host.store.hold(owner, {template.id})
+            report("restoring the template")
+            return await self._bring_up(record, template)
 
     async def _warm(self, message: m.WarmTemplate) -> TemplateInfo:
         settings, report = self._host.settings, message.on_progress or _nobody
@@ -245,7 +281,7 @@ class RegistryActor(Actor):
 
     async def _start_actor(self, record: WorkspaceRecord) -> m.Found:
         ref = await self._supervisor.start(
-            f"workspace {short(record.id)}",
+            records.actor_name(record),
             lambda: WorkspaceActor(record, self._host),
             on_giveup=self._gave_up,
         )
@@ -297,6 +333,7 @@ class RegistryActor(Actor):
             undo.enter_context(self._ledger.forking(message.owner, message.count))
             self._ledger.take({record.id: Claim(record.owner, record.shape) for record in planned})
             undo.callback(self._give_back, [record.id for record in planned])
+            undo.enter_context(self._pool.creating())
             owner = undo.enter_context(self._host.store.held())
             taken = await self._fork_point(parent, message.snapshot, owner)
             lineage = Lineage(parent.workspace_id, parent.name, taken.checkpoint.id, message.snapshot)

@@ -7,9 +7,10 @@ from typing import Any
 
 import trio
 
+from actors import launch as launching
 from actors import ports
 from actors import record as records
-from actors.errors import AgentisoError
+from actors.errors import AgentisoError, MachineFailed
 from actors.holdings import Holdings
 from actors.launch import launch
 from actors.lifecycle import Event, State
@@ -19,6 +20,7 @@ from actors.machine import standstill
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.machine import Machine, MachineRecord
 from actors.names import new_id
+from actors.record import WorkspaceRecord
 
 ADOPT_LIMIT_S = 20.0
 
@@ -26,6 +28,38 @@ ADOPT_LIMIT_S = 20.0
 async def bring_back(own: Holdings, source: Checkpoint | None, *, head: str | None) -> None:
     """Start a machine from a checkpoint, or from the disk; the earlier machine runs until that is proven."""
     machine = await launch(own.nursery, own.host, own.record, source)
+    resumed = source is not None and source.has_memory
+    await _take_over(own, machine, source, head=head, started_by="restore" if resumed else "cold_boot")
+
+
+async def prepare(own: Holdings, source: Checkpoint) -> None:
+    """Restore a machine that waits in the pool for its identity."""
+    async with own.host.starts:
+        own.prepared = await launching.prepare(own.nursery, own.host, own.record, source)
+
+
+async def claim(own: Holdings, record: WorkspaceRecord) -> None:
+    """Have the machine that waits in the pool be that of the workspace ``record``; if it fails, it is ended.
+
+    Raises:
+        MachineFailed: it is gone, or does not answer.
+        RestoreUnproven: it could not prove what it is.
+
+    """
+    prepared, own.prepared = own.prepared, None
+    if prepared is None:
+        raise MachineFailed("The machine that was restored ahead is gone.", remedy="Create the workspace again.")
+    own.record = record
+    # What was done ahead costs nobody anything any more.
+    prepared.machine.start_seconds = 0.0
+    machine = await launching.complete(own.host, record, prepared)
+    await _take_over(own, machine, prepared.source, head=None, started_by="pool")
+
+
+async def _take_over(
+    own: Holdings, machine: Machine, source: Checkpoint | None, *, head: str | None, started_by: str
+) -> None:
+    """Have a proven machine be the workspace's, and end the earlier one."""
     earlier, own.machine = own.machine, machine
     own.lifecycle.move(Event.STARTED)
     resumed = source is not None and source.has_memory
@@ -35,7 +69,7 @@ async def bring_back(own: Holdings, source: Checkpoint | None, *, head: str | No
         checkpoint=source.id if source and resumed else None,
         machine=machine.record,
         evidence=machine.evidence,
-        started_by="restore" if resumed else "cold_boot",
+        started_by=started_by,
         start_seconds=machine.start_seconds,
         head=head,
         failure=None,
@@ -193,6 +227,9 @@ async def destroy(own: Holdings) -> None:
         # Written down first: whoever finds the record after a crash goes on with what is left of this.
         own.note()
         ports.release(own)
+        if own.prepared is not None:
+            await launching.discard(own.host, own.prepared)
+            own.prepared = None
         if own.machine is not None:
             await own.machine.end()
             own.machine = None

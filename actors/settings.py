@@ -65,6 +65,18 @@ class Http:
 
 
 @attrs.frozen
+class Pool:
+    """Machines that are restored ahead; see `actors.pool`."""
+
+    size: int = attrs.field(default=0, validator=ge(0))
+    """How many of each shape; 0 for none."""
+    memory_budget_mb: int = attrs.field(default=4096, validator=ge(0))
+    """What the memory of all of them may add up to; each takes much less until it is used."""
+    shapes: tuple[Shape, ...] = ()
+    """The configured shape alone unless set."""
+
+
+@attrs.frozen
 class Settings:
     """The configuration of one supervisor."""
 
@@ -89,6 +101,7 @@ class Settings:
     """Of workspaces that are created without one; off by default."""
     http: Http = attrs.field(factory=Http)
     quotas: Quotas = attrs.field(factory=Quotas)
+    pool: Pool = attrs.field(factory=Pool)
 
     @property
     def images(self) -> Path:

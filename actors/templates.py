@@ -142,11 +142,12 @@ class Templates:
                 mac=TEMPLATE_MAC,
             )  # fmt: skip
             try:
-                machine = await machines.start(
-                    nursery, spec, Persona(workspace_id, "template"), fingerprint,
-                    layer=layer, disk_bytes=disk_bytes, checkpoint=None, state=None, grows=True,
-                    limit_s=self._host.settings.boot_timeout_s,
+                limit_s = self._host.settings.boot_timeout_s
+                machine = await machines.prepare(
+                    nursery, spec, fingerprint, layer=layer, disk_bytes=disk_bytes, checkpoint=None, state=None,
+                    limit_s=limit_s,
                 )  # fmt: skip
+                await machines.prove(machine, Persona(workspace_id, "template"), None, grows=True, limit_s=limit_s)
                 try:
                     await _warm(machine)
                     taken = await checkpoints.take(machine, store, with_memory=True, durable=True)

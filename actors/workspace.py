@@ -18,6 +18,7 @@ from actors.errors import IllegalState
 from actors.holdings import Holdings
 from actors.host import Host
 from actors.idle import Idleness
+from actors.launch import discard
 from actors.lifecycle import State
 from actors.machine.files import exhaustion_reported
 from actors.machine.guest_client import GuestClient
@@ -54,7 +55,9 @@ class WorkspaceActor(Actor):
         self.nursery.start_soon(self._watch.run)
 
     async def teardown(self) -> None:
-        """Let go of the machine, which runs on: the record is enough to find it again."""
+        """Let go of the machine, which runs on: the record is enough to find it again.  One without identity ends."""
+        if self._own.prepared is not None:
+            await discard(self._own.host, self._own.prepared)
         if self._own.machine is not None:
             await self._own.machine.release()
         if self._own.lifecycle.state is State.DESTROYED:
@@ -111,6 +114,12 @@ class WorkspaceActor(Actor):
         match message:
             case m.Start():
                 await running.bring_back(own, message.checkpoint, head=own.record.head)
+            case m.Prepare():
+                return await running.prepare(own, message.checkpoint)
+            case m.Claim():
+                await running.claim(own, message.record)
+                self.name = f"workspace {own.record.name}"
+                self._watch.renew()
             case m.Stop():
                 await running.stop(own)
             case m.Pause():

@@ -26,6 +26,7 @@ from actors.model import (
     Lifetime,
     Lineage,
     NetworkInfo,
+    PoolInfo,
     PortForward,
     Shape,
     SnapshotInfo,
@@ -33,7 +34,7 @@ from actors.model import (
     UndoInfo,
     WorkspaceInfo,
 )
-from actors.settings import Limits, Settings
+from actors.settings import Limits, Pool, Settings
 from agentiso.jobs import Output, OutputEvent
 from agentiso.system import System, open_system
 from agentiso.workspace import Fork, Workspace
@@ -59,6 +60,8 @@ __all__ = [
     "NetworkInfo",
     "Output",
     "OutputEvent",
+    "Pool",
+    "PoolInfo",
     "PortForward",
     "Settings",
     "Shape",

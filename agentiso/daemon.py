@@ -70,8 +70,8 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_on_signal, nursery.cancel_scope)
-                    # Clients that come by HTTP cannot start it again.
-                    if idle_exit_s is not None and not settings.http.bind:
+                    # Clients that come by HTTP cannot start it again, and a pool is of use only while it is there.
+                    if idle_exit_s is not None and not settings.http.bind and not settings.pool.size:
                         nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
                     if settings.http.bind:
                         await nursery.start(_serve_http, server, gate, settings)

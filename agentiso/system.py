@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import attrs
 
 from actors import messages as m
-from actors.model import LIBRARY, Lifetime, WorkspaceInfo
+from actors.model import LIBRARY, Lifetime, PoolInfo, WorkspaceInfo
 from actors.settings import Settings
 from actors.supervisor import open_supervisor
 from agentiso.config import load_settings
@@ -68,6 +68,10 @@ class System:
 
         """
         return await self._registry.ask(m.AdoptWorkspace(workspace.id, owner, workspace.owner))
+
+    async def pool(self) -> PoolInfo:
+        """Describe the pool of machines that are restored ahead."""
+        return await self._registry.ask(m.DescribePool())
 
     async def list(self) -> tuple[WorkspaceInfo, ...]:
         """Describe all workspaces, oldest first."""

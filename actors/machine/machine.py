@@ -168,28 +168,24 @@ class Machine:
         return tail(self.spec.console_log if which == "console" else self.spec.qemu_log, max_bytes)
 
 
-async def start(
+async def prepare(
     nursery: trio.Nursery,
     spec: MachineSpec,
-    persona: Persona,
     fingerprint: Fingerprint,
     *,
     layer: str,
     disk_bytes: int,
     checkpoint: Checkpoint | None,
     state: Path | None,
-    grows: bool,
     limit_s: float,
 ) -> Machine:
-    """Start a machine and return it proven; on any failure nothing of it is left.
+    """Start a machine whose guest agent answers, and which nobody may use before `prove`; a failure leaves nothing.
 
-    With a ``checkpoint``, ``state`` is its file of device state and the guest must know the checkpoint's key and
-    nonce.  Without one the machine boots cold with a fresh key.  If the disk ``grows``, its file system was made for a
-    smaller one.
+    With a ``checkpoint``, ``state`` is its file of device state and the guest must know the checkpoint's key.  Without
+    one the machine boots cold with a fresh key.
 
     Raises:
         MachineFailed: QEMU ended, or the guest agent did not answer within ``limit_s``.
-        RestoreUnproven: the restored guest could not prove what it is.
 
     """
     began = time.perf_counter()
@@ -203,14 +199,30 @@ async def start(
             await trio.to_thread.run_sync(copy_sparse, state.with_name("ram"), spec.ram)
         qmp_stream, channel_stream = await _spawn(machine, state, undo)
 
-        async def come_up() -> None:
-            await _connect(nursery, machine, qmp_stream, channel_stream, undo)
-            await _prove(machine, persona, checkpoint, grows=grows)
-
-        await _or_died(machine, come_up, limit_s)
+        await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, channel_stream, undo), limit_s)
         undo.pop_all()
     machine.start_seconds = time.perf_counter() - began
     return machine
+
+
+async def prove(
+    machine: Machine, persona: Persona, checkpoint: Checkpoint | None, *, grows: bool, limit_s: float
+) -> None:
+    """Give a prepared machine its identity and have it prove itself; on any failure nothing of it is left.
+
+    If the disk ``grows``, its file system was made for a smaller one.
+
+    Raises:
+        MachineFailed: QEMU ended, or the guest agent did not answer within ``limit_s``.
+        RestoreUnproven: the restored guest could not prove what it is.
+
+    """
+    began = time.perf_counter()
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(machine.end)
+        await _or_died(machine, lambda: _prove(machine, persona, checkpoint, grows=grows), limit_s)
+        undo.pop_all()
+    machine.start_seconds += time.perf_counter() - began
 
 
 async def adopt(

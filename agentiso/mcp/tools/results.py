@@ -117,7 +117,7 @@ class WorkspaceResult:
     created_at: float = describe("Seconds since the Unix epoch.")
     disk_volsize_bytes: int = describe("Size of its disk.")
     disk_used_bytes: int | None = describe("What its disk and snapshots occupy on the host, memory apart.")
-    started_by: str = describe("restore (memory kept) or cold_boot.")
+    started_by: str = describe("restore (memory kept), pool (restored ahead) or cold_boot.")
     start_seconds: float = describe("How long its machine took to start.")
     evidence: EvidenceResult | None = describe("What it proved at its last start.")
     forked_from: LineageResult | None = describe("Where it came from.")
