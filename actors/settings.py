@@ -55,6 +55,35 @@ class Quotas:
 
 
 @attrs.frozen
+class Rate:
+    """How often something may be done."""
+
+    per_minute: int = attrs.field(validator=ge(1))
+    burst: int = attrs.field(validator=ge(1))
+    """How many at once, after a pause."""
+
+
+@attrs.frozen
+class RateLimits:
+    """How often one session may call tools; the user at the command line is not bound."""
+
+    create: Rate = attrs.field(factory=lambda: Rate(60, 60))
+    """Creating and forking; a fork counts once, whatever its number of children."""
+    exec: Rate = attrs.field(factory=lambda: Rate(600, 200))
+    default: Rate = attrs.field(factory=lambda: Rate(1200, 400))
+
+
+@attrs.frozen
+class Audit:
+    """The log of all calls."""
+
+    max_mb: int = attrs.field(default=16, validator=ge(1))
+    """Size at which a log is put aside and a new one begun."""
+    keep: int = attrs.field(default=4, validator=ge(0))
+    """How many of those put aside are kept."""
+
+
+@attrs.frozen
 class Http:
     """MCP over HTTP, beside the Unix socket."""
 
@@ -102,6 +131,8 @@ class Settings:
     http: Http = attrs.field(factory=Http)
     quotas: Quotas = attrs.field(factory=Quotas)
     pool: Pool = attrs.field(factory=Pool)
+    rate_limits: RateLimits = attrs.field(factory=RateLimits)
+    audit: Audit = attrs.field(factory=Audit)
 
     @property
     def images(self) -> Path:

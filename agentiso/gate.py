@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from actors.errors import AgentisoError
 from actors.settings import Settings
+from agentiso.audit import AuditLog
 from agentiso.presence import IDLE_S, Presence
+from agentiso.ratelimits import Limiter
 from agentiso.sessions import Client, SessionStore, Unauthorized
 from agentiso.workspace import Workspace
 
@@ -27,17 +29,22 @@ class Gate:
     def __init__(self, settings: Settings) -> None:
         self.sessions = SessionStore(settings.state_dir)
         self.presence = Presence(self.sessions)
+        self.audit = AuditLog(settings.state_dir, settings.audit)
+        self._limiter = Limiter(settings.rate_limits)
 
-    def admit(self, client: Client) -> None:
+    def admit(self, client: Client, tool: str) -> None:
         """Let a call of a client pass.
 
         Raises:
             Unauthorized: its session was revoked since it connected.
+            RateLimited: it calls too often.
 
         """
         if client.transport == "unix" and not client.is_user and not self.sessions.exists(client.session):
             raise Unauthorized(f"Session {client.session!r} was revoked.", remedy="Connect anew.")
-        self.presence.note(client.session)
+        if not client.is_user:
+            self.presence.note(client.session)
+            self._limiter.count(client.session, tool)
 
     def owns(self, client: Client, owner: str) -> bool:
         """Tell whether a client may do as it likes with an owner's workspaces."""

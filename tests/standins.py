@@ -17,7 +17,8 @@ from actors.model import Lifetime
 from actors.settings import Settings
 from actors.supervisor import open_supervisor
 from agentiso.gate import Gate
-from agentiso.mcp.server import ERROR_META, make_server
+from agentiso.mcp.calls import ERROR_META
+from agentiso.mcp.server import make_server
 from agentiso.sessions import Client
 from agentiso.system import System
 

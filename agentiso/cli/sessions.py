@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import attrs
 
+from agentiso.audit import read_last
 from agentiso.cli.common import Commands, columns, show
 from agentiso.config import load_settings
 from agentiso.sessions import SessionStore
@@ -17,6 +19,19 @@ def register(commands: Commands) -> None:
     made = commands.add("session", _session, "the sessions that clients act as, and their tokens")
     made.add_argument("action", choices=("create", "list", "token", "revoke"))
     made.add_argument("name", nargs="?")
+    made = commands.add("audit", _audit, "who did what: the last calls of tools")
+    made.add_argument("-n", "--lines", type=int, default=20, help="how many")
+
+
+def _audit(a: Any) -> int:
+    found = read_last(load_settings(a.config).state_dir, a.lines)
+    rows = [("TIME", "SESSION", "TOOL", "WORKSPACE", "OUTCOME", "MS", "ARGUMENTS")]
+    rows += [
+        (line["time"][:19], line["session"], line["tool"], line["workspace"] or "-", line["outcome"],
+         f"{line['duration_ms']:.0f}", json.dumps(line["arguments"])[:60])
+        for line in found
+    ]  # fmt: skip
+    return show(a, found, columns(rows))
 
 
 def _session(a: Any) -> int:

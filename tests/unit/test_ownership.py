@@ -160,11 +160,11 @@ async def test_a_fork_is_within_the_quota_as_a_whole_or_not_at_all(system: Syste
 
 
 async def test_a_session_that_was_revoked_while_connected_is_refused(system: System, gate: Gate) -> None:
-    gate.admit(Client("ann", "unix"))
+    gate.admit(Client("ann", "unix"), "exec")
     gate.sessions.revoke("ann")
     with pytest.raises(Exception, match="was revoked"):
-        gate.admit(Client("ann", "unix"))
-    gate.admit(Client("cli", "unix"))
+        gate.admit(Client("ann", "unix"), "exec")
+    gate.admit(Client("cli", "unix"), "exec")
 
 
 def claim(owner: str) -> Claim:

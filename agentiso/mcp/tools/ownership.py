@@ -9,6 +9,7 @@ import attrs
 from actors.errors import AgentisoError
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool
+from agentiso.workspace import Workspace
 
 
 @attrs.frozen
@@ -47,7 +48,7 @@ class AdoptAllResult:
 
 
 async def _adopt(call: Call, a: AdoptArguments) -> AdoptResult:
-    ws = await call.system.get(a.workspace_id)
+    ws = await call.find(a.workspace_id)
     if ws.owner == call.client.session:
         info = await ws.info()
         return AdoptResult(ws.id, ws.name, info.state, info.network.ip, False, info.adopted_from)
@@ -66,6 +67,44 @@ async def _adopt_all(call: Call, _a: AdoptAllArguments) -> AdoptAllResult:
         except AgentisoError as error:
             errors.append(AdoptFailure(info.name, str(error)))
     return AdoptAllResult(len(adopted), adopted, len(errors), errors)
+
+
+async def check_destroyable(call: Call, ws: Workspace, *, force: bool) -> None:
+    """Have the person behind the client agree, where there is one, before another session's work is destroyed.
+
+    Raises:
+        NotOwner: it is another session's, and nobody could be asked.
+        WorkOfAnother: it was another session's until it was adopted, and nobody could be asked.
+        Declined: somebody was asked and did not agree.
+
+    """
+    if force or call.client.is_user:
+        return
+    if call.gate.owns(call.client, ws.owner):
+        whose = (await ws.info()).adopted_from
+        if whose is None or call.gate.presence.vanished(whose):
+            return
+        what = f"Workspace {ws.name} was session {whose!r}'s until it was adopted; its work will be lost."
+    else:
+        what = f"Workspace {ws.name} belongs to session {ws.owner!r}; its work will be lost."
+    agreed = await call.confirm(f"{what} Destroy it?")
+    if agreed is None:
+        call.gate.check_owner(call.client, ws)
+        raise WorkOfAnother(what, remedy="Use force=true if nobody needs it any more.")
+    if not agreed:
+        raise Declined(f"The user does not want workspace {ws.name} to be destroyed.", remedy="Leave it.")
+
+
+class WorkOfAnother(AgentisoError):
+    """A workspace holds what another session has worked for."""
+
+    code = "work_of_another"
+
+
+class Declined(AgentisoError):
+    """The person behind the client was asked, and did not agree."""
+
+    code = "declined"
 
 
 TOOLS: Final = (

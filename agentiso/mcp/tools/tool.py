@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 
 from actors.messages import OnProgress
+from agentiso.audit import Entry
 from agentiso.gate import Gate
 from agentiso.mcp.schema import describe
 from agentiso.sessions import LOCAL, Client
 from agentiso.system import System
 from agentiso.workspace import Workspace
 
+KEY: Final = "A retry with the same key gets the first call's result."
 WORKSPACE: Final = "Name, id, or an id's unambiguous prefix of at least 8 digits."
+
+
+Confirm: TypeAlias = Callable[[str], Awaitable[bool | None]]
 
 
 @attrs.frozen
@@ -26,6 +31,10 @@ class Call:
     """Takes progress, a few words, for the client."""
     gate: Gate
     """The rules between sessions."""
+    entry: Entry
+    """What the audit log will say of the call."""
+    confirm: Confirm
+    """Asks the person behind the client; tells `None` if it cannot."""
     client: Client = LOCAL
     """Who calls."""
 
@@ -36,8 +45,14 @@ class Call:
             NotOwner: it is another session's.
 
         """
-        found = await self.system.get(workspace)
+        found = await self.find(workspace)
         self.gate.check_owner(self.client, found)
+        return found
+
+    async def find(self, workspace: str) -> Workspace:
+        """Find a workspace, whosever it is: the caller sees to it that nothing is done which only its owner may."""
+        found = await self.system.get(workspace)
+        self.entry.about(found.id, found.name)
         return found
 
 

@@ -9,6 +9,7 @@ import attrs
 from actors.errors import InvalidArgument
 from actors.model import ForkReport, Lifetime
 from agentiso.mcp.schema import describe
+from agentiso.mcp.tools.ownership import check_destroyable
 from agentiso.mcp.tools.results import (
     StateResult,
     SummaryResult,
@@ -17,7 +18,7 @@ from agentiso.mcp.tools.results import (
     summary_result,
     workspace_result,
 )
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Done, Tool, WorkspaceArguments
+from agentiso.mcp.tools.tool import KEY, WORKSPACE, Call, Done, Tool, WorkspaceArguments
 
 
 @attrs.frozen
@@ -29,6 +30,7 @@ class CreateArguments:
     disk_gb: int | None = describe("Disk in GB.", None)
     allow_internet: bool | None = describe("Whether the guest may reach the internet; off by default.", None)
     idle_suspend_secs: float | None = describe("Suspend when idle for so long; it wakes on use.", None)
+    idempotency_key: str | None = describe(KEY, None)
     ttl_secs: float | None = describe("Destroy after so long.", None)
 
 
@@ -45,10 +47,18 @@ class ListResult:
 
 
 @attrs.frozen
+class DestroyArguments:
+    workspace_id: str = describe(WORKSPACE)
+    force: bool = describe("Even if another session's work is lost with it.", False)
+    idempotency_key: str | None = describe(KEY, None)
+
+
+@attrs.frozen
 class ForkArguments:
     workspace_id: str = describe(WORKSPACE)
     count: int = describe("How many children.", 1, minimum=1, maximum=50)
     snapshot_name: str | None = describe("Fork from this snapshot; absent: the running workspace, as it is now.", None)
+    idempotency_key: str | None = describe(KEY, None)
     new_name: str | None = describe("Name of the child, if there is one only.", None)
     name_prefix: str | None = describe("Children are named PREFIX-1 and on.", None)
 
@@ -125,8 +135,9 @@ async def _info(call: Call, a: WorkspaceArguments) -> WorkspaceResult:
     return workspace_result(await (await call.workspace(a.workspace_id)).info())
 
 
-async def _destroy(call: Call, a: WorkspaceArguments) -> Done:
-    ws = await call.workspace(a.workspace_id)
+async def _destroy(call: Call, a: DestroyArguments) -> Done:
+    ws = await call.find(a.workspace_id)
+    await check_destroyable(call, ws, force=a.force)
     await ws.destroy()
     return Done(f"Workspace {ws.name} was destroyed; its forks live on.")
 
@@ -171,7 +182,7 @@ TOOLS: Final = (
     Tool("workspace_info", "Describe a workspace", "All that is known of one workspace.", WorkspaceArguments,
          WorkspaceResult, _info, read_only=True),
     Tool("workspace_destroy", "Destroy a workspace", "End a workspace for good, with its snapshots. Its forks live on.",
-         WorkspaceArguments, Done, _destroy, destructive=True, idempotent=True),
+         DestroyArguments, Done, _destroy, destructive=True, idempotent=True),
     Tool("workspace_fork", "Fork a workspace", "Copy a running workspace, memory and disk, into new ones that go on "
          "from the same instant with identities of their own. The parent runs on.", ForkArguments, ForkToolResult,
          _fork),

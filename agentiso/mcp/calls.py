@@ -1,0 +1,139 @@
+"""A call of a tool on its way: who calls and whether they may, the work, the audit log, and failures as results."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import mcp_types as types
+import trio
+
+from actors.errors import AgentisoError
+from actors.messages import OnProgress
+from actors.runtime import open_plain_nursery
+from agentiso.audit import Entry
+from agentiso.gate import Gate
+from agentiso.mcp.elicitation import InputNeeded, confirm, question_result
+from agentiso.mcp.once import Once
+from agentiso.mcp.profiles import is_shown
+from agentiso.mcp.schema import structure
+from agentiso.mcp.tools import TOOLS, Call
+from agentiso.sessions import CLIENT, Client
+from agentiso.system import System
+
+log = logging.getLogger("agentiso.mcp")
+PROGRESS_BUFFER: Final = 64
+ERROR_META: Final = "agentiso/error"
+"""Key of a failed result's ``_meta`` under which programs find the error's code, message and remedy."""
+
+
+class UnknownTool(AgentisoError):
+    """There is no such tool, or it is not among those that the client asked for."""
+
+    code = "unknown_tool"
+
+
+class Calls:
+    """Carries out the calls of all clients."""
+
+    def __init__(self, system: System, rules: Gate) -> None:
+        self._system = system
+        self._rules = rules
+        self._tools = {tool.name: tool for tool in TOOLS}
+        self._once = Once()
+
+    async def __call__(
+        self, context: Any, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
+        """Do what a call asks; whatever fails is a result that says so."""
+        with self._rules.audit.call(client_of(context), params.name, params.arguments or {}) as entry:
+            try:
+                result = await self._attempt(context, params, entry)
+            except InputNeeded as needed:
+                entry.outcome = "input_required"
+                return question_result(needed)
+            except AgentisoError as error:
+                entry.outcome = error.code
+                return _error(error.code, error.message, error.remedy, error.facts)
+            except Exception:
+                incident, entry.outcome = uuid.uuid4().hex[:8], "internal_error"
+                log.exception("incident %s in tool %s", incident, params.name)
+                what = f"Something unexpected failed (incident {incident})."
+                return _error(entry.outcome, what, "See the daemon's log.")
+            entry.outcome = "ok"
+        content = attrs.asdict(result)
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text=json.dumps(content))], structured_content=content
+        )
+
+    async def _attempt(self, context: Any, params: types.CallToolRequestParams, entry: Entry) -> Any:
+        """Do what a call asks and return the tool's result."""
+        asked = client_of(context)
+        tool = self._tools.get(params.name)
+        if tool is None or not is_shown(tool, asked):
+            raise UnknownTool(
+                f"There is no tool {params.name!r}.",
+                remedy=f"There are: {', '.join(tool.name for tool in TOOLS if is_shown(tool, asked))}.",
+            )
+        self._rules.admit(asked, tool.name)
+        given = params.arguments or {}
+        arguments = structure(tool.arguments, given)
+
+        async def work() -> Any:
+            async with _reporting(context.session) as report:
+                ask = partial(confirm, context, params.input_responses)
+                result = await tool.handler(Call(self._system, report, self._rules, entry, ask, asked), arguments)
+            if entry.workspace_id is None and hasattr(result, "workspace_id"):
+                entry.about(result.workspace_id, result.name)
+            return result
+
+        key = getattr(arguments, "idempotency_key", None)
+        return await work() if key is None else await self._once((asked.session, tool.name, key), given, work)
+
+
+def client_of(context: Any) -> Client:
+    """Return who sent the request of a context."""
+    if context.request is not None:
+        client: Client = context.request.scope[CLIENT]
+        return client
+    of_connection: Client = context.lifespan_context
+    return of_connection
+
+
+@asynccontextmanager
+async def _reporting(session: Any) -> AsyncIterator[OnProgress]:
+    """Yield a function whose texts go to the client as progress; a slow client misses some."""
+    sending, receiving = trio.open_memory_channel[str](PROGRESS_BUFFER)
+
+    def report(text: str) -> None:
+        with contextlib.suppress(trio.WouldBlock):
+            sending.send_nowait(text)
+
+    async def forward() -> None:
+        number = 0
+        async for text in receiving:
+            number += 1
+            await session.report_progress(number, None, text)
+
+    async with open_plain_nursery() as nursery:
+        nursery.start_soon(forward)
+        yield report
+        nursery.cancel_scope.cancel(reason="the call is over")
+
+
+def _error(code: str, message: str, remedy: str, facts: Mapping[str, Any] | None = None) -> types.CallToolResult:
+    text = f"{message} {remedy}".strip()
+    plain = {key: value for key, value in (facts or {}).items() if isinstance(value, bool | int | float)}
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=f"{code}: {text}")],
+        # Not structured content: clients hold that against the tool's output schema, errors or not.
+        _meta={ERROR_META: {"code": code, "message": message, "remedy": remedy, **({"facts": plain} if plain else {})}},
+        is_error=True,
+    )
