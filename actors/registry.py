@@ -280,10 +280,10 @@ class RegistryActor(Actor):
             await self._forget(workspace_id)
 
     async def _start_actor(self, record: WorkspaceRecord) -> m.Found:
-        ref = await self._supervisor.start(
-            records.actor_name(record),
-            lambda: WorkspaceActor(record, self._host),
-            on_giveup=self._gave_up,
+        name = records.actor_name(record)
+        # A registry that crashed finds its workspaces running: a second actor could not have the machine.
+        ref = self._supervisor.find(name) or await self._supervisor.start(
+            name, lambda: WorkspaceActor(record, self._host), on_giveup=self._gave_up
         )
         found = self._found[record.id] = m.Found(record.id, record.name, ref, record.owner)
         self._ledger.note(record.id, Claim(record.owner, record.shape))

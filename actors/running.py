@@ -18,6 +18,7 @@ from actors.machine import checkpoint as checkpoints
 from actors.machine import machine as machines
 from actors.machine import standstill
 from actors.machine.checkpoint import Checkpoint
+from actors.machine.files import tail
 from actors.machine.machine import Machine, MachineRecord
 from actors.names import new_id
 from actors.record import WorkspaceRecord
@@ -93,11 +94,13 @@ async def _watch(own: Holdings, machine: Machine) -> None:
     """Notice the end of a machine that nobody asked for."""
     await machine.process.wait_exit()
     if own.machine is machine and own.lifecycle.state is not State.DESTROYED:
-        said = machine.console(600).strip() or "nothing"
+        words, log = machine.console(600).strip() or "nothing", tail(machine.spec.qemu_log, 600).strip() or "nothing"
         own.machine = None
         own.lifecycle.move(Event.MACHINE_DIED)
-        await machine.release()
-        own.note(machine=None, failure=f"Its machine ended by itself. The console's last words: {said}")
+        own.note(
+            machine=None, failure=f"Its machine ended by itself. The console's last words: {words}\nQEMU said: {log}"
+        )
+        await machine.end()
 
 
 async def adopt(own: Holdings, machine_record: MachineRecord) -> None:

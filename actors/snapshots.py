@@ -81,12 +81,15 @@ async def restore(own: Holdings, name: str, *, disk_only: bool) -> None:
     if disk_only:
         source = attrs.evolve(source, has_memory=False)
     steps = own.record.undo
-    await _keep_undo(own, f"restore of {snapshot.name}")
     try:
-        await bring_back(own, source, head=snapshot.id)
-    except BaseException:
-        own.note(undo=steps)
-        raise
+        # The oldest step goes only if the restore succeeds.
+        with own.store.held(*(step.checkpoint for step in steps)):
+            try:
+                await _keep_undo(own, f"restore of {snapshot.name}")
+                await bring_back(own, source, head=snapshot.id)
+            except BaseException:
+                own.note(undo=steps)
+                raise
     finally:
         with trio.CancelScope(shield=True):
             await own.store.sweep()

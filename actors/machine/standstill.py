@@ -90,10 +90,12 @@ async def hold(machine: Machine) -> None:
 
 
 async def let_go(machine: Machine) -> None:
-    """Have a held machine run on."""
+    """Have a held machine run on; if that fails it counts as held, whatever its processes do."""
     async with machine.pausing:
-        machine.held = None
+        if machine.held:
+            machine.held.processes_held = False
         await _run_on(machine)
+        machine.held = None
 
 
 async def _halt(machine: Machine, pause: Standstill, *, quiesced: bool) -> None:

@@ -55,6 +55,11 @@ class Supervisor:
         """The names of the actors that run."""
         return tuple(self._children)
 
+    def find(self, name: str) -> ActorRef[object] | None:
+        """Return the actor that runs under a name, so that whoever starts actors may crash and find its own again."""
+        child = self._children.get(name)
+        return child.ref if child else None
+
     async def start(
         self,
         name: str,
