@@ -13,7 +13,7 @@ import trio
 from actors import job_messages as j
 from actors import messages as m
 from actors.machine.guest_jobs import Window
-from actors.model import CommandSpec, InputTaken, JobEnd, JobInfo, JobList, JobOutput
+from actors.model import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from actors.runtime import open_plain_nursery
 
 WINDOW_BYTES: Final = 256 * 1024
@@ -96,6 +96,25 @@ class Jobs:
                 )
             )
         )
+
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        job_id: str | None = None,
+        timeout_s: float | None = None,
+        yield_s: float | None = None,
+        workdir: str | None = None,
+        env: dict[str, str] | None = None,
+        max_output_bytes: int = 262144,
+        on_output: j.OnOutput | None = None,
+    ) -> ExecResult:
+        """Run a command like `Workspace.exec`, but have it go on when this call is cancelled.
+
+        ``job_id`` names it beforehand, so that it can be found then.
+        """
+        spec = CommandSpec(command if isinstance(command, str) else tuple(command), workdir, env, timeout_s)
+        return await self._ref.ask(j.Exec(spec, yield_s, max_output_bytes, on_output, job_id, keep=True))
 
     async def poll(self, job_id: str, *, cursors: tuple[int, int] = (0, 0), max_bytes: int = 65536) -> JobOutput:
         """Return a piece of a job's output now: at most ``max_bytes`` of each stream, from ``cursors`` on."""

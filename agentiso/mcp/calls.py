@@ -89,13 +89,20 @@ class Calls:
         async def work() -> Any:
             async with _reporting(context.session) as report:
                 ask = partial(confirm, context, params.input_responses)
-                result = await tool.handler(Call(self._system, report, self._rules, entry, ask, asked), arguments)
+                taken_back = partial(_cancelled, context.session)
+                call = Call(self._system, report, self._rules, entry, ask, asked, taken_back)
+                result = await tool.handler(call, arguments)
             if entry.workspace_id is None and hasattr(result, "workspace_id"):
                 entry.about(result.workspace_id, result.name)
             return result
 
         key = getattr(arguments, "idempotency_key", None)
         return await work() if key is None else await self._once((asked.session, tool.name, key), given, work)
+
+
+def _cancelled(session: Any) -> bool:
+    # The SDK keeps this to itself so far; its handlers' contexts have no other way to it.
+    return bool(session._request_outbound.cancel_requested.is_set())
 
 
 def client_of(context: Any) -> Client:

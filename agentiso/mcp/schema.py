@@ -35,7 +35,7 @@ def _type_schema(hint: Any) -> dict[str, Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         inner = [_type_schema(argument) for argument in arguments if argument is not type(None)]
-        return {"anyOf": [*inner, {"type": "null"}]}
+        return {"anyOf": [*inner, {"type": "null"}] if type(None) in arguments else inner}
     if origin in (list, tuple):
         return {"type": "array", "items": _type_schema(arguments[0])}
     if origin is dict:

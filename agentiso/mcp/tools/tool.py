@@ -37,6 +37,8 @@ class Call:
     """Asks the person behind the client; tells `None` if it cannot."""
     client: Client = LOCAL
     """Who calls."""
+    cancelled: Callable[[], bool] = lambda: False
+    """Whether the client has taken the call back, which is not the same as that it has gone."""
 
     async def workspace(self, workspace: str) -> Workspace:
         """Find the workspace that an argument names, for its owner.
