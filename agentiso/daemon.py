@@ -11,6 +11,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +23,8 @@ from actors.machine import sockets
 from actors.machine.files import tail
 from actors.machine.sockets import dial, listen
 from actors.settings import Settings
+from agentiso.attach import SOCKET as ATTACH_SOCKET
+from agentiso.attach import serve_attach
 from agentiso.gate import Gate
 from agentiso.hello import meet
 from agentiso.system import System, open_system
@@ -48,7 +52,6 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
         gate = Gate(settings)
         server = make_server(system, gate)
         path = settings.state_dir / SOCKET
-        path.unlink(missing_ok=True)
         clients: set[object] = set()
 
         async def serve(stream: trio.SocketStream) -> None:
@@ -63,23 +66,41 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
             finally:
                 clients.discard(stream)
 
-        with listen(path) as listener:
-            path.chmod(0o600)
-            listener.listen(64)
-            listener.setblocking(False)
+        async def serve_attached(stream: trio.SocketStream) -> None:
+            clients.add(stream)
             try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_end_on_signal, nursery.cancel_scope)
-                    # Clients that come by HTTP cannot start it again, and a pool is of use only while it is there.
-                    if idle_exit_s is not None and not settings.http.bind and not settings.pool.size:
-                        nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
-                    if settings.http.bind:
-                        await nursery.start(_serve_http, server, gate, settings)
-                    log.info("serving %s", path)
-                    accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-                    await trio.serve_listeners(serve, [accepting], handler_nursery=nursery)
+                await serve_attach(system, stream)
+            except Exception:
+                log.exception("a live connection failed; the others go on")
             finally:
-                path.unlink(missing_ok=True)
+                clients.discard(stream)
+
+        attach_path = settings.state_dir / ATTACH_SOCKET
+        with _listening(attach_path) as attaching, _listening(path) as listener:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+                # Clients that come by HTTP cannot start it again, and a pool is of use only while it is there.
+                if idle_exit_s is not None and not settings.http.bind and not settings.pool.size:
+                    nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
+                if settings.http.bind:
+                    await nursery.start(_serve_http, server, gate, settings)
+                nursery.start_soon(trio.serve_listeners, serve_attached, [attaching])
+                log.info("serving %s", path)
+                await trio.serve_listeners(serve, [listener], handler_nursery=nursery)
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[trio.SocketListener]:
+    """Listen on a Unix socket for the user alone."""
+    path.unlink(missing_ok=True)
+    with listen(path) as listener:
+        path.chmod(0o600)
+        listener.listen(64)
+        listener.setblocking(False)
+        try:
+            yield trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        finally:
+            path.unlink(missing_ok=True)
 
 
 async def _serve_http(server: Any, gate: Gate, settings: Settings, *, task_status: trio.TaskStatus[None]) -> None:

@@ -1,39 +1,154 @@
-"""Commands that run something in a workspace."""
+"""Commands that run something in a workspace, and those for what runs there."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import time
 from typing import Any
 
-from agentiso.cli.common import Commands, call_tool
+import trio
+
+from agentiso.cli.common import Commands, call_tool, columns, show
+from agentiso.config import load_settings
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
     made = commands.add("exec", _exec, "run a command in a workspace; exits with its status")
     made.add_argument("workspace")
-    made.add_argument("--timeout-secs", type=float, default=120.0)
+    made.add_argument("--timeout-secs", type=float, help="kill it after this; 120, or no limit with --yield")
     made.add_argument("--workdir")
+    made.add_argument("--stdin", "-i", action="store_true", help="give it this command's standard input")
+    made.add_argument("--yield", type=float, dest="yield_secs", metavar="SECONDS", help="leave it alone after this")
+    made.add_argument("--background", action="store_true", help="print its job id and return at once")
     made.add_argument("command", nargs=argparse.REMAINDER, help="after --, the command")
+    made = commands.add("jobs", _jobs, "list a workspace's jobs: every command that runs or ran there")
+    made.add_argument("workspace")
+    made = commands.add("output", _output, "print a job's output")
+    made.add_argument("workspace")
+    made.add_argument("job")
+    made.add_argument("--follow", "-f", action="store_true", help="until its end; exits with its status")
+    made = commands.add("kill", _kill, "kill a job and all its descendants")
+    made.add_argument("workspace")
+    made.add_argument("job")
+    made.add_argument("--signal", type=int, default=9)
+    made = commands.add("shell", _shell, "open a terminal in a workspace; exits with its status")
+    made.add_argument("workspace")
+    made.add_argument("command", nargs=argparse.REMAINDER, help="after --, a command instead of a shell")
 
 
-def _exec(a: Any) -> int:
+def _words(a: Any) -> str | None:
     import shlex
 
     words = a.command[1:] if a.command[:1] == ["--"] else a.command
     if not words:
+        return None
+    return str(words[0]) if len(words) == 1 else shlex.join(words)
+
+
+def _exec(a: Any) -> int:
+    command = _words(a)
+    if command is None:
         print("error: no command was given. Use: agentiso exec WORKSPACE -- COMMAND", file=sys.stderr)
         return 2
-    command = words[0] if len(words) == 1 else shlex.join(words)
-    result = call_tool(
-        a, "exec", workspace_id=a.workspace, command=command, timeout_secs=a.timeout_secs, workdir=a.workdir,
-        max_output_bytes=262144,
-    )  # fmt: skip
+    if a.background:
+        made = call_tool(a, "exec_background", workspace_id=a.workspace, command=command, workdir=a.workdir,
+                         timeout_secs=a.timeout_secs)  # fmt: skip
+        return show(a, made, made["job_id"])
+    limit_s = 120.0 if a.timeout_secs is None and a.yield_secs is None else a.timeout_secs
+    request = {
+        "workspace": a.workspace,
+        "command": command,
+        "workdir": a.workdir,
+        "timeout_s": limit_s,
+        "stdin": a.stdin,
+    }
+    return _attach(a, request, yield_s=a.yield_secs, stdin=a.stdin, kill=True)
+
+
+def _output(a: Any) -> int:
+    return _attach(a, {"workspace": a.workspace, "job": a.job, "follow": a.follow}, kill=False)
+
+
+def _attach(a: Any, request: dict[str, Any], *, yield_s: float | None = None, stdin: bool = False, kill: bool) -> int:
+    """Show a job's output as it comes and return its exit status; Ctrl-C kills it, if this command began it."""
+    from agentiso.cli.attach import attach, write_through
+
+    kept = {1: bytearray(), 2: bytearray()}
+
+    def keep(stream: int, data: bytes) -> None:
+        kept[stream] += data
+
+    on_output = keep if a.json else write_through
+
+    async def run() -> Any:
+        return await attach(load_settings(a.config), a.config, request, on_output, yield_s=yield_s, stdin=stdin)
+
+    done = trio.run(run)
+    if done.interrupted is not None:
+        if kill and done.job_id:
+            call_tool(a, "exec_kill", workspace_id=a.workspace, job_id=done.job_id)
+        return 128 + int(done.interrupted)
+    if done.end is None:
+        print(f"job {done.job_id} goes on; see: agentiso output -f {a.workspace} {done.job_id}", file=sys.stderr)
+    end = done.end["end"] if done.end else {"job_id": done.job_id, "running": True, "exit_code": None, "signal": None}
+    lost = done.end["lost"] if done.end else 0
     if a.json:
-        print(json.dumps(result))
-    else:
-        sys.stdout.write(result["stdout"])
-        sys.stderr.write(result["stderr"] + (result["note"] + "\n" if result["note"] else ""))
-    return int(result["exit_code"]) if result["exit_code"] is not None else 128 + int(result["signal"])
+        texts = {"stdout": kept[1].decode(errors="replace"), "stderr": kept[2].decode(errors="replace")}
+        print(json.dumps({**end, **texts, "lost_bytes": lost}))
+    elif lost:
+        print(f"{lost} earlier bytes are not kept any more", file=sys.stderr)
+    if not a.json and end.get("note") and kill:
+        print(end["note"], file=sys.stderr)
+    return _status(end)
+
+
+def _status(end: dict[str, Any]) -> int:
+    if end["running"]:
+        return 0
+    return int(end["exit_code"]) if end["exit_code"] is not None else 128 + int(end["signal"])
+
+
+def _jobs(a: Any) -> int:
+    result = call_tool(a, "exec_list", workspace_id=a.workspace)
+    rows = [("JOB", "STATE", "STARTED", "SECONDS", "OUTPUT", "COMMAND")]
+    for job in result["jobs"]:
+        ended = f"exit {job['exit_code']}" if job["exit_code"] is not None else f"signal {job['signal']}"
+        started = time.strftime("%H:%M:%S", time.localtime(job["started_at"]))
+        size = f"{job['stdout_bytes'] + job['stderr_bytes']} B"
+        first_line = job["command"].splitlines()[0][:60] if job["command"].strip() else ""
+        state = "running" if job["running"] else ended
+        rows.append((job["job_id"], state, started, f"{job['duration_secs']:.1f}", size, first_line))
+    if result["note"]:
+        print(result["note"], file=sys.stderr)
+    return show(a, result["jobs"], columns(rows))
+
+
+def _kill(a: Any) -> int:
+    done = call_tool(a, "exec_kill", workspace_id=a.workspace, job_id=a.job, signal=a.signal)
+    return show(a, done, done["note"] if done["status"] != "already_ended" else f"job {a.job} had ended already")
+
+
+def _shell(a: Any) -> int:
+    from agentiso.cli.attach import attach, raw_terminal, terminal_size, write_through
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print("error: a shell needs a terminal. For a script use: agentiso exec -i WORKSPACE -- sh", file=sys.stderr)
+        return 2
+    request = {
+        "workspace": a.workspace,
+        "command": _words(a) or 'cd; exec "$(command -v bash || command -v sh)" -l',
+        "env": {"TERM": os.environ.get("TERM", "xterm-256color")},
+        "terminal": terminal_size(),
+        "stdin": True,
+    }
+
+    async def run() -> Any:
+        return await attach(load_settings(a.config), a.config, request, write_through, stdin=True)
+
+    with raw_terminal():
+        done = trio.run(run)
+    return _status(done.end["end"]) if done.end else 128 + int(done.interrupted or 1)
