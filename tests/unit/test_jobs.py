@@ -175,7 +175,7 @@ async def test_input_goes_to_its_end_and_a_command_that_does_not_read_says_how_m
 
 async def test_a_terminal_has_its_size_its_interrupt_key_and_its_end_of_input(tmp_path: Path) -> None:
     async with jobs_of(tmp_path) as jobs:
-        job = await jobs.start(CommandSpec("stty size; trap 'stty size; exit 7' INT; cat", terminal=(30, 90)))
+        job = await jobs.start(CommandSpec("trap 'stty size; exit 7' INT; stty size; cat", terminal=(30, 90)))
         assert (await jobs.read(job.job_id, text="30 90", wait_s=LIMIT_S)).matched
         await jobs.resize(job.job_id, 40, 100)
         await jobs.feed(job.job_id, b"\x03")
