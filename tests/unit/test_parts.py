@@ -206,7 +206,7 @@ def test_every_tool_has_portable_schemas_with_a_description_for_every_field(tool
 def test_arguments_are_not_coerced_and_every_fault_is_named() -> None:
     with pytest.raises(InvalidArgument, match=r"workspace_id.*nonsense|nonsense.*workspace_id"):
         structure(ExecArguments, {"workspace_id": 7, "command": "true", "nonsense": 1})
-    assert structure(ExecArguments, {"workspace_id": "a", "command": "true"}).timeout_secs == 120.0
+    assert structure(ExecArguments, {"workspace_id": "a", "command": "true"}).max_output_bytes == 16384
 
 
 def test_an_unknown_or_mistyped_key_of_the_configuration_is_named(tmp_path: Path) -> None:
