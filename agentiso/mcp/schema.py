@@ -18,29 +18,35 @@ def describe(text: str, default: Any = attrs.NOTHING, **limits: Any) -> Any:
     return attrs.field(default=default, metadata={"schema": {"description": text, **limits}})
 
 
-def schema_for(cls: type) -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of an attrs class."""
+def schema_for(cls: type, *, closed: bool = True) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of an attrs class.
+
+    Arguments are ``closed``: what they do not name is refused.  Results are not: it would say nothing for its tokens.
+    """
     hints = typing.get_type_hints(cls)
     properties, required = {}, []
     for field in attrs.fields(cls):
-        properties[field.name] = {**_type_schema(hints[field.name]), **field.metadata.get("schema", {})}
+        properties[field.name] = {**_type_schema(hints[field.name], closed), **field.metadata.get("schema", {})}
         if field.default is attrs.NOTHING:
             required.append(field.name)
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    schema = {"type": "object", "properties": properties, "required": required}
+    return {**schema, "additionalProperties": False} if closed else schema
 
 
-def _type_schema(hint: Any) -> dict[str, Any]:
+def _type_schema(hint: Any, closed: bool) -> dict[str, Any]:
     if hint in _SCALARS:
         return {"type": _SCALARS[hint]}
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        inner = [_type_schema(argument) for argument in arguments if argument is not type(None)]
+        inner = [_type_schema(argument, closed) for argument in arguments if argument is not type(None)]
+        if len(inner) == 1:
+            return {**inner[0], "type": [inner[0]["type"], "null"]}
         return {"anyOf": [*inner, {"type": "null"}] if type(None) in arguments else inner}
     if origin in (list, tuple):
-        return {"type": "array", "items": _type_schema(arguments[0])}
+        return {"type": "array", "items": _type_schema(arguments[0], closed)}
     if origin is dict:
-        return {"type": "object", "additionalProperties": _type_schema(arguments[1])}
-    return schema_for(hint)
+        return {"type": "object", "additionalProperties": _type_schema(arguments[1], closed)}
+    return schema_for(hint, closed=closed)
 
 
 def structure(cls: type[Any], arguments: dict[str, Any]) -> Any:

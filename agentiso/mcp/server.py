@@ -65,7 +65,7 @@ def _describe(tool: Tool) -> types.Tool:
         title=tool.title,
         description=tool.description,
         input_schema=schema_for(tool.arguments),
-        output_schema=schema_for(tool.result),
+        output_schema=schema_for(tool.result, closed=False),
         annotations=types.ToolAnnotations(
             read_only_hint=tool.read_only,
             destructive_hint=tool.destructive,

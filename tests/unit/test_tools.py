@@ -1,0 +1,117 @@
+"""The list of tools as clients get it: schemas, hints, the two profiles and their size."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import trio
+from mcp import Client as McpClient
+
+import actors
+import agentiso
+import guest
+import imagebuild
+from actors.errors import AgentisoError
+from actors.settings import Settings
+from agentiso.gate import Gate
+from agentiso.mcp.profiles import CORE, MAX_CORE, is_shown
+from agentiso.mcp.server import make_server
+from agentiso.mcp.tools import TOOLS
+from agentiso.sessions import Client
+from agentiso.system import System
+from tests.standins import Caller, open_stopped
+
+LIMIT_S = 30
+HINTS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
+
+
+@pytest.fixture
+async def system(tmp_path: Path) -> AsyncIterator[System]:
+    async with open_stopped(Settings(state_dir=tmp_path), {}) as opened:
+        yield opened
+
+
+async def listed(system: System, profile: str) -> list[dict[str, Any]]:
+    """Return the tools as a client of a profile gets them."""
+    server = make_server(system, Gate(system.settings), Client("ann", "memory", profile))
+    with trio.fail_after(LIMIT_S):
+        async with McpClient(server, raise_exceptions=True) as client:
+            found = await client.list_tools()
+    return [tool.model_dump(by_alias=True, exclude_none=True, mode="json") for tool in found.tools]
+
+
+def undescribed(schema: dict[str, Any], path: str) -> Iterator[str]:
+    """Yield the fields of a schema that say nothing of themselves."""
+    for name, field in schema.get("properties", {}).items():
+        if not field.get("description"):
+            yield f"{path}.{name}"
+        yield from undescribed(field, f"{path}.{name}")
+        yield from undescribed(field.get("items", {}), f"{path}.{name}[]")
+
+
+async def test_every_tool_describes_itself_its_arguments_and_its_result(system: System) -> None:
+    tools = await listed(system, "full")
+    assert [tool["name"] for tool in tools] == [tool.name for tool in TOOLS if not tool.hidden]
+    for tool in tools:
+        assert re.fullmatch(r"[a-z][a-z0-9_]{1,40}", tool["name"])
+        assert tool["title"]
+        assert 10 < len(tool["description"]) < 400
+        for kind in ("inputSchema", "outputSchema"):
+            jsonschema.Draft202012Validator.check_schema(tool[kind])
+            assert tool[kind]["type"] == "object"
+            assert not list(undescribed(tool[kind], tool["name"]))
+        assert tool["inputSchema"]["additionalProperties"] is False
+
+
+async def test_every_tool_has_all_four_hints_and_they_do_not_contradict_each_other(system: System) -> None:
+    for tool in await listed(system, "full"):
+        hints = tool["annotations"]
+        assert set(HINTS) <= set(hints), tool["name"]
+        if hints["readOnlyHint"]:
+            assert hints["idempotentHint"], tool["name"]
+            assert not hints["destructiveHint"], tool["name"]
+
+
+async def test_a_client_of_the_core_profile_is_shown_a_few_tools_and_has_no_others(system: System) -> None:
+    names = [tool["name"] for tool in await listed(system, "core")]
+    assert set(names) == CORE & {tool.name for tool in TOOLS}
+    assert len(names) <= len(CORE) <= MAX_CORE
+    server = make_server(system, Gate(system.settings), Client("ann", "memory", "core"))
+    with trio.fail_after(LIMIT_S):
+        async with McpClient(server, raise_exceptions=True) as client:
+            error = await Caller(client).refused("workspace_adopt_all")
+    assert error["code"] == "unknown_tool"
+    assert error["remedy"] == f"There are: {', '.join(names)}."
+
+
+def test_tools_of_the_command_line_are_its_own() -> None:
+    for tool in TOOLS:
+        assert is_shown(tool, Client("cli", "unix"))
+        assert is_shown(tool, Client("ann", "unix")) is not tool.hidden
+
+
+def test_every_failure_has_a_code_of_its_own() -> None:
+    for package in (actors, agentiso, guest, imagebuild):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+
+    def kinds(kind: type[AgentisoError]) -> Iterator[type[AgentisoError]]:
+        for sub in kind.__subclasses__():
+            yield sub
+            yield from kinds(sub)
+
+    codes: dict[str, type[AgentisoError]] = {}
+    for kind in kinds(AgentisoError):
+        # An error of the command line's own hands on the code that it was told.
+        if "code" in vars(kind):
+            assert re.fullmatch(r"[a-z][a-z_]+", kind.code)
+            assert codes.setdefault(kind.code, kind) is kind
+    assert {"not_owner", "quota_exceeded", "rate_limited", "not_found", "invalid_argument"} <= set(codes)
