@@ -258,6 +258,8 @@ def _find(known: tuple[TemplateInfo, ...], text: str) -> TemplateInfo:
 
 async def _warm(machine: machines.Machine) -> None:
     """Run what every user's first command runs, so that its pages are in the template; then leave nothing dirty."""
-    done = await machine.client.jobs.exec(CommandSpec("true"))
-    await machine.client.jobs.release(done.job_id)
+    await machines.rehearse(machine)
+    for _ in range(machines.REHEARSALS):
+        done = await machine.client.jobs.exec(CommandSpec("true"))
+        await machine.client.jobs.release(done.job_id)
     await machine.client.sync_disks()

@@ -217,7 +217,8 @@ class Agent:
             reply = identity.assume(body)
         reply["previous_nonce"], reply["generation"] = self._nonce, self._generation
         self._nonce, self._key = body["nonce"], bytes.fromhex(body["key"])
-        self._generation += 1
+        if not body.get("rehearsal"):
+            self._generation += 1
         if not self._dry:
             memory.remember(self._key, body["nonce"], self._generation)
         self._link.set_key(self._key)
@@ -229,6 +230,7 @@ class Agent:
 
     def _freeze(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
         frozen = self._groups.freeze()
+        self._link.prepare()
         if frozen and body.get("quiesce") and not self._dry:
             filesystem.quiesce()
         return {"frozen": frozen}

@@ -6,6 +6,7 @@ at again every `RETRY_S`.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import secrets
@@ -19,6 +20,8 @@ RETRY_S: Final = 0.02
 READ_BYTES: Final = 256 * 1024
 HIGH_WATER_BYTES: Final = 256 * 1024
 """With this much output queued, nobody may queue more until the host has read some."""
+PORT_BYTES: Final = 4096
+"""virtio_console gives out no more than this in one read."""
 WRITE_BYTES: Final = 32 * 1024
 """virtio_console takes no more than this in one write."""
 
@@ -44,7 +47,11 @@ class Link:
 
     def set_key(self, key: bytes) -> None:
         """Use a key from the next resynchronisation on."""
-        self._scanner.key = key
+        self._scanner.set_key(key)
+
+    def prepare(self) -> None:
+        """Be ready for a new connection: what is checkpointed now starts with one."""
+        self._scanner.prepare()
 
     @property
     def has_room(self) -> bool:
@@ -59,7 +66,7 @@ class Link:
     def receive(self) -> bool:
         """Read once; return whether a host has (re)connected, which voids all that was under way."""
         try:
-            data = os.read(self.fd, READ_BYTES)
+            data = self._read()
         except BlockingIOError:
             self._watch_as_needed()
             return False
@@ -81,6 +88,19 @@ class Link:
         self._out = bytearray(echo(self.host_nonce, self.guest_nonce))
         self.flush()
         return True
+
+    def _read(self) -> bytes:
+        """Read what is there, which a port gives out by the page."""
+        data = os.read(self.fd, READ_BYTES)
+        if len(data) < PORT_BYTES:
+            return data
+        pieces, size = [data], len(data)
+        with contextlib.suppress(BlockingIOError):
+            while data and size < READ_BYTES:
+                data = os.read(self.fd, READ_BYTES)
+                pieces.append(data)
+                size += len(data)
+        return b"".join(pieces)
 
     def next_event(self) -> Event | None:
         """Return the next event of this connection; see `Codec.next_event`."""

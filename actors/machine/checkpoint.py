@@ -268,7 +268,7 @@ async def _take_with_memory(
         with ChangedMemory(machine.process.pid, machine.spec.ram, target) as memory:
             async with standing_still(machine, quiesced=quiesced) as pause:
                 # QEMU saves its devices and opens the new layer while we read: nothing of it touches guest memory.
-                saving = await machine.qmp.begin("xen-save-devices-state", {"filename": str(devices), "live": True})
+                saving = await machine.qmp.begin("xen-save-devices-state", {"filename": str(devices), "live": False})
                 switching = await _begin_switch(machine, next_layer, next_path)
                 copied = memory.read()
                 await _finish_switch(machine, switching, next_layer)

@@ -76,6 +76,8 @@ class Identity:
     """The channel's key from the next connection on."""
     machine_id: str
     network: NetworkIdentity | None
+    rehearsal: bool = False
+    """Whether this is no restore, and so not counted as one."""
 
 
 @attrs.frozen

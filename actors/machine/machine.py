@@ -47,6 +47,8 @@ MIN_FILE_SYSTEM_SHARE: Final = 0.9
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 16
 ENTROPY_BYTES: Final = 64
+REHEARSALS: Final = 10
+"""More than CPython 3.11 needs before it has specialised code that runs again and again."""
 
 
 @attrs.frozen
@@ -335,16 +337,7 @@ async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | No
     if grows and checkpoint:
         # The disk has its size already: this makes QEMU tell the guest, whose memory knows the checkpoint's disk.
         resizing = await machine.qmp.begin("block_resize", {"device": ROOT_DEVICE, "size": machine.disk_bytes})
-    identity = Identity(
-        epoch=new_id(),
-        time_ns=time.time_ns(),
-        entropy=secrets.token_bytes(ENTROPY_BYTES),
-        hostname=persona.hostname,
-        nonce=secrets.token_bytes(NONCE_BYTES),
-        key=secrets.token_bytes(KEY_BYTES),
-        machine_id=persona.workspace_id.replace("-", ""),
-        network=_network_identity(machine.spec),
-    )
+    identity = _new_identity(machine.spec, persona)
     reply = await machine.client.identify(identity)
     found = faults(reply, identity, checkpoint)
     if resizing:
@@ -378,6 +371,32 @@ async def _grow(machine: Machine) -> list[str]:
     if size_bytes >= machine.disk_bytes * MIN_FILE_SYSTEM_SHARE:
         return []
     return [f"its file system has {size_bytes} bytes on a disk of {machine.disk_bytes}"]
+
+
+def _new_identity(spec: MachineSpec, persona: Persona, *, rehearsal: bool = False) -> Identity:
+    return Identity(
+        epoch=new_id(),
+        time_ns=time.time_ns(),
+        entropy=secrets.token_bytes(ENTROPY_BYTES),
+        hostname=persona.hostname,
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        key=secrets.token_bytes(KEY_BYTES),
+        machine_id=persona.workspace_id.replace("-", ""),
+        network=_network_identity(spec),
+        rehearsal=rehearsal,
+    )
+
+
+async def rehearse(machine: Machine) -> None:
+    """Have a template's guest take on identities as its children will.
+
+    What its interpreter and its kernel do at the first times only is then done for all of them.
+    """
+    for _ in range(REHEARSALS):
+        identity = _new_identity(machine.spec, Persona(new_id(), "template"), rehearsal=True)
+        await machine.client.identify(identity)
+        machine.epoch, machine.key, machine.nonce = identity.epoch, identity.key, identity.nonce.hex()
+        await machine.client.release()
 
 
 def faults(reply: IdentityReply, identity: Identity, checkpoint: Checkpoint | None) -> list[str]:

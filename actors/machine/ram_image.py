@@ -148,10 +148,14 @@ class ChangedMemory:
 
     def read(self) -> int:
         """Read the changed pages of the machine, which stands still, and return how many bytes they are."""
-        total = filled = 0
+        ranges = self._changed_ranges()
+        total = sum(length for _, length in ranges)
+        if total <= len(self._buffer):
+            self._fetch(ranges)
+            return total
+        filled = 0
         batch: list[tuple[int, int]] = []
-        for start, length in self._changed_ranges():
-            total += length
+        for start, length in ranges:
             offset, end = start, start + length
             while offset < end:
                 if filled == len(self._buffer):
@@ -170,7 +174,9 @@ class ChangedMemory:
         for first in range(0, len(batch), MAX_VECTORS):
             part = batch[first : first + MAX_VECTORS]
             size = sum(length for _, length in part)
-            remote = array.array("Q", [number for offset, length in part for number in (base + offset, length)])
+            remote = array.array("Q", bytes(16 * len(part)))
+            remote[0::2] = array.array("Q", [base + offset for offset, _ in part])
+            remote[1::2] = array.array("Q", [length for _, length in part])
             local = array.array("Q", [self._address + position, size])
             got = _libc.process_vm_readv(self._pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(part), 0)
             if got != size:
@@ -226,9 +232,8 @@ def _scan(fd: int, mapping: RamMapping) -> list[tuple[int, int]]:
             )
         )
         found = fcntl.ioctl(fd, PAGEMAP_SCAN, request)
-        for index in range(found):
-            first, last, _ = _REGION.unpack_from(regions, index * _REGION.size)
-            ranges.append((first - mapping.start, last - first))
+        raw = memoryview(regions)[: found * _REGION.size]
+        ranges += [(first - mapping.start, last - first) for first, last, _ in _REGION.iter_unpack(raw)]
         start = _SCAN.unpack(request)[4]
     return ranges
 

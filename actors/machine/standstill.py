@@ -53,10 +53,6 @@ async def standing_still(machine: Machine, *, quiesced: bool) -> AsyncIterator[S
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
         async with machine.pausing:
             if machine.held is not None:
-                # Saving device state leaves the disks inactive, and a second time QEMU aborts on that; `cont` mends it.
-                # The guest's processes stay held meanwhile.
-                await machine.qmp.execute("cont")
-                await machine.qmp.execute("stop")
                 yield machine.held
                 return
             pause, began = Standstill(), time.perf_counter()

@@ -144,7 +144,7 @@ class BareMachine:
             memory = ram_image.ChangedMemory(self.process.pid, self.spec.ram, target.fileno())
             began = time.perf_counter()
             self.qmp("stop")
-            self.qmp("xen-save-devices-state", filename=str(directory / "devices"), live=True)
+            self.qmp("xen-save-devices-state", filename=str(directory / "devices"), live=False)
             memory.read()
             arguments = {"device": ROOT_DEVICE, "snapshot-file": str(next_layer), "format": "qcow2"}
             self.qmp("blockdev-snapshot-sync", **arguments, mode="existing")

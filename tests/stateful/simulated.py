@@ -31,6 +31,7 @@ from actors.machine import qcow2
 from actors.machine.accelerator import AcceleratorVerdict
 from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
 from actors.machine.command_line import MachineSpec
+from actors.machine.guest_client import Identity
 from actors.machine.host import QemuBuild
 from actors.machine.machine import Machine, MachineRecord, Persona
 from actors.machine.process import ProcessIdentity, QemuProcess
@@ -168,6 +169,7 @@ class World:
         patch.setattr(machines, "prepare", self._prepare)
         patch.setattr(machines, "prove", self._prove)
         patch.setattr(machines, "adopt", self._adopt)
+        patch.setattr(machines, "REHEARSALS", 1)
         patch.setattr(machines, "kill", kill)
         patch.setattr(checkpoints, "ChangedMemory", lambda pid, _ram, target: Changed(world.by_pid(pid), target))
 
@@ -345,6 +347,10 @@ class Guest:
             raise GuestRefused("The guest refused the request.") from error
         if self._qemu.dead.is_set():
             raise GuestBroken("The guest's channel ended.")
+
+    async def identify(self, identity: Identity) -> None:
+        await self._answer()
+        self._qemu.nonce = identity.nonce.hex()
 
     async def freeze(self, *, quiesce: bool = False) -> bool:
         await self._answer()
