@@ -7,7 +7,7 @@ from typing import Final
 import attrs
 
 from actors.errors import InvalidArgument
-from actors.model import ForkReport, Lifetime
+from actors.model import ForkedChild, ForkReport, Lifetime
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.ownership import check_destroyable
 from agentiso.mcp.tools.results import (
@@ -69,6 +69,7 @@ class ForkChild:
     workspace_id: str | None = describe("Its id; null if it failed.")
     ready_ms: float | None = describe("Time from the fork point to its proven start.")
     error: str | None = describe("Why it failed; the others are not affected.")
+    carried_jobs: dict[str, str] = describe("Jobs that run on in it: their ids here, by those in the parent.")
 
 
 @attrs.frozen
@@ -151,8 +152,13 @@ async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
         a.count, snapshot=a.snapshot_name, names=names, name_prefix=a.name_prefix, owner=call.client.session
     )
     report = fork.report
-    workers = [ForkChild(c.name, c.workspace_id, c.ready_ms, c.error) for c in report.children]
+    workers = [ForkChild(c.name, c.workspace_id, c.ready_ms, c.error, _carried(c)) for c in report.children]
     return ForkToolResult(ws.id, report.snapshot, report.pause_ms, workers)
+
+
+def _carried(child: ForkedChild) -> dict[str, str]:
+    jobs = child.evidence.jobs if child.evidence else ()
+    return {job.carried_from: job.job_id for job in jobs if job.carried_from is not None}
 
 
 async def _batch_fork(call: Call, a: BatchForkArguments) -> BatchForkResult:

@@ -1,0 +1,123 @@
+"""The library's and the supervisor's ways to a job's output, over the real guest agent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import trio
+from trio.testing import memory_stream_pair
+
+from actors import job_messages
+from actors.machine.guest_client import GuestClient
+from agentiso.attach import Framed, serve_attach
+from agentiso.jobs import Jobs
+from agentiso.system import System
+from guest.wire import Data, Message
+from tests.unit.test_guest_agent import connected, until_gone
+
+LIMIT_S = 30
+
+
+class Guest:
+    """Stands in for the supervisor: hands the messages to the guest itself."""
+
+    def __init__(self, client: GuestClient) -> None:
+        self._client = client
+        self.jobs = Jobs(cast("Any", self))
+
+    async def ask(self, message: job_messages.JobWork) -> Any:
+        job_messages.check(message)
+        return await job_messages.work(self._client, message)
+
+    async def get(self, _workspace: str) -> Guest:
+        await trio.lowlevel.checkpoint()
+        return self
+
+
+@asynccontextmanager
+async def attached(tmp_path: Path) -> AsyncIterator[tuple[Guest, Framed]]:
+    """Yield a guest, and a live connection that has yet to say what it wants."""
+    async with connected(tmp_path) as client:
+        guest, (ours, theirs) = Guest(client), memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_attach, cast("System", guest), cast("trio.SocketStream", theirs))
+            with trio.fail_after(LIMIT_S):
+                yield guest, Framed(ours)
+                await ours.aclose()
+
+
+async def everything(peer: Framed) -> tuple[bytes, dict[str, Any]]:
+    """Return all output and the last message."""
+    output = b""
+    while (event := await peer.receive()) is not None:
+        if isinstance(event, Data):
+            output += event.payload
+        elif "job" not in event.body:
+            return output, event.body
+    raise AssertionError("the connection ended before it said how the job did")
+
+
+async def test_output_can_be_followed_piece_by_piece_by_a_slow_reader(tmp_path: Path) -> None:
+    async with connected(tmp_path) as client:
+        jobs = Guest(client).jobs
+        job = await jobs.start("head -c 3000000 /dev/zero; echo x >&2")
+        sizes = {1: 0, 2: 0}
+        async with jobs.follow(job.job_id) as output:
+            async for event in output:
+                sizes[event.stream] += len(event.data)
+                await trio.lowlevel.checkpoint()
+        assert sizes == {1: 3_000_000, 2: 2}
+        assert output.job is not None
+        assert output.job.exit_code == 0
+
+
+async def test_a_live_connection_carries_input_output_and_the_end(tmp_path: Path) -> None:
+    async with attached(tmp_path) as (_, peer):
+        await peer.send(Message({"workspace": "any", "command": "wc -c; exit 3", "stdin": True}))
+        for _ in range(4):
+            await peer.send(Data(0, 0, b"x" * 50_000))
+        await peer.send(Data(0, 0, b""))
+        output, said = await everything(peer)
+    assert (output, said["end"]["exit_code"], said["lost"]) == (b"200000\n", 3, 0)
+
+
+async def test_a_client_that_goes_leaves_its_job_running(tmp_path: Path) -> None:
+    async with attached(tmp_path) as (guest, peer):
+        await peer.send(Message({"workspace": "any", "command": "echo $$; sleep 1; exit 3"}))
+        named = await peer.receive()
+        assert isinstance(named, Message)
+        assert isinstance(await peer.receive(), Data)
+        await peer._stream.aclose()
+        assert (await guest.jobs.wait(named.body["job"], wait_s=LIMIT_S)).job.exit_code == 3
+
+
+async def test_a_terminal_whose_person_goes_is_hung_up(tmp_path: Path) -> None:
+    async with attached(tmp_path) as (_, peer):
+        await peer.send(
+            Message({"workspace": "any", "command": "echo $$; sleep 300; true", "terminal": [24, 80], "stdin": True})
+        )
+        await peer.receive()
+        shown = await peer.receive()
+        assert isinstance(shown, Data)
+        await peer._stream.aclose()
+        await until_gone(int(shown.payload))
+
+
+async def test_what_a_job_has_written_so_far_is_read_without_waiting(tmp_path: Path) -> None:
+    async with attached(tmp_path) as (guest, peer):
+        job = await guest.jobs.start("head -c 200000 /dev/zero; echo done >&2; exec sleep 300")
+        await guest.jobs.wait(job.job_id, text="done", wait_s=LIMIT_S)
+        await peer.send(Message({"workspace": "any", "job": job.job_id}))
+        output, said = await everything(peer)
+        assert (len(output), said["end"]["running"]) == (200_005, True)
+        await guest.jobs.kill(job.job_id)
+
+
+async def test_an_unknown_job_is_an_error_of_the_live_connection(tmp_path: Path) -> None:
+    async with attached(tmp_path) as (_, peer):
+        await peer.send(Message({"workspace": "any", "job": "nobody", "follow": True}))
+        _, said = await everything(peer)
+    assert "no job 'nobody'" in said["error"]["message"]
