@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -29,6 +30,13 @@ from agentiso.system import System
 from tests.standins import Caller, open_stopped
 
 LIMIT_S = 30
+BYTES_PER_TOKEN = 4
+"""An estimate, as good as any without a vocabulary to download: compact JSON in English takes 3.5 to 4.5."""
+AIMS = {"full": 9000, "core": 3500}
+GIVEN_TO_A_MODEL = ("name", "description", "inputSchema")
+DRIFT = 0.3
+"""By how much the documentation's figures may be off before somebody has to look."""
+PAGE = Path(__file__).parents[2] / "docs" / "mcp.md"
 HINTS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 
 
@@ -89,6 +97,23 @@ async def test_a_client_of_the_core_profile_is_shown_a_few_tools_and_has_no_othe
             error = await Caller(client).refused("workspace_adopt_all")
     assert error["code"] == "unknown_tool"
     assert error["remedy"] == f"There are: {', '.join(names)}."
+
+
+def tokens(value: Any) -> int:
+    return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()) // BYTES_PER_TOKEN
+
+
+@pytest.mark.parametrize("profile", ["full", "core"])
+async def test_the_list_is_as_small_as_the_documentation_says(system: System, profile: str) -> None:
+    tools = await listed(system, profile)
+    given = sum(tokens({key: tool[key] for key in GIVEN_TO_A_MODEL}) for tool in tools)
+    whole = sum(tokens(tool) for tool in tools)
+    assert given <= AIMS[profile]
+    said = re.search(rf"^\| {profile} \| (\d+) \| (\d+) \|$", PAGE.read_text(), re.MULTILINE)
+    assert said is not None
+    row = f"| {profile} | {round(given, -2)} | {round(whole, -2)} |"
+    for measured, documented in zip((given, whole), said.groups(), strict=True):
+        assert abs(measured - int(documented)) <= DRIFT * measured, f"write into {PAGE.name}: {row}"
 
 
 def test_tools_of_the_command_line_are_its_own() -> None:
