@@ -9,6 +9,7 @@ import trio
 
 from actors.machine.accelerator import AcceleratorVerdict, probe_accelerators
 from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine.cids import Cids
 from actors.machine.command_line import MachineSpec
 from actors.machine.host import QemuBuild, probe_qemu
 from actors.machine.image import BootImage
@@ -38,6 +39,7 @@ class Host:
         """Called with the id of a workspace whose time is over; set by the registry."""
         self.forwarded: dict[int, str] = {}
         """Host ports that are forwarded, or will be once their workspace runs again, and the id of that workspace."""
+        self.cids = Cids()
         self._qemu: QemuBuild | None = None
         self._verdicts: dict[str, AcceleratorVerdict] = {}
         self._probing = trio.Lock()
@@ -84,6 +86,8 @@ class Host:
         self, image: BootImage, fingerprint: Fingerprint, record: WorkspaceRecord, machine: MachineRecord
     ) -> MachineSpec:
         """Describe a machine that an earlier supervisor started."""
+        if machine.vsock_cid is not None:
+            self.cids.note(machine.vsock_cid)
         return MachineSpec(
             qemu=self.settings.qemu_binary,
             uuid=machine.process.uuid,
@@ -98,7 +102,7 @@ class Host:
             allow_internet=record.allow_internet,
             mac=record.mac,
             channel=record.channel,
-            vsock_cid=None,
+            vsock_cid=machine.vsock_cid,
             directory=Path(machine.directory),
         )
 
@@ -135,6 +139,6 @@ class Host:
             allow_internet=allow_internet,
             mac=mac,
             channel=fingerprint.channel,
-            vsock_cid=None,
+            vsock_cid=self.cids.take() if fingerprint.channel == "vsock" else None,
             directory=directory,
         )

@@ -29,6 +29,7 @@ from guest.filework import InvalidRequest, Writing
 from guest.handshake import proof, proves
 from guest.jobs import Jobs
 from guest.link import RETRY_S, Link, find_port
+from guest.listener import Listener, listen_vsock
 from guest.wire import FILE_STREAM, PROTOCOL_VERSION, Data, Message
 
 AGENT_VERSION: Final = "0.1.0"
@@ -56,9 +57,11 @@ class Agent:
         *,
         nonce: str | None = None,
         generation: int = 0,
+        listener: Listener | None = None,
         dry: bool,
     ) -> None:
         self._link = link
+        self._listener = listener
         self._key = key
         self._selector = selector
         self._dry = dry
@@ -87,14 +90,14 @@ class Agent:
     # -- the loop
 
     def run(self) -> None:
-        """Serve until the link is over, which for a virtio-serial port is never."""
+        """Serve until the link is over, which for a virtio-serial port is never, nor while there is a listener."""
         wakeup, signalled = socket.socketpair()
         for end in (wakeup, signalled):
             end.setblocking(False)
         signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._selector.register(wakeup, selectors.EVENT_READ, None)
-        while not self._link.over:
+        while not self._link.over or self._listener is not None:
             for selected, events in self._selector.select(self._pause_s()):
                 # What came before it in this round may have closed the descriptor, or given its number to another.
                 present = self._selector.get_map().get(selected.fd)
@@ -103,19 +106,31 @@ class Agent:
                 if selected.data is None:
                     with contextlib.suppress(BlockingIOError):
                         wakeup.recv(4096)
-                    self._jobs.reap()
-                elif selected.data is self._link:
-                    if events & selectors.EVENT_WRITE:
-                        self._link.flush()
-                    if events & selectors.EVENT_READ:
-                        self._receive()
-                else:
-                    self._jobs.on_ready(selected.data, selected.fd, events)
+                self._on_ready(selected.data, selected.fd, events)
             if self._link.waits_for_host:
                 self._receive()
             self._jobs.check_deadlines()
             self._jobs.serve()
             self._produce()
+
+    def _on_ready(self, owner: Any, fd: int, events: int) -> None:
+        """Serve whoever registered a descriptor that is ready; nobody did for the signals'."""
+        if owner is None:
+            self._jobs.reap()
+        elif owner is self._link:
+            if events & selectors.EVENT_WRITE:
+                self._link.flush()
+            if events & selectors.EVENT_READ:
+                self._receive()
+        elif isinstance(owner, Listener):
+            owner.accept(self._key)
+        elif isinstance(owner, Link) and self._listener is not None:
+            if self._listener.hear(owner, self._key):
+                self._link.take_over(owner)
+                self._forget_host()
+                self._take_events()
+        else:
+            self._jobs.on_ready(owner, fd, events)
 
     def _pause_s(self) -> float | None:
         if self._producers and self._link.has_room:
@@ -126,8 +141,11 @@ class Agent:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _receive(self) -> None:
-        if self._link.receive():
+        if self._link.receive() or self._link.over:
             self._forget_host()
+        self._take_events()
+
+    def _take_events(self) -> None:
         try:
             while (event := self._link.next_event()) is not None:
                 if isinstance(event, Message):
@@ -310,12 +328,22 @@ def _first_key(path: str) -> bytes:
         return file.read()
 
 
+def _channel(chosen: argparse.Namespace, key: bytes, selector: selectors.BaseSelector) -> tuple[Link, Listener | None]:
+    """Open the channel: a port or connection that is there, or a listener to which the host connects."""
+    if chosen.channel in ("vsock", "listen"):
+        listening = listen_vsock() if chosen.channel == "vsock" else socket.socket(fileno=chosen.fd)
+        return Link(None, key, selector, ends=True), Listener(listening, selector)
+    if chosen.channel == "fd":
+        return Link(chosen.fd, key, selector, ends=True), None
+    return Link(os.open(find_port(chosen.port_name), os.O_RDWR | os.O_CLOEXEC), key, selector, ends=False), None
+
+
 def main() -> None:
     """Run the agent until its channel is over."""
     parser = argparse.ArgumentParser(prog="guest.agent")
-    parser.add_argument("--channel", choices=("serial", "fd"), default="serial")
+    parser.add_argument("--channel", choices=("serial", "vsock", "fd", "listen"), default="serial")
     parser.add_argument("--port-name", default="agentiso.0")
-    parser.add_argument("--fd", type=int)
+    parser.add_argument("--fd", type=int, help="of a connection (fd) or of a listening socket (listen)")
     parser.add_argument("--key-file", required=True)
     parser.add_argument("--dry-identity", action="store_true", help="for tests: leave the system's identity alone")
     chosen = parser.parse_args()
@@ -329,12 +357,12 @@ def main() -> None:
             file.write("-1000")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     selector = selectors.DefaultSelector()
-    fd = chosen.fd if chosen.channel == "fd" else os.open(find_port(chosen.port_name), os.O_RDWR | os.O_CLOEXEC)
-    link = Link(fd, key, selector, ends=chosen.channel == "fd")
+    link, listener = _channel(chosen, key, selector)
     print("agentiso-agent: ready", flush=True)
     # What exists now lives as long as the agent: collecting it would only touch, and so copy, its memory.
     gc.freeze()
-    Agent(link, key, selector, nonce=nonce, generation=generation, dry=chosen.dry_identity).run()
+    dry = chosen.dry_identity
+    Agent(link, key, selector, nonce=nonce, generation=generation, listener=listener, dry=dry).run()
 
 
 if __name__ == "__main__":

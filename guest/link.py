@@ -29,11 +29,14 @@ WRITE_BYTES: Final = 32 * 1024
 class Link:
     """One channel to the host."""
 
-    def __init__(self, fd: int, key: bytes, selector: selectors.BaseSelector, *, ends: bool) -> None:
-        self.fd = fd
+    def __init__(self, fd: int | None, key: bytes, selector: selectors.BaseSelector, *, ends: bool) -> None:
+        """With ``fd`` of ``None`` nobody is connected until `take_over`."""
+        self.fd = -1 if fd is None else fd
         self.ends = ends
         """Whether end of input is the end of this link, as with a socket."""
-        self.over = False
+        self.over = fd is None
+        self.strange_bytes = 0
+        """How much has come since the last resynchronisation, or without any."""
         self.host_nonce = b""
         self.guest_nonce = b""
         self.authenticated = False
@@ -42,8 +45,9 @@ class Link:
         self._selector = selector
         self._out = bytearray()
         self._events = 0
-        os.set_blocking(fd, False)
-        self._watch(selectors.EVENT_READ)
+        if fd is not None:
+            os.set_blocking(fd, False)
+            self._watch(selectors.EVENT_READ)
 
     def set_key(self, key: bytes) -> None:
         """Use a key from the next resynchronisation on."""
@@ -79,12 +83,13 @@ class Link:
         self._watch_as_needed()
         found = self._scanner.feed(data)
         if found is None:
+            self.strange_bytes += len(data)
             self._codec.receive_data(data)
             return False
         self._codec = Codec()
         self._codec.receive_data(found[1])
         self.host_nonce, self.guest_nonce = found[0], secrets.token_bytes(NONCE_BYTES)
-        self.authenticated = False
+        self.authenticated, self.strange_bytes = False, 0
         self._out = bytearray(echo(self.host_nonce, self.guest_nonce))
         self.flush()
         return True
@@ -101,6 +106,25 @@ class Link:
                 pieces.append(data)
                 size += len(data)
         return b"".join(pieces)
+
+    def take_over(self, other: Link) -> None:
+        """Go on as the connection of another link, which is of no use afterwards."""
+        self.close()
+        events = other._events
+        other._watch(0)
+        self.fd, self.over, other.fd, other.over = other.fd, other.over, -1, True
+        self.host_nonce, self.guest_nonce, self.authenticated = other.host_nonce, other.guest_nonce, False
+        self._scanner, self._codec, self._out = other._scanner, other._codec, other._out
+        self._watch(events)
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        self._watch(0)
+        self._out.clear()
+        self.over = True
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def next_event(self) -> Event | None:
         """Return the next event of this connection; see `Codec.next_event`."""

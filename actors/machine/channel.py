@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 import trio
 
+from actors.errors import HostUnfit
 from actors.machine import sockets
+
+RETRY_S: Final = 0.02
 
 
 @attrs.frozen
@@ -32,10 +35,28 @@ class VsockAddress:
     port: int
 
     async def connect(self) -> trio.SocketStream:
-        """Connect to the guest's listener."""
-        stream = trio.socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-        await stream.connect((self.cid, self.port))
-        return trio.SocketStream(stream)
+        """Connect to the guest's listener, calling until it is there; the caller bounds the wait.
+
+        Raises:
+            HostUnfit: this host has no vsock.
+
+        """
+        while True:
+            try:
+                stream = trio.socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+            except OSError as error:
+                raise HostUnfit(f"This host has no vsock: {error}.", remedy="Set channel to serial.") from error
+            try:
+                await stream.connect((self.cid, self.port))
+            except OSError:
+                # The guest is booting, or has not noticed its restore yet.
+                stream.close()
+                await trio.sleep(RETRY_S)
+            except BaseException:
+                stream.close()
+                raise
+            else:
+                return trio.SocketStream(stream)
 
 
 ChannelAddress: TypeAlias = SerialAddress | VsockAddress

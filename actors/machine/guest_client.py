@@ -265,6 +265,9 @@ class GuestClient:
         """
         request_id = request_id or self.new_request_id()
         request = self._requests[request_id] = _Request(on_data)
+        if self._reason is not None:
+            # Nobody is there to mark it as done.
+            request.done.set()
         try:
             with trio.move_on_after(limit_s):
                 await self.send(Message({**body, "id": request_id}))

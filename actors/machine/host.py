@@ -16,6 +16,7 @@ from actors.errors import HostUnfit, NoCapacity
 
 MIN_QEMU: Final = (7, 2)
 """The oldest QEMU the fork recipe was verified on."""
+VHOST_VSOCK: Final = Path("/dev/vhost-vsock")
 QEMU_FIX: Final = "apt-get install qemu-system-x86"
 
 
@@ -98,6 +99,7 @@ def probe_host(qemu_binary: str, state_dir: Path) -> list[ProbeResult]:
         _state_dir(state_dir),
         _pagemap(),
         _yama(),
+        *_channels(),
         ProbeResult("network", True, "user (slirp), none", "no privilege needed"),
         ProbeResult("storage", True, "qcow2", "layers over raw images"),
         ProbeResult("limits", None, "none", "machines are not confined by cgroups; memory is bounded by their shape"),
@@ -118,6 +120,16 @@ def _kvm() -> ProbeResult:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return ProbeResult("kvm", None, "no access", "machines run under tcg", "add this user to the group kvm")
     return ProbeResult("kvm", True, "device present", "whether it works is found out by booting a kernel")
+
+
+def _channels() -> tuple[ProbeResult, ProbeResult]:
+    serial = ProbeResult("channel serial", True, "works everywhere", "virtio-serial on a Unix socket; the default")
+    if not VHOST_VSOCK.exists():
+        fix = 'modprobe vhost_vsock, if channel = "vsock" is wanted'
+        return serial, ProbeResult("channel vsock", None, "absent", f"there is no {VHOST_VSOCK}", fix)
+    if not os.access(VHOST_VSOCK, os.R_OK | os.W_OK):
+        return serial, ProbeResult("channel vsock", None, "no access", f"this user may not open {VHOST_VSOCK}")
+    return serial, ProbeResult("channel vsock", True, "usable", f'{VHOST_VSOCK}; set channel = "vsock" to use it')
 
 
 def _state_dir(path: Path) -> ProbeResult:

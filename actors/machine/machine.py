@@ -41,6 +41,8 @@ SHUTDOWN_GRACE_S: Final = 10.0
 DEATH_WAIT_S: Final = 1.0
 RECONNECT_LIMIT_S: Final = 10.0
 """How long a guest agent that ended may take to be there again."""
+DIAL_TRIES: Final = 5
+DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
 MIN_FILE_SYSTEM_SHARE: Final = 0.9
 """Of its disk; ext4 keeps some of it for its own tables."""
@@ -69,6 +71,7 @@ class MachineRecord:
     key: str
     nonce: str
     ram: str
+    vsock_cid: int | None = None
 
 
 class Machine:
@@ -94,13 +97,22 @@ class Machine:
         self.qmp: QmpClient
         self.client: GuestClient
         self.agent_met = trio.Event()
+        self._dialling = trio.Lock()
+        self._nursery: trio.Nursery
+        """Where connections have their readers."""
 
     @property
     def record(self) -> MachineRecord:
         """What to write down so that the machine can be adopted."""
         spec = self.spec
         return MachineRecord(
-            self.process.identity, str(spec.directory), self.epoch, self.key.hex(), self.nonce, str(spec.ram)
+            self.process.identity,
+            str(spec.directory),
+            self.epoch,
+            self.key.hex(),
+            self.nonce,
+            str(spec.ram),
+            spec.vsock_cid,
         )
 
     async def end(self, *, grace_s: float = 0.0) -> None:
@@ -122,6 +134,7 @@ class Machine:
 
     def attend(self, nursery: trio.Nursery) -> Callable[[str, dict[str, Any]], None]:
         """Return a handler of QEMU's events: when the guest agent ends and is started again, it is met anew."""
+        self._nursery = nursery
 
         def on_event(name: str, data: dict[str, Any]) -> None:
             if name != "VSERPORT_CHANGE" or data.get("id") != command_line.PORT_ID or not hasattr(self, "client"):
@@ -137,14 +150,18 @@ class Machine:
         """Connect to a restarted agent; if that fails, the channel stays broken and says so."""
         with trio.move_on_after(RECONNECT_LIMIT_S), contextlib.suppress(AgentisoError, OSError):
             await self.client.aclose()
-            stream = await _channel_address(self.spec).connect()
-            self.client = await GuestClient.open(nursery, stream, self.key)
+            self.client = await _meet(nursery, self, None)
         self.agent_met.set()
         self.agent_met = trio.Event()
 
     async def live_client(self) -> GuestClient:
         """Return the channel to the guest agent, after a moment's wait if the agent is being started again."""
-        if self.client.broken:
+        if self.client.broken and self.spec.channel == "vsock":
+            # Nobody says that the agent is there again: it is called until it answers.
+            async with self._dialling:
+                if self.client.broken:
+                    await self._meet_agent(self._nursery)
+        elif self.client.broken:
             with trio.move_on_after(RECONNECT_LIMIT_S):
                 await self.agent_met.wait()
         return self.client
@@ -254,7 +271,8 @@ async def adopt(
         try:
             qmp_stream = sockets.dial(spec.directory / sockets.QMP)
             undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
-            stream = await _channel_address(spec).connect()
+            # A listener in the guest is called below: it may take a moment.
+            stream = None if spec.channel == "vsock" else await _channel_address(spec).connect()
         except OSError as error:
             raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
         await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo, adopting=True), limit_s)
@@ -324,11 +342,31 @@ async def _connect(
     if adopting:
         # Its supervisor may have died while it stood still.
         await machine.qmp.execute("cont")
-    stream = channel_stream or await _channel_address(machine.spec).connect()
-    machine.client = await GuestClient.open(nursery, stream, machine.key)
+    machine.client = await _meet(nursery, machine, channel_stream)
     undo.push_async_callback(machine.client.aclose)
     if adopting:
         await machine.client.release()
+
+
+async def _meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream | None) -> GuestClient:
+    """Open the channel; the caller bounds the wait.
+
+    A connection of vsock that was made before the guest had noticed its restore is reset, and made again.
+
+    Raises:
+        GuestBroken: the guest is not the expected one, or breaks every connection.
+
+    """
+    tries = DIAL_TRIES if machine.spec.channel == "vsock" else 1
+    while True:
+        tries -= 1
+        try:
+            connected = stream or await _channel_address(machine.spec).connect()
+            return await GuestClient.open(nursery, connected, machine.key)
+        except GuestBroken:
+            if tries <= 0:
+                raise
+            await trio.sleep(DIAL_PAUSE_S)
 
 
 async def _prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | None, *, grows: bool) -> None:
