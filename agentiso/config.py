@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import attrs
 import cattrs
@@ -26,9 +26,28 @@ def _strict(value: Any, kind: type) -> Any:
     return value
 
 
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _is_tuple(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is tuple
+
+
+def _sequence(value: Any, kind: Any) -> tuple[Any, ...]:
+    # A string is a sequence too, of its letters.
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is not a list")
+    return tuple(_converter.structure(item, get_args(kind)[0]) for item in value)
+
+
 for _kind in (int, bool, str):
     _converter.register_structure_hook(_kind, _strict)
-_converter.register_structure_hook(float, lambda value, _kind: float(_strict(value, type(value))))
+_converter.register_structure_hook(float, lambda value, _kind: _number(value))
+_converter.register_structure_hook_func(_is_tuple, _sequence)
 _converter.register_structure_hook(Path, lambda value, _kind: Path(_strict(value, str)).expanduser())
 
 

@@ -52,6 +52,9 @@ async def test_two_sessions_share_a_daemon_and_not_their_workspaces(environment:
             assert owners == {"hers": ("ann", True), child: ("bob", False)}
             await ann("workspace_destroy", workspace_id="hers")
             await bob("workspace_destroy", workspace_id=child)
+        log = await trio.run_process([*ARGV, "audit", "-n", "2", "--json"], env=environment, capture_stdout=True)
+        lines = [(line["session"], line["tool"], line["workspace"], line["outcome"]) for line in json.loads(log.stdout)]
+        assert lines == [("ann", "workspace_destroy", "hers", "ok"), ("bob", "workspace_destroy", child, "ok")]
 
 
 async def test_a_client_that_was_killed_finds_its_workspace_again(environment: dict[str, str]) -> None:

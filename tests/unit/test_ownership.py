@@ -85,6 +85,15 @@ async def test_no_tool_works_on_a_workspace_of_another_session(system: System, g
             assert "workspace_adopt" in error["remedy"]
 
 
+async def test_a_command_in_many_workspaces_spares_those_of_other_sessions(system: System, gate: Gate) -> None:
+    with trio.fail_after(LIMIT_S):
+        async with caller(system, gate, "ann") as ann:
+            result = await ann("exec_parallel", workspace_ids=["other", "mine"], commands="true")
+            errors = [item["error"] for item in result["results"]]
+            assert "belongs to session 'bob'" in errors[0]
+            assert "is stopped" in errors[1]
+
+
 async def test_the_list_shows_what_is_not_owned_and_says_so(system: System, gate: Gate) -> None:
     with trio.fail_after(LIMIT_S):
         async with caller(system, gate, "ann") as ann, caller(system, gate, "cli") as user:
