@@ -18,13 +18,13 @@ import trio
 from actors.errors import AgentisoError, GuestBroken, GuestRefused, InvalidArgument, RemoteProtocolError
 from actors.model import JobInfo
 from actors.runtime import open_plain_nursery
+from agentiso.jobs import READ_BYTES
 from agentiso.system import System
 from agentiso.workspace import Workspace
 from guest.wire import FILE_STREAM, STDERR, STDOUT, Codec, Data, Event, Message, encode
 
 SOCKET: Final = "attach.sock"
 RECEIVE_BYTES: Final = 65536
-READ_BYTES: Final = 1024 * 1024
 HANG_UP_S: Final = 10.0
 
 
@@ -153,10 +153,11 @@ async def _feed(ws: Workspace, job_id: str, data: bytes) -> None:
 async def _read(ws: Workspace, peer: Framed, job_id: str) -> None:
     """Send what a job has written so far."""
     await peer.send(Message({"job": job_id}))
-    cursors, lost, found = (0, 0), 0, None
-    while found is None or found.stdout or found.stderr:
+    cursors, lost, sent, found = (0, 0), 0, 0, None
+    # A job that writes faster than it is read would never be at its end.
+    while found is None or ((found.stdout or found.stderr) and sent < 4 * READ_BYTES):
         found = await ws.jobs.poll(job_id, cursors=cursors, max_bytes=READ_BYTES)
-        cursors, lost = found.cursors, lost + sum(found.lost)
+        cursors, lost, sent = found.cursors, lost + sum(found.lost), sent + len(found.stdout + found.stderr)
         for stream, data in ((STDOUT, found.stdout), (STDERR, found.stderr)):
             for start in range(0, len(data), RECEIVE_BYTES):
                 await peer.send(Data(0, stream, data[start : start + RECEIVE_BYTES]))

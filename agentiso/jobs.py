@@ -18,6 +18,8 @@ from actors.runtime import open_plain_nursery
 
 WINDOW_BYTES: Final = 256 * 1024
 """Of output that was not consumed yet; then the command waits."""
+READ_BYTES: Final = 1024 * 1024
+"""The most that the guest sends of each stream at once."""
 
 
 @attrs.frozen
@@ -167,10 +169,19 @@ class Jobs:
 
     async def text(self, job_id: str) -> str:
         """Return all output of a job that is kept, for people and models to read."""
+        pieces, lost, cursors = [bytearray(), bytearray()], [0, 0], (0, 0)
+        while True:
+            found = await self.poll(job_id, cursors=cursors, max_bytes=READ_BYTES)
+            cursors = found.cursors
+            for index, data in enumerate((found.stdout, found.stderr)):
+                pieces[index] += data
+                lost[index] += found.lost[index]
+            # A job that writes faster than it is read would never be at its end.
+            if not (found.stdout or found.stderr) or max(map(len, pieces)) > 2 * READ_BYTES:
+                break
         parts = []
-        found = await self.poll(job_id, max_bytes=2 * 1024 * 1024)
-        for name, data, lost in zip(("stdout", "stderr"), (found.stdout, found.stderr), found.lost, strict=True):
-            missing = f", {lost} bytes before this are not kept" if lost else ""
-            if data or lost:
-                parts.append(f"--- {name}{missing}\n{data.decode(errors='replace')}")
+        for name, kept, missing in zip(("stdout", "stderr"), pieces, lost, strict=True):
+            gap = f", {missing} bytes of it are not kept any more" if missing else ""
+            if kept or missing:
+                parts.append(f"--- {name}{gap}\n{kept.decode(errors='replace')}")
         return "\n".join(parts)

@@ -76,16 +76,24 @@ class Window:
     def __init__(self, size: int) -> None:
         self.size = size
         self._consumed = 0
+        self._unread = 0
         self._client: GuestClient | None = None
         self._request_id = 0
 
     def bind(self, client: GuestClient, request_id: int) -> None:
         """Belong to a request."""
-        self._client, self._request_id, self._consumed = client, request_id, 0
+        self._client, self._request_id, self._consumed, self._unread = client, request_id, 0, 0
+
+    def came(self, size: int) -> None:
+        """Count what came; a guest that sends more than it may breaks its channel."""
+        self._unread += size
+        if self._unread > self.size:
+            raise RemoteProtocolError(f"more than the {self.size} bytes came that may be on their way")
 
     async def consumed(self, size: int) -> None:
         """Allow as much again to come; the guest is told in steps of half the window."""
         self._consumed += size
+        self._unread -= size
         if self._client is not None and self._consumed >= self.size // 2:
             more, self._consumed = self._consumed, 0
             body = {"op": "job_credit", "target": self._request_id, "bytes": more}
@@ -184,12 +192,14 @@ class GuestJobs:
             "op": "job_follow", "job": job_id, "cursors": list(cursors), "wait_s": wait_s,
             "credit": None if window is None else window.size,
         }  # fmt: skip
+
+        def on_data(stream: int, data: bytes) -> None:
+            if window is not None:
+                window.came(len(data))
+            on_output(_known(stream), data)
+
         limit_s = math.inf if wait_s is None else wait_s + GRACE_S
-        return self._followed(
-            await self._client.call(
-                body, lambda stream, data: on_output(_known(stream), data), limit_s=limit_s, request_id=request_id
-            )
-        )
+        return self._followed(await self._client.call(body, on_data, limit_s=limit_s, request_id=request_id))
 
     async def read(
         self,

@@ -101,7 +101,8 @@ async def _open(settings: Settings, config: Path | None) -> trio.SocketStream:
         return dial(settings.state_dir / SOCKET)
     except OSError as error:
         raise GuestBroken(
-            f"The supervisor does not take live connections: {error}.", remedy="Try again in a moment."
+            f"The supervisor does not take live connections: {error}.",
+            remedy="It may be an older one. End it with `agentiso daemon stop`; the next command starts another.",
         ) from error
 
 

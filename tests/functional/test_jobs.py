@@ -20,7 +20,11 @@ from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 240
-COUNT = """i=0; while [ $i -lt 3000 ]; do echo "line $i"; i=$((i+1)); [ $((i % 300)) = 0 ] && sleep 0.5; done; exit 3"""
+COUNT = """
+i=0; while [ $i -lt 3000 ]; do
+    echo "line $i"; i=$((i+1))
+    if [ $i = 300 ]; then while [ ! -e /tmp/go ]; do sleep 0.1; done; fi
+done; exit 3"""
 WHOLE = "".join(f"line {number}\n" for number in range(3000))
 
 
@@ -45,6 +49,8 @@ async def test_a_command_survives_its_client_and_its_supervisor_without_a_byte_m
 ) -> None:
     with trio.fail_after(LIMIT_S):
         await run(environment, "create", "lasting")
+        await run(environment, "session", "create", "keeper")
+        await run(environment, "adopt", "lasting", "--session", "keeper")
         arguments = {"workspace_id": "lasting", "command": COUNT}
         params = {"name": "exec", "arguments": arguments, "_meta": {**META, "progressToken": 1}}
         client = await trio.lowlevel.open_process(
@@ -52,7 +58,6 @@ async def test_a_command_survives_its_client_and_its_supervisor_without_a_byte_m
         )
         assert client.stdin is not None
         assert client.stdout is not None
-        await run(environment, "adopt", "lasting", "--session", "keeper", check=False)
         request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         await client.stdin.send_all(json.dumps(request).encode() + b"\n")
         said = b""
@@ -78,6 +83,7 @@ async def test_a_command_survives_its_client_and_its_supervisor_without_a_byte_m
 
             [job] = [job for job in (await call("exec_list"))["jobs"] if "line" in job["command"]]
             assert job["running"]
+            await call("exec", command="touch /tmp/go")
             text, cursor = "", 0
             while True:
                 polled = await call("exec_poll", job_id=job["job_id"], stdout_cursor=cursor, wait_secs=1)
@@ -220,13 +226,15 @@ async def test_a_person_has_a_real_terminal_in_a_workspace(environment: dict[str
             async def typed(line: str) -> None:
                 await tmux("send-keys", line, "Enter")
 
+            # What is typed before the terminal is the guest's is dropped.
+            await shown("#")
             await typed("echo size $(stty size)")
             await shown("size 31 91")
             await tmux("resize-window", "-x", "70", "-y", "20")
             await typed("echo size $(stty size)")
             await shown("size 20 70")
-            await typed("sleep 1000; echo slept $?")
-            await typed("")
+            await typed("echo be''gun; sleep 1000; echo slept $?")
+            await shown("begun")
             await tmux("send-keys", "C-c")
             await typed("echo interrupted $?")
             await shown("interrupted 130")

@@ -116,6 +116,17 @@ async def test_what_a_job_has_written_so_far_is_read_without_waiting(tmp_path: P
         await guest.jobs.kill(job.job_id)
 
 
+async def test_all_that_is_kept_of_a_job_can_be_had_as_text(tmp_path: Path) -> None:
+    async with connected(tmp_path) as client:
+        jobs = Guest(client).jobs
+        job = await jobs.start("head -c 2000000 /dev/zero | tr '\\0' a; echo end; echo error >&2")
+        await jobs.wait(job.job_id, wait_s=LIMIT_S)
+        text = await jobs.text(job.job_id)
+    assert "bytes of it are not kept" in text
+    assert "aaaend\n" in text
+    assert text.endswith("--- stderr\nerror\n")
+
+
 async def test_an_unknown_job_is_an_error_of_the_live_connection(tmp_path: Path) -> None:
     async with attached(tmp_path) as (_, peer):
         await peer.send(Message({"workspace": "any", "job": "nobody", "follow": True}))

@@ -13,7 +13,7 @@ import attrs
 import pytest
 import trio
 
-from actors.errors import GuestRefused
+from actors.errors import GuestRefused, RemoteProtocolError
 from actors.machine.guest_client import GuestClient
 from actors.machine.guest_jobs import GuestJobs, Window
 from actors.model import CommandSpec
@@ -132,6 +132,13 @@ async def test_a_follower_with_a_window_holds_the_command_up_and_misses_nothing(
                 followed = await jobs.follow(job.job_id, take, window=window)
         assert (received, followed.lost) == (size, (0, 0))
         assert most <= 65536
+
+
+def test_a_guest_that_sends_more_than_it_may_breaks_the_protocol() -> None:
+    window = Window(1000)
+    window.came(1000)
+    with pytest.raises(RemoteProtocolError):
+        window.came(1)
 
 
 async def test_a_kill_is_confirmed_and_a_dead_or_unknown_job_is_said_to_be(tmp_path: Path) -> None:
