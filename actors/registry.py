@@ -130,8 +130,10 @@ class RegistryActor(Actor):
     # -- names
 
     def _find(self, text: str) -> m.Found:
+        if text in self._found:
+            return self._found[text]
         for found in self._found.values():
-            if text in (found.workspace_id, found.name):
+            if text == found.name:
                 return found
         if len(text) >= MIN_PREFIX_CHARS:
             matching = [found for key, found in self._found.items() if key.startswith(text)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 import attrs
+import trio
 
 from actors.errors import AgentisoError
 from actors.host import Host
@@ -17,12 +19,15 @@ from actors.machine.checkpoint import load as load_checkpoint
 from actors.machine.command_line import MachineSpec
 from actors.machine.files import read_json
 from actors.machine.store import Store
+from actors.settings import Pool
 from agentiso.bench import floor
 from agentiso.bench.result import Aim, Found
 from agentiso.images import loader
-from agentiso.system import System
+from agentiso.system import System, open_system
 from agentiso.workspace import Workspace
 
+POOL_LIMIT_S: Final = 120.0
+POOL_LOOK_S: Final = 0.02
 FLOOR_MAC: Final = "52:54:00:00:00:02"
 
 
@@ -43,9 +48,11 @@ class Plan:
 class Bench:
     """One run of the benchmark."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, stack: AsyncExitStack) -> None:
         settings = system.settings
         self.system = system
+        self._stack = stack
+        self._pooled: System | None = None
         self.scratch = settings.state_dir / "floor"
         self._store = Store(settings.state_dir)
         self._host = Host(settings, self._store, loader(settings.images))
@@ -72,6 +79,20 @@ class Bench:
                 assert found.fingerprint is not None
                 self._templates[found.fingerprint.memory_mb] = found
         return self._templates[wanted]
+
+    async def pooled(self) -> System:
+        """Return another system, whose pool has a machine; opened once."""
+        if self._pooled is None:
+            settings = self.system.settings
+            own = attrs.evolve(
+                settings, state_dir=settings.state_dir / "pooled", images_dir=settings.images, pool=Pool(size=1)
+            )
+            self._pooled = await self._stack.enter_async_context(open_system(own))
+        with trio.fail_after(POOL_LIMIT_S):
+            # Nobody tells when the pool is full.
+            while not (await self._pooled.pool()).ready:  # noqa: ASYNC110
+                await trio.sleep(POOL_LOOK_S)
+        return self._pooled
 
     # -- the floor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,9 +39,9 @@ async def run_bench(settings: Settings, *, names: Sequence[str], quick: bool, re
     scratch = Path(tempfile.mkdtemp(prefix="agentiso-bench-"))
     try:
         own = attrs.evolve(settings, state_dir=scratch, images_dir=settings.images, network="user")
-        async with open_system(own) as system:
+        async with open_system(own) as system, AsyncExitStack() as stack:
             report("boot the template")
-            bench = Bench(system)
+            bench = Bench(system, stack)
             await bench.template()
             try:
                 return [await _measure(bench, plan, quick=quick, report=report) for plan in plans]

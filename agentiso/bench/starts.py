@@ -22,6 +22,19 @@ async def _create_to_exec(bench: Bench, number: int) -> Found:
     return Found((ours,), (bare,), await run_true())
 
 
+async def _create_to_exec_pool(bench: Bench, number: int) -> Found:
+    system = await bench.pooled()
+    began = time.perf_counter()
+    workspace = await system.create(f"create-{number}")
+    await workspace.exec("true")
+    ours = ms_since(began)
+    await workspace.destroy()
+    await bench.pooled()
+    bare, machine = await bench.bare_restore()
+    machine.end()
+    return Found.pair(ours, bare)
+
+
 async def _cold_boot(bench: Bench, _number: int) -> Found:
     workspace = await bench.create("cold")
     await workspace.snapshots.create("disk", include_memory=False)
@@ -67,6 +80,7 @@ async def _resume_to_exec(bench: Bench, _number: int) -> Found:
 
 PLANS: Final = (
     Plan("create_to_exec", "ms", 20, 3, Aim(max_ratio=1.25, beats_peer=True), _create_to_exec),
+    Plan("create_to_exec_pool", "ms", 10, 2, Aim(max_ratio=1), _create_to_exec_pool),
     Plan("suspend", "ms", 10, 2, Aim(), _suspend),
     Plan("resume_to_exec", "ms", 10, 2, Aim(max_ratio=1.25), _resume_to_exec),
     Plan("cold_boot", "ms", 3, 1, Aim(max_ratio=1.25), _cold_boot),
