@@ -23,6 +23,9 @@ from actors.settings import Settings
 READ_ONLY_RAM_SINCE = (8, 2)
 """QEMU can map a RAM file privately while opening it for reading only from this version on."""
 
+CONCURRENT_LOOKS = 2
+"""Comparisons of nodes under way at the same time, of two helper machines each at most; the rest wait."""
+
 LoadImage = Callable[[str], Awaitable[BootImage]]
 """Finds a verified image by name or digest."""
 
@@ -35,6 +38,7 @@ class Host:
         self.store = store
         self.load_image = load_image
         self.starts = trio.CapacityLimiter(settings.limits.concurrent_starts)
+        self.looks = trio.CapacityLimiter(CONCURRENT_LOOKS)
         self.expired: Callable[[str], None] = lambda _workspace_id: None
         """Called with the id of a workspace whose time is over; set by the registry."""
         self.forwarded: dict[int, str] = {}

@@ -17,6 +17,7 @@ from actors.lifecycle import State
 from actors.machine.checkpoint import Checkpoint
 from actors.model import (
     LIBRARY,
+    Diff,
     FileContent,
     FileEntry,
     ForkReport,
@@ -143,6 +144,20 @@ class FindSnapshot(Message[Checkpoint]):
     """Look a snapshot's checkpoint up by name."""
 
     name: str
+
+
+@attrs.frozen
+class CompareNodes(Message[Diff]):
+    """Tell what differs below a directory between a snapshot and another one, or between it and now."""
+
+    base: str
+    other: str | None = None
+    path: str = "/"
+    texts: bool = False
+    """Whether differences of text are wanted too."""
+    LEGAL: ClassVar[frozenset[State]] = SETTLED
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 
 
 @attrs.frozen
@@ -294,7 +309,7 @@ WorkspaceChange: TypeAlias = (
 """What is done one after the other."""
 Look: TypeAlias = Describe | ReadLog
 """What is answered at once, whatever else is being done."""
-WorkspaceMessage: TypeAlias = GuestWork | WorkspaceChange | Look
+WorkspaceMessage: TypeAlias = GuestWork | WorkspaceChange | CompareNodes | Look
 WorkspaceRef: TypeAlias = ActorRef[Any]
 
 

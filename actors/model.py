@@ -346,6 +346,45 @@ class FileEntry:
 
 
 @attrs.frozen
+class FileFacts:
+    """What a path is."""
+
+    kind: str
+    """``file``, ``dir``, ``symlink`` or ``other``."""
+    size_bytes: int
+    """Of a file; 0 for everything else."""
+    mode: int
+
+
+@attrs.frozen
+class FileChange:
+    """One path that differs between two states."""
+
+    path: str
+    change: str
+    """``added``, ``removed`` or ``changed``."""
+    before: FileFacts | None
+    after: FileFacts | None
+    text: str = ""
+    """The unified difference, where that was asked for and both are text."""
+
+
+@attrs.frozen
+class Diff:
+    """What differs between two nodes of a workspace's tree, sorted by path."""
+
+    base: str
+    other: str
+    """Names of snapshots, or ``now``."""
+    changes: tuple[FileChange, ...]
+    compared: int
+    """How many paths were looked at."""
+    text_truncated: bool
+    """Whether differences of text were left out, since there are too many."""
+    seconds: float
+
+
+@attrs.frozen
 class FileContent:
     """A piece of a guest file."""
 

@@ -11,7 +11,7 @@ from typing import Any, Final, assert_never
 import attrs
 import trio
 
-from actors import job_messages, lifetime, policy, ports, running, snapshots
+from actors import job_messages, lifetime, looking, policy, ports, running, snapshots
 from actors import messages as m
 from actors.describe import describe
 from actors.errors import IllegalState
@@ -20,9 +20,10 @@ from actors.host import Host
 from actors.idle import Idleness
 from actors.launch import discard
 from actors.lifecycle import State
+from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import exhaustion_reported
 from actors.machine.guest_client import GuestClient
-from actors.model import WorkspaceInfo
+from actors.model import Diff, WorkspaceInfo
 from actors.record import WorkspaceRecord
 from actors.runtime import Actor, Message
 
@@ -90,6 +91,8 @@ class WorkspaceActor(Actor):
         with exhaustion_reported(), self._idleness.use():
             if isinstance(message, m.GuestWork):
                 return await self._work(message)
+            if isinstance(message, m.CompareNodes):
+                return await self._compare(message)
             async with self._changing:
                 # It may have been suspended while this waited.
                 self.check(message)
@@ -157,6 +160,25 @@ class WorkspaceActor(Actor):
             case _:
                 assert_never(message)
         return self._info()
+
+    async def _compare(self, message: m.CompareNodes) -> Diff:
+        own = self._own
+        with own.store.held() as first, own.store.held() as second:
+            sources = await self._node(message.base, first), await self._node(message.other, second)
+            names = message.base, message.other or "now"
+            return await looking.diff(own, names, sources, self._client, path=message.path, texts=message.texts)
+
+    async def _node(self, name: str | None, owner: str) -> Checkpoint | None:
+        """Return a snapshot's checkpoint, or one of now, held; ``None`` for now while the machine runs."""
+        own = self._own
+        if name is not None:
+            found = snapshots.find(own, name)
+            own.store.hold(owner, {found.id})
+            return found
+        async with self._changing:
+            if own.lifecycle.state is State.RUNNING:
+                return None
+            return (await snapshots.take(own, owner)).checkpoint
 
     async def _client(self) -> GuestClient:
         """Return the guest's channel; a workspace that was put away for idleness is brought back first."""

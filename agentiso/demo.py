@@ -18,6 +18,8 @@ import attrs
 from rich.console import Console
 
 from actors.settings import Settings
+from agentiso.forest import draw, grow
+from agentiso.mcp.tools.results import workspace_result
 from agentiso.system import System, open_system
 from agentiso.workspace import Workspace
 from imagebuild import BuildProgress, ImageError, build_image, load_image
@@ -96,9 +98,12 @@ async def _tell(system: System, story: _Story) -> dict[str, Any]:
     info = await ws.info()
     story.say(f"\n  {kernel} under {info.accelerator}; the parent stood still for {fork.report.pause_ms or 0:.1f} ms\n")
     await _compare(story, [ws, *fork])
-    with story.step("list"):
-        names = [info.name for info in await system.list()]
-    story.say(f"  {', '.join(names)}")
+    await _travel(story, ws)
+    story.say("\n  The tree of all this:\n")
+    known = [attrs.asdict(workspace_result(info)) for info in await system.list()]
+    for root in grow(known):
+        story.console.print(draw(root, time.time()))
+    story.say("")
     with story.step("destroy everything"):
         for workspace in (*fork, ws):
             await workspace.destroy()
@@ -111,6 +116,16 @@ async def _tell(system: System, story: _Story) -> dict[str, Any]:
             "child_ready_ms": [child.ready_ms for child in fork.report.children],
         },
     }
+
+
+async def _travel(story: _Story, workspace: Workspace) -> None:
+    """Go back to the snapshot, before the counter, and forth again, where it counts on."""
+    with story.step("restore the snapshot: no counter yet"):
+        await workspace.snapshots.restore("before")
+    assert (await workspace.exec(f"test -e {TICKS}")).exit_code == 1
+    with story.step("undo that: the counter counts on"):
+        await workspace.undo()
+    await workspace.exec(WAIT_ON)
 
 
 async def _compare(story: _Story, workspaces: Sequence[Workspace]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors import messages as m
-from actors.model import SnapshotInfo, WorkspaceInfo
+from actors.model import Diff, SnapshotInfo, WorkspaceInfo
 
 
 class Snapshots:
@@ -28,6 +28,15 @@ class Snapshots:
         memory is left out and the machine boots from its disk.
         """
         return await self._ref.ask(m.RestoreSnapshot(snapshot, disk_only))
+
+    async def diff(self, base: str, other: str | None = None, *, path: str = "/", unified: bool = False) -> Diff:
+        """Tell which files differ between a snapshot and another one, or between it and now.
+
+        Only the root file system is looked at, below ``path``.  The workspace is not disturbed: a snapshot is looked
+        at in a short-lived machine of its own, in which none of its processes runs.  With ``unified`` the changes of
+        text files are shown too.
+        """
+        return await self._ref.ask(m.CompareNodes(base, other, path, unified))
 
     async def delete(self, name: str, *, cascade: bool = False) -> tuple[str, ...]:
         """Forget a snapshot, with ``cascade`` all that were taken on top of it too; return the names of what went.

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from guest import filesystem, filework, identity, memory
+from guest import filesystem, filework, identity, memory, walk
 from guest.cgroup import Groups
 from guest.errors import ProtocolError
 from guest.filework import InvalidRequest, Writing
@@ -82,6 +82,8 @@ class Agent:
             "file_read": self._file_read,
             "file_write": self._file_write,
             "file_list": self._file_list,
+            "walk": self._walk,
+            "digests": self._digests,
             "grow_root": lambda _id, body: {"file_system_bytes": filesystem.grow(int(body["disk_bytes"]))},
             "sync": self._sync,
             "shutdown": self._shutdown,
@@ -95,7 +97,7 @@ class Agent:
         for end in (wakeup, signalled):
             end.setblocking(False)
         signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        _catch_signals()
         self._selector.register(wakeup, selectors.EVENT_READ, None)
         while not self._link.over or self._listener is not None:
             for selected, events in self._selector.select(self._pause_s()):
@@ -268,6 +270,13 @@ class Agent:
     def _file_list(self, request_id: int, body: dict[str, Any]) -> None:
         self._producers.append((request_id, {}, filework.entries(body)))
 
+    def _walk(self, request_id: int, body: dict[str, Any]) -> None:
+        facts, pieces = walk.walk(body)
+        self._producers.append((request_id, facts, pieces))
+
+    def _digests(self, request_id: int, body: dict[str, Any]) -> None:
+        self._producers.append((request_id, {}, walk.digests(body)))
+
     def _file_write(self, request_id: int, body: dict[str, Any]) -> None:
         if request_id in self._writings:
             raise InvalidRequest("this request is under way")
@@ -321,6 +330,12 @@ class Agent:
             else:
                 self._link.send(Data(request_id, FILE_STREAM, piece))
                 self._producers.append((request_id, facts, pieces))
+
+
+def _catch_signals() -> None:
+    """Survive what PID 1 ignores too, but by handlers: a command inherits what is ignored, and no handler."""
+    for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: None)
 
 
 def _first_key(path: str) -> bytes:

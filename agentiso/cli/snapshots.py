@@ -15,6 +15,10 @@ HELP: Final = """\
   agentiso snapshot list demo             the same as a tree: agentiso tree demo
   agentiso snapshot delete demo tidy      forget it; with --cascade also all that were taken on top of it
 """
+DIFF_HELP: Final = """\
+  agentiso diff demo tidy                 what has changed since tidy
+  agentiso diff demo tidy later -u        between two snapshots, with the text
+"""
 
 
 def register(commands: Commands) -> None:
@@ -28,6 +32,38 @@ def register(commands: Commands) -> None:
         "--disk-only", action="store_true", help="create: keep the disk alone; restore: boot from the disk alone"
     )
     made.add_argument("--cascade", action="store_true", help="delete: also all that stand on it")
+    made = commands.add("diff", _diff, "tell which files differ between a snapshot and another one, or now")
+    made.epilog = DIFF_HELP
+    made.add_argument("workspace")
+    made.add_argument("base", help="the snapshot to compare from")
+    made.add_argument("other", nargs="?", help="the snapshot to compare with; the workspace as it is now if left out")
+    made.add_argument("--path", default="/", metavar="DIRECTORY", help="only below this directory of the guest")
+    made.add_argument("-u", "--unified", action="store_true", help="show the changes of text files")
+
+
+def _diff(a: Any) -> int:
+    d = call_tool(
+        a, "snapshot_diff", workspace_id=a.workspace, base=a.base, other=a.other, path=a.path, unified=a.unified,
+        max_changes=5000,
+    )  # fmt: skip
+    sign = {"added": "+", "removed": "-", "changed": "~"}
+    lines = [
+        f"{sign[c['change']]} {c['path']}{'/' if c['kind'] == 'dir' else ''}  {_what(c)}".rstrip() for c in d["changes"]
+    ]
+    lines += [d["diff"].rstrip("\n")] if d["diff"] else []
+    lines += [f"{d['change_count']} changes from {d['base']} to {d['other']}"]
+    lines += ["Some were left out; narrow it with --path."] if d["truncated"] else []
+    return show(a, d, "\n".join(lines))
+
+
+def _what(change: dict[str, Any]) -> str:
+    before, after = change["size_before"], change["size_after"]
+    parts = []
+    if change["kind"] == "file":
+        parts.append(" to ".join(size(n) for n in dict.fromkeys((before, after)) if n is not None))
+    elif change["kind"] != "dir":
+        parts.append(change["kind"])
+    return ", ".join(parts + ([f"mode {change['mode_change']}"] if change["mode_change"] else []))
 
 
 def _snapshot(a: Any) -> int:

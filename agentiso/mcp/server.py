@@ -17,8 +17,10 @@ from mcp.server.runner import serve_dual_era_loop
 from mcp.server.stdio import stdio_server
 
 from agentiso.gate import Gate
+from agentiso.mcp import prompts
 from agentiso.mcp.calls import Calls, client_of
 from agentiso.mcp.profiles import is_shown
+from agentiso.mcp.resources import Resources
 from agentiso.mcp.schema import schema_for
 from agentiso.mcp.tools import TOOLS, Tool
 from agentiso.sessions import LOCAL, Client
@@ -29,15 +31,23 @@ MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 VERSION: Final = "0.1.0"
 INSTRUCTIONS: Final = """\
 agentiso gives you disposable Linux machines (workspaces) in which you are root and can break nothing else.
-Workflow: workspace_create, then exec and file_* in it. Before something risky take a snapshot_create and come back \
-with snapshot_restore: running processes come back too. To try several ways at once, prepare one workspace, then \
-workspace_fork it with count=N: every child goes on from the same instant, memory and disk. Destroy what you no \
-longer need. workspace_id takes a name or an id. There is no internet unless allow_internet was set at creation."""
+Start: workspace_create, then exec and file_* in it. workspace_id takes a name or an id. There is no internet unless \
+allow_internet was set at creation.
+Go back: before something risky take a snapshot_create and come back with snapshot_restore; running processes come \
+back too, any snapshot can be restored, none is lost, and undo takes a restore back. snapshot_diff tells what \
+has changed.
+Try several ways at once: prepare one workspace, then workspace_fork it with count=N. Every child goes on from the \
+same instant, memory and disk, with an identity of its own; the parent runs on. Compare the results, destroy the losers.
+Long commands: exec_background starts a job that outlives this conversation, exec_poll reads its output.
+Not needed for a while: workspace_suspend keeps all and costs only disk. Not needed any more: workspace_destroy.
+When a machine does not answer: workspace_info and workspace_logs. Errors say what to do next.
+To read without a tool: agentiso://workspaces, and below it /NAME, /NAME/tree, /NAME/console, /NAME/jobs/ID."""
 
 
 def make_server(system: System, gate: Gate | None = None, client: Client = LOCAL) -> Server[Any]:
     """Return a server of all tools over a system; ``client`` is who calls where the transport does not say it."""
     rules = gate or Gate(system.settings)
+    resources = Resources(system, rules)
 
     @asynccontextmanager
     async def lifespan(_server: Any) -> AsyncIterator[Client]:
@@ -56,6 +66,11 @@ def make_server(system: System, gate: Gate | None = None, client: Client = LOCAL
         lifespan=lifespan,
         on_list_tools=list_tools,
         on_call_tool=Calls(system, rules),
+        on_list_resources=resources.listed,
+        on_list_resource_templates=resources.templates,
+        on_read_resource=resources.read,
+        on_list_prompts=prompts.listed,
+        on_get_prompt=prompts.get,
     )
 
 

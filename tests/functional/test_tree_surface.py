@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import trio
 from mcp import Client, StdioServerParameters, stdio_client
+from mcp.shared.exceptions import MCPError
 
 from agentiso.mcp.schema import schema_for
 from agentiso.mcp.tools import TOOLS
@@ -61,6 +62,33 @@ async def test_an_agent_puts_away_brings_back_forks_and_undoes(environment: dict
             assert (await call("exec", command="cat /dev/shm/mark"))["stdout"] == "two\n"
             assert "undone" in await refusal("undo")
 
+            await call("exec", command="echo text > /root/kept")
+            diff = await call("snapshot_diff", base="golden", path="/root", unified=True)
+            assert [(c["path"], c["change"], c["size_after"]) for c in diff["changes"]] == [("/root/kept", "added", 5)]
+            assert "+text\n" in diff["diff"]
+            assert (diff["change_count"], diff["truncated"]) == (1, False)
+
+            async def text(uri: str) -> str:
+                (content,) = (await client.read_resource(uri)).contents
+                return str(getattr(content, "text", ""))
+
+            assert "agentiso://workspaces/" + made.structured_content["workspace_id"] in [
+                str(resource.uri) for resource in (await client.list_resources()).resources
+            ]
+            assert len((await client.list_resource_templates()).resource_templates) == 5
+            assert [w["name"] for w in json.loads(await text("agentiso://workspaces"))] == ["agent"]
+            assert json.loads(await text("agentiso://workspaces/agent"))["state"] == "running"
+            assert "○ golden" in await text("agentiso://workspaces/agent/tree") or "● golden" in await text(
+                "agentiso://workspaces/agent/tree"
+            )
+            await call("exec", command="echo spoken > /dev/console")
+            assert "spoken" in await text("agentiso://workspaces/agent/console")
+            for missing in ("agentiso://workspaces/nobody", "agentiso://workspaces/agent/nothing", "agentiso://x"):
+                with pytest.raises(MCPError) as refused:
+                    await text(missing)
+                assert (refused.value.error.code, refused.value.error.data) == (-32602, {"uri": missing})
+            assert len((await client.list_prompts()).prompts) == 3
+
             lifetime = await call("workspace_set_lifetime", idle_suspend_secs=600)
             assert (lifetime["idle_suspend_secs"], lifetime["expires_at"]) == (600, None)
             assert (await call("workspace_ip"))["ip"] == "10.0.2.15"
@@ -107,6 +135,10 @@ async def test_a_person_sees_the_tree_and_moves_in_it(environment: dict[str, str
         assert [child["name"] for child in root["children"][0]["children"]] == ["disk", "twig-1"]
         assert (await run("tree", "twig-1")).startswith("twig-1  running")
 
+        await run("exec", "demo", "--", "echo text > /root/kept")
+        shown = await run("diff", "demo", "tidy", "--path", "/root", "-u")
+        assert shown.startswith("+ /root/kept  5 B\n--- a/root/kept\n")
+        assert shown.endswith("+text\n1 changes from tidy to now\n")
         await run("snapshot", "restore", "demo", "tidy")
         assert await run("exec", "demo", "--", "cat /dev/shm/mark") == "one\n"
         assert "was undone" in await run("undo", "demo")

@@ -6,9 +6,13 @@ from typing import Final
 
 import attrs
 
+from actors.model import FileChange
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.results import SnapshotResult, StateResult, snapshot_result, state_result
 from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool, WorkspaceArguments
+
+MAX_DIFF_CHARS: Final = 48 * 1024
+"""About 12,000 tokens."""
 
 
 @attrs.frozen
@@ -40,6 +44,69 @@ class SnapshotDeleteArguments:
 @attrs.frozen
 class SnapshotDeleteResult:
     deleted: list[str] = describe("The snapshots that went.")
+
+
+@attrs.frozen
+class DiffArguments:
+    workspace_id: str = describe(WORKSPACE)
+    base: str = describe("The snapshot to compare from.")
+    other: str | None = describe("The snapshot to compare with; absent: the workspace as it is now.", None)
+    path: str = describe("Only below this absolute directory.", "/")
+    unified: bool = describe("Show changes of text files too.", False)
+    max_changes: int = describe("List at most so many.", 200, minimum=1, maximum=5000)
+
+
+@attrs.frozen
+class Change:
+    path: str = describe("Absolute path.")
+    change: str = describe("added, removed or changed.")
+    kind: str = describe("file, dir, symlink or other.")
+    size_before: int | None = describe("Bytes; null if added.")
+    size_after: int | None = describe("Bytes; null if removed.")
+    mode_change: str | None = describe("Octal modes, if they differ.")
+
+
+@attrs.frozen
+class DiffResult:
+    base: str = describe("Compared from.")
+    other: str = describe("Compared with; now: as it is.")
+    changes: list[Change] = describe("Sorted by path.")
+    change_count: int = describe("How many there are, listed or not.")
+    diff: str = describe("Unified diff of text files, if asked for.")
+    truncated: bool = describe("Whether changes or text were left out; narrow path.")
+
+
+async def _snapshot_diff(call: Call, a: DiffArguments) -> DiffResult:
+    call.report("comparing")
+    ws = await call.workspace(a.workspace_id)
+    found = await ws.snapshots.diff(a.base, a.other, path=a.path, unified=a.unified)
+    text = ""
+    cut = found.text_truncated or len(found.changes) > a.max_changes
+    for change in found.changes:
+        if len(text) + len(change.text) > MAX_DIFF_CHARS:
+            cut = True
+            break
+        text += change.text
+    listed = [_change(change) for change in found.changes[: a.max_changes]]
+    return DiffResult(found.base, found.other, listed, len(found.changes), _printable(text), cut)
+
+
+def _change(c: FileChange) -> Change:
+    there = c.after or c.before
+    modes = f"{c.before.mode:04o} to {c.after.mode:04o}" if c.before and c.after else None
+    return Change(
+        path=_printable(c.path),
+        change=c.change,
+        kind=there.kind if there else "other",
+        size_before=c.before.size_bytes if c.before else None,
+        size_after=c.after.size_bytes if c.after else None,
+        mode_change=modes if c.before and c.after and c.before.mode != c.after.mode else None,
+    )
+
+
+def _printable(text: str) -> str:
+    """Return text without the lone surrogates that stand for bytes of names which are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 async def _snapshot_create(call: Call, a: SnapshotCreateArguments) -> SnapshotResult:
@@ -75,6 +142,8 @@ TOOLS: Final = (
          "takes it back.", SnapshotRestoreArguments, StateResult, _snapshot_restore, destructive=True),
     Tool("snapshot_delete", "Delete a snapshot", "Forget a snapshot; the workspace itself is not touched.",
          SnapshotDeleteArguments, SnapshotDeleteResult, _snapshot_delete, destructive=True),
+    Tool("snapshot_diff", "Compare snapshots", "Which files differ between a snapshot and another one, or now.",
+         DiffArguments, DiffResult, _snapshot_diff, read_only=True),
     Tool("undo", "Undo a restore", "Go back to where the workspace was before its last snapshot_restore.",
          WorkspaceArguments, StateResult, _undo, destructive=True),
 )  # fmt: skip
