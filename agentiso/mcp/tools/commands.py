@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Final
 
 import attrs
 import trio
 
-from actors.errors import AgentisoError, InvalidArgument
+from actors.errors import AgentisoError, GuestBroken, GuestRefused, InvalidArgument
 from actors.machine.guest_jobs import new_job_id
 from actors.model import ExecResult
 from agentiso.mcp.schema import describe
@@ -113,11 +114,14 @@ async def _run(
                 max_output_bytes=a.max_output_bytes,
                 on_output=on_output,
             )
-    except trio.Cancelled:
+    finally:
         if call.cancelled():
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_LIMIT_S):
+            # That it never began, or that its guest is gone, is as good.
+            with (
+                trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_LIMIT_S),
+                contextlib.suppress(GuestRefused, GuestBroken),
+            ):
                 await ws.jobs.kill(job_id)
-        raise
 
 
 def _texts(r: ExecResult) -> tuple[str, str]:
