@@ -51,7 +51,7 @@ async def test_two_sessions_share_a_daemon_and_not_their_workspaces(environment:
             owners = {ws["name"]: (ws["owner"], ws["owned"]) for ws in (await ann("workspace_list"))["workspaces"]}
             assert owners == {"hers": ("ann", True), child: ("bob", False)}
             await ann("workspace_destroy", workspace_id="hers")
-            await bob("workspace_destroy", workspace_id=child)
+            await bob("workspace_destroy", workspace_id=child, force=True)
         log = await trio.run_process([*ARGV, "audit", "-n", "2", "--json"], env=environment, capture_stdout=True)
         lines = [(line["session"], line["tool"], line["workspace"], line["outcome"]) for line in json.loads(log.stdout)]
         assert lines == [("ann", "workspace_destroy", "hers", "ok"), ("bob", "workspace_destroy", child, "ok")]
