@@ -38,8 +38,7 @@ async def run_json(environment: dict[str, str], *arguments: str) -> Any:
     return json.loads((await run(environment, *arguments, "--json")).stdout)
 
 
-async def daemon_ended(state_dir: Path) -> None:
-    pid = int((state_dir / "lock").read_text())
+async def daemon_ended(pid: int) -> None:
     while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
         await trio.sleep(0.02)
 
@@ -68,8 +67,10 @@ async def test_a_command_survives_its_client_and_its_supervisor_without_a_byte_m
         await client.wait()
         await client.stdin.aclose()
         await client.stdout.aclose()
+        # The lock is empty once its holder has ended.
+        supervisor = int((template_state / "lock").read_text())
         await run(environment, "daemon", "stop")
-        await daemon_ended(template_state)
+        await daemon_ended(supervisor)
 
         parameters = StdioServerParameters(
             command=ARGV[0], args=[*ARGV[1:], "serve", "--session", "keeper"], env=environment
