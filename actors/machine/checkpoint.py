@@ -8,6 +8,7 @@ instant.  Then the machine runs on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -152,9 +153,11 @@ def verify(store: Store, checkpoint: Checkpoint) -> None:
 
 async def add_digest(store: Store, checkpoint: Checkpoint) -> None:
     """Compute and record the digest of a checkpoint that is kept."""
-    if checkpoint.has_memory:
+    if not checkpoint.has_memory:
+        return
+    # It may be deleted meanwhile.
+    with contextlib.suppress(FileNotFoundError):
         digest = await trio.to_thread.run_sync(digest_of, store.checkpoint(checkpoint.id), abandon_on_cancel=True)
-        # It may have been deleted meanwhile.
         if (store.checkpoint(checkpoint.id) / RECORD).exists():
             save(store, attrs.evolve(checkpoint, digest=digest))
 

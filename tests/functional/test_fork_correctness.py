@@ -12,8 +12,9 @@ import pytest
 import trio
 
 import agentiso
-from actors.errors import AgentisoError, RestoreUnproven
+from actors.errors import AgentisoError, NotFound, RestoreUnproven
 from actors.model import HookOutcome
+from tests.disks import flatten
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 240
@@ -389,3 +390,101 @@ def maps_of(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except OSError:
         return []
+
+
+MANY = 50
+
+
+async def test_fifty_children_of_one_fork_each_are_themselves_and_all_are_the_parent(system: agentiso.System) -> None:
+    facts = "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id /sys/class/net/eth0/address /root/kept"
+    draw = "od -An -N16 -tx1 /dev/urandom | tr -d ' '"
+    with trio.fail_after(3 * LIMIT_S):
+        parent = await system.create("many", memory_mb=192, vcpus=1)
+        await output(parent, "echo kept > /root/kept; echo kept > /dev/shm/kept")
+        fork = await parent.fork(MANY)
+        assert [child.error for child in fork.report.children] == [None] * MANY
+        seen: list[list[str]] = []
+
+        async def look(workspace: agentiso.Workspace) -> None:
+            shown = (await output(workspace, f"{facts}; cat /dev/shm/kept; {draw}")).split()
+            assert shown[4:6] == ["kept", "kept"]
+            seen.append([*shown[:4], shown[6]])
+
+        async with trio.open_nursery() as nursery:
+            for workspace in (parent, *fork):
+                nursery.start_soon(look, workspace)
+        assert len(seen) == MANY + 1
+        for column in zip(*seen, strict=True):
+            assert len(set(column)) == MANY + 1
+        async with trio.open_nursery() as nursery:
+            for child in fork:
+                nursery.start_soon(child.destroy)
+
+
+DIRTY = """\
+import os
+i = 0
+while True:
+    i = (i + 1) % 20
+    with open(f"/root/dirty-{i}", "wb") as file:
+        file.write(bytes([i]) * 1000000)
+    with open("/dev/shm/rounds", "a") as file:
+        file.write("x")
+"""
+
+
+async def test_a_child_forked_under_dirty_page_cache_has_a_disk_that_fsck_finds_clean(
+    system: agentiso.System, tmp_path: Path
+) -> None:
+    with trio.fail_after(LIMIT_S):
+        parent = await system.create("dirty", memory_mb=256, vcpus=1, network="none")
+        await parent.files.write("/root/dirty.py", DIRTY)
+        await output(
+            parent, "python3 /root/dirty.py > /dev/null 2>&1 & while [ ! -s /dev/shm/rounds ]; do sleep 0.1; done"
+        )
+        children = list(await parent.fork(2))
+        for child in children:
+            info = await child.stop()
+            flat = tmp_path / "disk.raw"
+            await trio.to_thread.run_sync(flatten, layer_of(system, info.workspace_id), flat)
+            # The journal first, as a mount would; what that cannot mend is an error.
+            for options, good in (("-p", (0, 1)), ("-fn", (0,))):
+                checked = await trio.run_process(
+                    ["/usr/bin/env", "PATH=/usr/sbin:/sbin:/usr/bin:/bin", "e2fsck", options, str(flat)],
+                    capture_stdout=True, capture_stderr=True, check=False,
+                )  # fmt: skip
+                assert checked.returncode in good, checked.stdout.decode()
+            flat.unlink()
+
+
+def layer_of(system: agentiso.System, workspace_id: str) -> Path:
+    """Return the active disk layer of a workspace."""
+    record = json.loads((system.settings.state_dir / "workspaces" / workspace_id[:8] / "record.json").read_text())
+    return system.settings.state_dir / "layers" / f"{record['layer']}.qcow2"
+
+
+async def test_a_deletion_that_races_with_a_restore_leaves_the_workspace_whole(system: agentiso.System) -> None:
+    with trio.fail_after(LIMIT_S):
+        workspace = await system.create("raced", memory_mb=256, vcpus=1, network="none")
+        for number in range(3):
+            await output(workspace, f"echo {number} > /root/number")
+            await workspace.snapshots.create("raced")
+            await output(workspace, "echo later > /root/number")
+            outcomes: list[str] = []
+
+            async def restore(outcomes: list[str] = outcomes) -> None:
+                try:
+                    await workspace.snapshots.restore("raced")
+                    outcomes.append("restored")
+                except NotFound:
+                    outcomes.append("gone")
+
+            async def delete() -> None:
+                await workspace.snapshots.delete("raced")
+
+            async with trio.open_nursery() as nursery:
+                for action in (restore, delete) if number % 2 else (delete, restore):
+                    nursery.start_soon(action)
+            expected = str(number) if outcomes == ["restored"] else "later"
+            assert await output(workspace, "cat /root/number") == expected
+            assert await workspace.snapshots.list() == ()
