@@ -159,11 +159,24 @@ class QemuProcess:
             self._pidfd = -1
 
 
+def _inheritable() -> list[int]:
+    """Return the descriptors that a child would get unasked: those that this process was itself started with."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        number = int(entry.name)
+        # The one by which the directory is read is closed by now.
+        with contextlib.suppress(OSError):
+            if number > 2 and os.get_inheritable(number):
+                found.append(number)
+    return found
+
+
 def _posix_spawn(argv: Sequence[str], log: Path, descriptors: Mapping[int, int]) -> int:
     """Start a program in a new session, with exactly the given descriptors."""
     moved = {number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_SPARE_FD) for number, fd in descriptors.items()}
     mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
+        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), mode, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
