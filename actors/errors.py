@@ -14,7 +14,8 @@ The tree (all under `guest.errors.AgentisoError`)::
     ├── GuestBroken                           the guest agent's channel is of no further use
     ├── GuestRefused                          the guest agent answered with an error
     ├── RestoreUnproven                       a restored guest could not prove what it is
-    └── SupervisorRunning                     another supervisor holds the state directory
+    ├── SupervisorRunning                     another supervisor holds the state directory
+    └── SupervisorGone                        the supervisor that a program is attached to ended
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ __all__ = [
     "QmpError",
     "RemoteProtocolError",
     "RestoreUnproven",
+    "SupervisorGone",
     "SupervisorRunning",
 ]
 
@@ -153,3 +155,9 @@ class SupervisorRunning(AgentisoError):
     """Another supervisor holds the lock of the state directory."""
 
     code = "supervisor_running"
+
+
+class SupervisorGone(AgentisoError):
+    """The supervisor that this program is attached to ended or does not answer; open outcomes are unknown."""
+
+    code = "supervisor_gone"

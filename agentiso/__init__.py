@@ -35,6 +35,7 @@ from actors.model import (
     WorkspaceInfo,
 )
 from actors.settings import Limits, Pool, Settings
+from agentiso import blocking
 from agentiso.jobs import Output, OutputEvent
 from agentiso.system import System, open_system
 from agentiso.workspace import Fork, Workspace
@@ -71,6 +72,7 @@ __all__ = [
     "UndoInfo",
     "Workspace",
     "WorkspaceInfo",
+    "blocking",
     "errors",
     "open_system",
 ]

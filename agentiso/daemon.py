@@ -31,6 +31,8 @@ from agentiso.system import System, open_system
 
 log = logging.getLogger("agentiso.daemon")
 SOCKET: Final = "supervisor.sock"
+LIBRARY_SOCKET: Final = "library.sock"
+"""Where programs attach with the library."""
 HTTP_URL: Final = "http.url"
 """File of the state directory with the URL at which the running supervisor serves HTTP."""
 START_LIMIT_S: Final = 60.0
@@ -85,8 +87,27 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
                 if settings.http.bind:
                     await nursery.start(_serve_http, server, gate, settings)
                 nursery.start_soon(trio.serve_listeners, serve_attached, [attaching])
+                await nursery.start(_serve_library, system, clients)
                 log.info("serving %s", path)
                 await trio.serve_listeners(serve, [listener], handler_nursery=nursery)
+
+
+async def _serve_library(system: System, clients: set[object], *, task_status: trio.TaskStatus[None]) -> None:
+    """Serve the programs that attach with the library, until cancelled."""
+    from agentiso.remote.server import serve_library
+
+    async def serve(stream: trio.SocketStream) -> None:
+        clients.add(stream)
+        try:
+            await serve_library(stream, system.registry, system.settings)
+        except Exception:
+            log.exception("a program's connection failed; the others go on")
+        finally:
+            clients.discard(stream)
+
+    with _listening(system.settings.state_dir / LIBRARY_SOCKET) as listener:
+        task_status.started()
+        await trio.serve_listeners(serve, [listener])
 
 
 @contextmanager
@@ -135,14 +156,14 @@ async def _end_when_idle(system: System, clients: set[Any], limit_s: float, scop
     scope.cancel(reason="idle")
 
 
-async def connect(settings: Settings, *, config: Path | None = None) -> trio.SocketStream:
-    """Connect to the supervisor of a state directory, starting it if none runs.
+async def connect(settings: Settings, *, config: Path | None = None, socket: str = SOCKET) -> trio.SocketStream:
+    """Connect to a socket of the supervisor of a state directory, starting it if none runs.
 
     Raises:
         HostUnfit: it does not start; the message has the end of its log.
 
     """
-    path = settings.state_dir / SOCKET
+    path = settings.state_dir / socket
     try:
         return dial(path)
     except OSError:

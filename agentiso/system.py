@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import attrs
 
@@ -18,7 +19,7 @@ from actors.supervisor import open_supervisor
 from agentiso.config import load_settings
 from agentiso.images import loader
 from agentiso.templates import Templates
-from agentiso.workspace import Workspace, find_workspace
+from agentiso.workspace import Workspace, destroy_all, find_workspace
 
 
 class System:
@@ -28,6 +29,11 @@ class System:
         self._registry = registry
         self.settings = settings
         self.templates = Templates(registry, settings)
+
+    @property
+    def registry(self) -> m.RegistryRef:
+        """The actor behind it, for front ends that carry messages."""
+        return self._registry
 
     async def create(
         self,
@@ -55,6 +61,30 @@ class System:
         )
         return await self.get(info.workspace_id)
 
+    @asynccontextmanager
+    async def workspace(
+        self,
+        name: str | None = None,
+        *,
+        image: str | None = None,
+        vcpus: int | None = None,
+        memory_mb: int | None = None,
+        disk_gb: int | None = None,
+        network: str | None = None,
+        allow_internet: bool | None = None,
+        lifetime: Lifetime | None = None,
+        on_progress: m.OnProgress | None = None,
+    ) -> AsyncIterator[Workspace]:
+        """Make a workspace as `create` does, and destroy it at the end of the block, however that ends."""
+        workspace = await self.create(
+            name, image=image, vcpus=vcpus, memory_mb=memory_mb, disk_gb=disk_gb, network=network,
+            allow_internet=allow_internet, lifetime=lifetime, on_progress=on_progress,
+        )  # fmt: skip
+        try:
+            yield workspace
+        finally:
+            await destroy_all(workspace)
+
     async def get(self, workspace: str) -> Workspace:
         """Find a workspace by name, by id, or by a prefix of its id of at least 8 digits."""
         return await find_workspace(self._registry, workspace)
@@ -79,17 +109,29 @@ class System:
 
 
 @asynccontextmanager
-async def open_system(settings: Settings | None = None, *, keep: bool = False) -> AsyncIterator[System]:
-    """Run a supervisor in this process and yield its `System`.
+async def open_system(
+    settings: Settings | None = None, *, keep: bool = False, attach: bool | Literal["auto"] = False
+) -> AsyncIterator[System]:
+    """Yield the `System` of a state directory, whose supervisor runs in this process or, with ``attach``, in its own.
 
-    Without ``settings`` the configuration in force is used; see `agentiso.config`.  At the end the workspaces made here
-    are destroyed, unless ``keep``: then their machines run on, and the next supervisor of the state directory adopts
-    them.
+    Without ``settings`` the configuration in force is used; see `agentiso.config`.  With ``attach`` the running
+    supervisor is used, the same as the command line and MCP clients have, and started if there is none; of
+    ``settings`` only ``state_dir`` counts then.  With ``attach="auto"`` a running one is used if there is one.
+
+    At the end the workspaces made here are destroyed, unless ``keep``: then their machines run on.
 
     Raises:
-        SupervisorRunning: another supervisor holds the state directory.
+        SupervisorRunning: another supervisor holds the state directory, and ``attach`` is false.
+        HostUnfit: the supervisor to attach to does not start.
 
     """
+    from agentiso import daemon
+    from agentiso.remote.attach import attach as attach_to
+
     chosen = settings or load_settings()
-    async with open_supervisor(chosen, loader(chosen.images), keep=keep) as registry:
-        yield System(registry, chosen)
+    if attach is True or (attach == "auto" and daemon.is_running(chosen)):
+        async with attach_to(chosen, keep=keep) as (registry, theirs):
+            yield System(registry, theirs)
+    else:
+        async with open_supervisor(chosen, loader(chosen.images), keep=keep) as registry:
+            yield System(registry, chosen)

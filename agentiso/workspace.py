@@ -12,8 +12,9 @@ import trio
 
 from actors import job_messages as j
 from actors import messages as m
-from actors.errors import GuestBroken, GuestRefused
+from actors.errors import GuestBroken, GuestRefused, NotFound
 from actors.model import LIBRARY, CommandSpec, ExecResult, ForkReport, Lifetime, WorkspaceInfo
+from actors.runtime import open_plain_nursery
 from agentiso.files import Files
 from agentiso.git import Git
 from agentiso.jobs import Jobs, Output
@@ -22,6 +23,7 @@ from agentiso.snapshots import Snapshots
 
 DEFAULT_TIMEOUT_S: Final = 120.0
 KILL_LIMIT_S: Final = 10.0
+DESTROY_LIMIT_S: Final = 120.0
 
 
 class Workspace:
@@ -146,6 +148,22 @@ class Workspace:
         ]
         return Fork(report, tuple(workspaces))
 
+    @asynccontextmanager
+    async def forked(
+        self,
+        count: int = 1,
+        *,
+        snapshot: str | None = None,
+        names: Sequence[str] | None = None,
+        name_prefix: str | None = None,
+    ) -> AsyncIterator[Fork]:
+        """Fork this workspace as `fork` does, and destroy the children at the end of the block, however it ends."""
+        children = await self.fork(count, snapshot=snapshot, names=names, name_prefix=name_prefix)
+        try:
+            yield children
+        finally:
+            await destroy_all(*children)
+
     async def set_network_policy(
         self,
         *,
@@ -217,3 +235,16 @@ class Fork:
 async def find_workspace(registry: m.RegistryRef, workspace: str) -> Workspace:
     """Return the handle of a workspace found by name, id or prefix of its id."""
     return Workspace(registry, await registry.ask(m.FindWorkspace(workspace)))
+
+
+async def destroy_all(*workspaces: Workspace) -> None:
+    """Destroy workspaces side by side, also when the caller is cancelled; those that are gone already are no error."""
+
+    async def destroy(workspace: Workspace) -> None:
+        with contextlib.suppress(NotFound):
+            await workspace.destroy()
+
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + DESTROY_LIMIT_S):
+        async with open_plain_nursery() as nursery:
+            for workspace in workspaces:
+                nursery.start_soon(destroy, workspace)

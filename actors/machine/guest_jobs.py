@@ -6,9 +6,10 @@ The host chooses a job's id, so that it can name the job even if the answer to i
 from __future__ import annotations
 
 import base64
+import functools
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -29,6 +30,7 @@ MAX_JOBS: Final = 1000
 MAX_WAIT_S: Final = 24 * 3600.0
 
 OnOutput = Callable[[int, bytes], None]
+Grant = Callable[[int], Awaitable[None]]
 
 
 def new_job_id() -> str:
@@ -77,12 +79,11 @@ class Window:
         self.size = size
         self._consumed = 0
         self._unread = 0
-        self._client: GuestClient | None = None
-        self._request_id = 0
+        self._grant: Grant | None = None
 
-    def bind(self, client: GuestClient, request_id: int) -> None:
-        """Belong to a request."""
-        self._client, self._request_id, self._consumed, self._unread = client, request_id, 0, 0
+    def bind(self, grant: Grant) -> None:
+        """Belong to a request, whose other end is told by ``grant`` how many bytes more it may send."""
+        self._grant, self._consumed, self._unread = grant, 0, 0
 
     def came(self, size: int) -> None:
         """Count what came; a guest that sends more than it may breaks its channel."""
@@ -91,14 +92,12 @@ class Window:
             raise RemoteProtocolError(f"more than the {self.size} bytes came that may be on their way")
 
     async def consumed(self, size: int) -> None:
-        """Allow as much again to come; the guest is told in steps of half the window."""
+        """Allow as much again to come; the other end is told in steps of half the window."""
         self._consumed += size
         self._unread -= size
-        if self._client is not None and self._consumed >= self.size // 2:
+        if self._grant is not None and self._consumed >= self.size // 2:
             more, self._consumed = self._consumed, 0
-            body = {"op": "job_credit", "target": self._request_id, "bytes": more}
-            # Its answer belongs to nobody.
-            await self._client.send(Message({**body, "id": self._client.new_request_id()}))
+            await self._grant(more)
 
 
 class GuestJobs:
@@ -187,7 +186,7 @@ class GuestJobs:
         """
         request_id = self._client.new_request_id()
         if window is not None:
-            window.bind(self._client, request_id)
+            window.bind(functools.partial(self._grant, request_id))
         body = {
             "op": "job_follow", "job": job_id, "cursors": list(cursors), "wait_s": wait_s,
             "credit": None if window is None else window.size,
@@ -200,6 +199,11 @@ class GuestJobs:
 
         limit_s = math.inf if wait_s is None else wait_s + GRACE_S
         return self._followed(await self._client.call(body, on_data, limit_s=limit_s, request_id=request_id))
+
+    async def _grant(self, request_id: int, more_bytes: int) -> None:
+        body = {"op": "job_credit", "target": request_id, "bytes": more_bytes}
+        # Its answer belongs to nobody.
+        await self._client.send(Message({**body, "id": self._client.new_request_id()}))
 
     async def read(
         self,

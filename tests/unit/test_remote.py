@@ -1,0 +1,480 @@
+"""The library's wire: everything that can be asked and answered is carried, whatever pieces it comes in."""
+
+from __future__ import annotations
+
+import collections.abc
+import types
+import typing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Union
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from actors import errors
+from actors import messages as m
+from actors.errors import (
+    AgentisoError,
+    DeadlineExceeded,
+    InvalidArgument,
+    LocalProtocolError,
+    NotFound,
+    RemoteProtocolError,
+    SupervisorGone,
+)
+from actors.job_messages import FollowJob
+from actors.machine.guest_jobs import Followed, Window
+from actors.model import FileContent, ForkedChild, ForkReport, JobInfo
+from actors.runtime import Actor, ActorRef, Message, Supervisor, open_plain_nursery
+from actors.runtime.actor import Mailbox
+from actors.settings import Settings
+from agentiso.remote.carry import (
+    LIVE,
+    MESSAGES,
+    answer_of,
+    assemble,
+    dismantle,
+    hints_of,
+    plain_error,
+    plain_result,
+    plain_settings,
+    typed_error,
+    typed_result,
+    typed_settings,
+    vocabulary,
+)
+from agentiso.remote.client import open_remote
+from agentiso.remote.frames import Ask, Called, Done, Hello, from_body, to_body
+from agentiso.remote.server import serve_library
+from agentiso.remote.wire import MAX_JSON_BYTES, Codec, encode
+
+LIMIT_S = 20
+REF = ActorRef[Any]("somebody", Mailbox())
+WINDOW = Window(8)
+FLOATS = st.floats(allow_nan=False)
+
+
+def strategy_for(kind: Any) -> st.SearchStrategy[Any]:
+    """Return values of a type, as annotations write it; live values are left out."""
+    origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        data = [each for each in arguments if (typing.get_origin(each) or each) not in LIVE.values()]
+        return st.one_of([strategy_for(each) for each in data])
+    if origin is ActorRef:
+        return st.just(REF)
+    if attrs.has(origin):
+        hints = typing.get_type_hints(origin)
+        return st.builds(origin, **{f.alias: strategy_for(hints[f.name]) for f in attrs.fields(origin) if f.init})
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return st.lists(strategy_for(arguments[0]), max_size=3).map(tuple)
+        return st.tuples(*map(strategy_for, arguments))
+    if origin in (dict, collections.abc.Mapping):
+        return st.dictionaries(*map(strategy_for, arguments), max_size=3)
+    if origin in LIVE.values():
+        return st.just(print if origin is collections.abc.Callable else WINDOW)
+    simple = {float: FLOATS, str: st.text(max_size=9), bytes: st.binary(max_size=9), Path: st.just(Path("/a/b"))}
+    return simple[origin] if origin in simple else st.from_type(origin)
+
+
+def over_the_wire(body: Any) -> Any:
+    codec = Codec(lambda _key: REF)
+    codec.receive_data(encode({"body": body}, lambda _value: 1))
+    received = codec.next_body()
+    assert received is not None
+    return received["body"]
+
+
+@pytest.mark.parametrize("kind", MESSAGES.values(), ids=MESSAGES)
+def test_every_message_arrives_as_it_was_sent(kind: type[Message[Any]]) -> None:
+    @settings(max_examples=15, deadline=None, phases=[Phase.generate])
+    @given(strategy_for(kind))
+    def check(message: Message[Any]) -> None:
+        fields, live = dismantle(message)
+        assert assemble(kind.__name__, over_the_wire(fields), live) == message
+
+    check()
+
+
+@pytest.mark.parametrize("kind", MESSAGES.values(), ids=MESSAGES)
+def test_every_answer_arrives_as_it_was_given(kind: type[Message[Any]]) -> None:
+    @settings(max_examples=15, deadline=None, phases=[Phase.generate])
+    @given(strategy_for(answer_of(kind)))
+    def check(answer: Any) -> None:
+        assert typed_result(kind, over_the_wire(plain_result(kind, answer))) == answer
+
+    check()
+
+
+@pytest.mark.parametrize("kind", MESSAGES.values(), ids=MESSAGES)
+def test_every_message_with_live_values_says_so_in_a_field_of_its_own(kind: type[Message[Any]]) -> None:
+    def holds_live(hint: Any) -> bool:
+        return any((typing.get_origin(each) or each) in LIVE.values() for each in (hint, *typing.get_args(hint)))
+
+    def inner(hint: Any) -> list[Any]:
+        if isinstance(hint, type) and attrs.has(hint):
+            found = typing.get_type_hints(hint)
+            return [found[f.name] for f in attrs.fields(hint)]
+        return [] if isinstance(hint, list) else [each for arg in typing.get_args(hint) for each in inner(arg)]
+
+    assert not any(holds_live(each) for hint in (*hints_of(kind).values(), answer_of(kind)) for each in inner(hint))
+
+
+def test_settings_arrive_as_they_were() -> None:
+    chosen = Settings(images_dir=Path("/images"))
+    assert typed_settings(over_the_wire(plain_settings(chosen))) == chosen
+
+
+@pytest.mark.parametrize("kind", [getattr(errors, name) for name in errors.__all__])
+def test_every_error_is_raised_as_the_same_class(kind: type[AgentisoError]) -> None:
+    sent = kind("It failed.", remedy="Do better.", path=Path("/x"), status=3, tail=b"\xff", many=(1, [None]))
+    received = typed_error(over_the_wire(plain_error(sent)))
+    assert type(received) is kind
+    assert (str(received), received.code) == (str(sent), sent.code)
+    assert received.facts == {"path": "/x", "status": 3, "tail": b"\xff", "many": [1, [None]]}
+
+
+BODIES = st.dictionaries(
+    st.text(max_size=5),
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.binary(max_size=50), lambda inner: st.lists(inner, max_size=3)
+    ),
+    max_size=4,
+)
+
+
+@given(st.lists(BODIES, max_size=5), st.integers(1, 50))
+def test_bodies_survive_the_wire_in_pieces_of_any_size(bodies: list[dict[str, Any]], size: int) -> None:
+    codec, wire, seen = Codec(lambda key: key), b"".join(encode(body, lambda _value: 1) for body in bodies), []
+    for start in range(0, len(wire), size):
+        codec.receive_data(wire[start : start + size])
+        while (body := codec.next_body()) is not None:
+            seen.append(body)
+    assert seen == bodies
+
+
+@given(
+    st.binary(max_size=100) | st.binary(max_size=60).map(lambda text: len(text).to_bytes(4, "big") + bytes(4) + text)
+)
+def test_garbage_gives_frames_or_a_protocol_error_and_nothing_else(data: bytes) -> None:
+    codec = Codec(lambda key: key)
+    codec.receive_data(data)
+    try:
+        while (body := codec.next_body()) is not None:
+            from_body(body)
+    except RemoteProtocolError:
+        pass
+
+
+@given(
+    st.fixed_dictionaries(
+        {"frame": st.sampled_from(["Ask", "Done", "Hello", "Piece", "No"])},
+        optional={name: st.none() | st.integers() | st.text() | st.lists(st.none()) for name in ("ask", "to", "keep")},
+    )
+)
+def test_a_frame_of_the_wrong_form_is_a_protocol_error(body: dict[str, Any]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        from_body(body)
+
+
+def test_a_frame_too_large_is_refused_before_it_is_there() -> None:
+    codec = Codec(lambda key: key)
+    codec.receive_data((MAX_JSON_BYTES + 1).to_bytes(4, "big") + bytes(4))
+    with pytest.raises(RemoteProtocolError, match="announced"):
+        codec.next_body()
+
+
+def test_bytes_that_are_not_there_are_a_protocol_error() -> None:
+    codec = Codec(lambda key: key)
+    codec.receive_data(encode({"a": {"$bytes": [0, 5]}}, lambda _value: 1))
+    with pytest.raises(RemoteProtocolError, match="not there"):
+        codec.next_body()
+
+
+def test_what_is_not_data_is_refused_by_its_sender() -> None:
+    def refuse(value: Any) -> int:
+        raise TypeError(f"a {type(value).__name__} is not data")
+
+    with pytest.raises(LocalProtocolError, match="a set is not data"):
+        encode({"a": set()}, refuse)
+
+
+@pytest.mark.parametrize(
+    "frame", [Hello("x", True), Ask(1, 2, "Stop", {}, {}, 1.0), Called(1, "f", [b"x"]), Done(1, 2)]
+)
+def test_frames_arrive_as_they_were_sent(frame: Any) -> None:
+    assert from_body(over_the_wire(to_body(frame))) == frame
+
+
+# -- both sides, with an actor between them that does what a test says ----------------------------------------------
+
+Script = Callable[[Any], Awaitable[Any]]
+CONTENT = FileContent(b"\0\xff", 2, 0)
+
+
+class Scripted(Actor):
+    def __init__(self, script: Script) -> None:
+        super().__init__("scripted")
+        self._script = script
+
+    async def handle(self, message: Message[Any]) -> Any:
+        return await self._script(message)
+
+
+@attrs.frozen
+class Attached:
+    remote: ActorRef[Any]
+    actor: ActorRef[Any]
+    supervisor_end: trio.abc.AsyncResource
+
+
+@asynccontextmanager
+async def attached(script: Script, *, keep: bool = True) -> AsyncIterator[Attached]:
+    ours, theirs = trio.testing.memory_stream_pair()
+    with trio.fail_after(LIMIT_S):
+        async with open_plain_nursery() as nursery:
+            actor = await Supervisor(nursery).start("scripted", lambda: Scripted(script))
+            nursery.start_soon(serve_library, theirs, actor, Settings())
+            async with open_remote(ours, keep=keep) as (remote, theirs_in_force):
+                assert theirs_in_force == Settings()
+                yield Attached(remote, actor, theirs)
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_ask_is_answered_after_its_callbacks_were_called_in_order() -> None:
+    async def script(message: m.CreateWorkspace) -> str:
+        assert message.on_progress
+        for number in range(100):
+            message.on_progress(str(number))
+        raise NotFound("There is no such image.", remedy="Build it.", image="base")
+
+    said: list[str] = []
+    async with attached(script) as both:
+        with pytest.raises(NotFound, match="no such image") as caught:
+            await both.remote.ask(m.CreateWorkspace(on_progress=said.append))
+    assert caught.value.facts == {"image": "base"}
+    assert said == [str(number) for number in range(100)]
+
+
+async def test_a_reference_in_an_answer_can_be_asked_and_is_the_same_each_time() -> None:
+    async def script(message: Any) -> Any:
+        return "console" if isinstance(message, m.ReadLog) else found[0]
+
+    found: list[m.Found] = []
+    async with attached(script) as both:
+        fields: dict[str, Any] = {field.name: "x" for field in attrs.fields(m.Found)}
+        found.append(m.Found(**{**fields, "ref": both.actor}))
+        first, second = [await both.remote.ask(m.FindWorkspace("x")) for _ in range(2)]
+        assert first.ref is second.ref is both.remote
+        assert await first.ref.ask(m.ReadLog()) == "console"
+
+
+async def test_asks_run_side_by_side_on_one_connection() -> None:
+    arrived, go = [], trio.Event()
+
+    async def script(message: m.ReadFile) -> FileContent:
+        arrived.append(message.path)
+        if len(arrived) == 50:
+            go.set()
+        await go.wait()
+        return attrs.evolve(CONTENT, offset=int(message.path))
+
+    async with attached(script) as both:
+        answers: list[int] = []
+
+        async def ask(number: int) -> None:
+            answers.append((await both.remote.ask(m.ReadFile(str(number)))).offset)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(ask, number)
+        assert sorted(answers) == list(range(50))
+
+
+async def test_contents_come_piece_by_piece_as_they_are_wanted() -> None:
+    made: list[int] = []
+
+    async def contents() -> AsyncIterator[bytes]:
+        for number in range(5):
+            made.append(number)
+            yield bytes([number])
+
+    async def script(message: m.WriteFile) -> int:
+        assert not isinstance(message.content, bytes)
+        async for piece in message.content:
+            # Nobody made more than was wanted.
+            assert made == list(range(piece[0] + 1))
+        return len(made)
+
+    async with attached(script) as both:
+        assert await both.remote.ask(m.WriteFile("/x", contents())) == 5
+
+
+async def test_output_waits_until_what_came_is_consumed() -> None:
+    job = JobInfo("j", "x", False, 0, None, False, 0.0, 0.0, 0, 0)
+    granted: list[int] = []
+    more = trio.Event()
+
+    async def grant(size: int) -> None:
+        granted.append(size)
+        more.set()
+
+    async def script(message: FollowJob) -> Followed:
+        assert message.window
+        message.window.bind(grant)
+        message.on_output(1, b"12345678")
+        await more.wait()
+        message.on_output(2, b"9")
+        return Followed(job, (8, 1), (0, 0))
+
+    seen: list[tuple[int, bytes]] = []
+    window = Window(8)
+    async with attached(script) as both, trio.open_nursery() as nursery:
+
+        async def follow() -> None:
+            message = FollowJob("j", lambda stream, data: seen.append((stream, data)), window=window)
+            assert (await both.remote.ask(message)).job == job
+
+        nursery.start_soon(follow)
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen == [(1, b"12345678")]
+        await window.consumed(8)
+    assert (granted, seen[1:]) == ([8], [(2, b"9")])
+
+
+async def test_contents_that_fail_end_the_work_and_raise_their_own_error() -> None:
+    failed: list[AgentisoError] = []
+
+    async def contents() -> AsyncIterator[bytes]:
+        yield b"some"
+        raise FileNotFoundError("it went away")
+
+    async def script(message: m.WriteFile) -> int:
+        assert not isinstance(message.content, bytes)
+        try:
+            async for _ in message.content:
+                pass
+        except AgentisoError as error:
+            failed.append(error)
+            raise
+        return 0
+
+    async with attached(script) as both:
+        with pytest.raises(FileNotFoundError, match="it went away"):
+            await both.remote.ask(m.WriteFile("/x", contents()))
+    assert "it went away" in str(failed[0])
+
+
+async def test_a_callback_that_fails_cancels_the_work_and_raises_its_own_error() -> None:
+    ended = trio.Event()
+
+    async def script(message: m.CreateWorkspace) -> None:
+        assert message.on_progress
+        message.on_progress("now")
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    def report(_text: str) -> None:
+        raise ZeroDivisionError
+
+    async with attached(script) as both:
+        with pytest.raises(ZeroDivisionError):
+            await both.remote.ask(m.CreateWorkspace(on_progress=report))
+        assert ended.is_set()
+
+
+async def test_an_asker_that_gives_up_goes_on_only_once_the_work_was_rolled_back() -> None:
+    began, rolled_back = trio.Event(), trio.Event()
+
+    async def script(_message: Any) -> None:
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+                rolled_back.set()
+
+    async with attached(script) as both, trio.open_nursery() as nursery:
+        nursery.start_soon(both.remote.ask, m.ReadFile("/x"))
+        await began.wait()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
+    assert rolled_back.is_set()
+
+
+async def test_a_deadline_is_kept_on_the_other_side() -> None:
+    async def script(_message: Any) -> None:
+        await trio.sleep_forever()
+
+    async with attached(script) as both:
+        with pytest.raises(DeadlineExceeded):
+            await both.remote.ask(m.ReadFile("/x"), deadline_s=0.01)
+
+
+async def test_who_waits_when_the_supervisor_ends_learns_that_the_outcome_is_unknown() -> None:
+    began = trio.Event()
+
+    async def script(_message: Any) -> None:
+        began.set()
+        await trio.sleep_forever()
+
+    async with attached(script) as both:
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(SupervisorGone, match=r"outcome .* is unknown"):
+                    await both.remote.ask(m.ReadFile("/x"))
+
+            nursery.start_soon(wait)
+            await began.wait()
+            await both.supervisor_end.aclose()
+        with pytest.raises(SupervisorGone):
+            await both.remote.ask(m.ReadFile("/y"))
+        assert not both.remote.alive
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_what_a_program_made_is_destroyed_when_it_leaves_unless_it_is_kept(keep: bool) -> None:
+    destroyed: list[str] = []
+
+    async def script(message: Any) -> Any:
+        if isinstance(message, m.ForkWorkspace):
+            children = tuple(ForkedChild(number, "x", f"{number}") for number in range(3))
+            return ForkReport("x", "x", None, None, 0, 0.0, (*children, ForkedChild(3, "x", error="no")))
+        destroyed.append(message.workspace)
+        return None
+
+    async with attached(script, keep=keep) as both:
+        await both.remote.ask(m.ForkWorkspace("x", 4))
+        await both.remote.ask(m.DestroyWorkspace("1"))
+    assert sorted(destroyed) == (["1"] if keep else ["0", "1", "2"])
+
+
+async def test_a_supervisor_of_another_version_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentiso.remote.client.vocabulary", lambda: "another")
+    with pytest.raises(InvalidArgument, match="daemon stop"):
+        async with attached(trio.sleep):
+            pass
+
+
+async def test_a_client_that_talks_nonsense_is_cut_off_and_harms_nobody() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            actor = await Supervisor(nursery).start("scripted", lambda: Scripted(trio.sleep))
+            nursery.start_soon(serve_library, theirs, actor, Settings())
+            await ours.send_all(encode(to_body(Hello(vocabulary(), True)), lambda _value: 1) + b"\xff" * 64)
+            while await ours.receive_some(4096):
+                pass
+            assert actor.alive
+            nursery.cancel_scope.cancel()
