@@ -57,6 +57,8 @@ from agentiso.remote.wire import MAX_JSON_BYTES, Codec, encode
 LIMIT_S = 20
 REF = ActorRef[Any]("somebody", Mailbox())
 WINDOW = Window(8)
+ReadFile: Any = MESSAGES["ReadFile"]
+WriteFile: Any = MESSAGES["WriteFile"]
 FLOATS = st.floats(allow_nan=False)
 
 
@@ -278,7 +280,7 @@ async def test_a_reference_in_an_answer_can_be_asked_and_is_the_same_each_time()
 async def test_asks_run_side_by_side_on_one_connection() -> None:
     arrived, go = [], trio.Event()
 
-    async def script(message: m.ReadFile) -> FileContent:
+    async def script(message: Any) -> FileContent:
         arrived.append(message.path)
         if len(arrived) == 50:
             go.set()
@@ -289,7 +291,7 @@ async def test_asks_run_side_by_side_on_one_connection() -> None:
         answers: list[int] = []
 
         async def ask(number: int) -> None:
-            answers.append((await both.remote.ask(m.ReadFile(str(number)))).offset)
+            answers.append((await both.remote.ask(ReadFile(str(number)))).offset)
 
         async with trio.open_nursery() as nursery:
             for number in range(50):
@@ -305,7 +307,7 @@ async def test_contents_come_piece_by_piece_as_they_are_wanted() -> None:
             made.append(number)
             yield bytes([number])
 
-    async def script(message: m.WriteFile) -> int:
+    async def script(message: Any) -> int:
         assert not isinstance(message.content, bytes)
         async for piece in message.content:
             # Nobody made more than was wanted.
@@ -313,7 +315,7 @@ async def test_contents_come_piece_by_piece_as_they_are_wanted() -> None:
         return len(made)
 
     async with attached(script) as both:
-        assert await both.remote.ask(m.WriteFile("/x", contents())) == 5
+        assert await both.remote.ask(WriteFile("/x", contents())) == 5
 
 
 async def test_output_waits_until_what_came_is_consumed() -> None:
@@ -355,7 +357,7 @@ async def test_contents_that_fail_end_the_work_and_raise_their_own_error() -> No
         yield b"some"
         raise FileNotFoundError("it went away")
 
-    async def script(message: m.WriteFile) -> int:
+    async def script(message: Any) -> int:
         assert not isinstance(message.content, bytes)
         try:
             async for _ in message.content:
@@ -367,7 +369,7 @@ async def test_contents_that_fail_end_the_work_and_raise_their_own_error() -> No
 
     async with attached(script) as both:
         with pytest.raises(FileNotFoundError, match="it went away"):
-            await both.remote.ask(m.WriteFile("/x", contents()))
+            await both.remote.ask(WriteFile("/x", contents()))
     assert "it went away" in str(failed[0])
 
 
@@ -404,7 +406,7 @@ async def test_an_asker_that_gives_up_goes_on_only_once_the_work_was_rolled_back
                 rolled_back.set()
 
     async with attached(script) as both, trio.open_nursery() as nursery:
-        nursery.start_soon(both.remote.ask, m.ReadFile("/x"))
+        nursery.start_soon(both.remote.ask, ReadFile("/x"))
         await began.wait()
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
@@ -418,7 +420,7 @@ async def test_a_deadline_is_kept_on_the_other_side() -> None:
 
     async with attached(script) as both:
         with pytest.raises(DeadlineExceeded):
-            await both.remote.ask(m.ReadFile("/x"), deadline_s=0.01)
+            await both.remote.ask(ReadFile("/x"), deadline_s=0.01)
 
 
 async def test_who_waits_when_the_supervisor_ends_learns_that_the_outcome_is_unknown() -> None:
@@ -433,13 +435,13 @@ async def test_who_waits_when_the_supervisor_ends_learns_that_the_outcome_is_unk
 
             async def wait() -> None:
                 with pytest.raises(SupervisorGone, match=r"outcome .* is unknown"):
-                    await both.remote.ask(m.ReadFile("/x"))
+                    await both.remote.ask(ReadFile("/x"))
 
             nursery.start_soon(wait)
             await began.wait()
             await both.supervisor_end.aclose()
         with pytest.raises(SupervisorGone):
-            await both.remote.ask(m.ReadFile("/y"))
+            await both.remote.ask(ReadFile("/y"))
         assert not both.remote.alive
 
 
