@@ -37,6 +37,8 @@ HTTP_URL: Final = "http.url"
 """File of the state directory with the URL at which the running supervisor serves HTTP."""
 START_LIMIT_S: Final = 60.0
 CHECK_S: Final = 1.0
+_started: Final[list[trio.Process]] = []
+"""Supervisors that this process started: they outlive what used them, and dropping one would be reported as a leak."""
 
 
 async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
@@ -178,6 +180,7 @@ async def connect(settings: Settings, *, config: Path | None = None, socket: str
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             env={**os.environ, "AGENTISO_STATE_DIR": str(settings.state_dir)},
         )  # fmt: skip
+    _started.append(process)
     with trio.move_on_after(START_LIMIT_S):
         while process.poll() is None:
             try:
