@@ -8,7 +8,8 @@ legal (`LEGAL`).
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable
-from typing import Any, ClassVar, Final, TypeAlias
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Final, TypeAlias
 
 import attrs
 
@@ -18,9 +19,11 @@ from actors.machine.checkpoint import Checkpoint
 from actors.model import (
     LIBRARY,
     Diff,
+    ExportReport,
     FileContent,
     FileEntry,
     ForkReport,
+    ImportReport,
     Lifetime,
     PoolInfo,
     PortForward,
@@ -116,6 +119,8 @@ class TakeCheckpoint(Message["CheckpointTaken"]):
     """Checkpoint the workspace, whose machine runs on; the result is held in the store for ``owner``."""
 
     owner: str
+    durable: bool = False
+    """Whether its disk shall be whole without the memory, and both survive a power failure."""
     LEGAL: ClassVar[frozenset[State]] = SETTLED
     DEADLINE_S: ClassVar[float] = 120.0
 
@@ -360,6 +365,30 @@ class DropTemplates(Message[tuple[TemplateInfo, ...]]):
 
 
 @attrs.frozen
+class ExportWorkspace(Message[ExportReport]):
+    """Write a workspace as it is now, or a snapshot, to a file or a stream."""
+
+    workspace: str
+    target: Path | BinaryIO
+    snapshot: str | None = None
+    on_progress: OnProgress | None = None
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = float("inf")
+
+
+@attrs.frozen
+class ImportWorkspace(Message[ImportReport]):
+    """Make a workspace of an exported one; without a name it gets the one that it had, if that is free."""
+
+    source: Path | BinaryIO
+    name: str | None = None
+    on_progress: OnProgress | None = None
+    owner: str = LIBRARY
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = float("inf")
+
+
+@attrs.frozen
 class DescribePool(Message[PoolInfo]):
     """Describe the pool of machines that are restored ahead."""
 
@@ -436,5 +465,7 @@ RegistryMessage: TypeAlias = (
     | ListTemplates
     | DropTemplates
     | DescribePool
+    | ExportWorkspace
+    | ImportWorkspace
 )
 RegistryRef: TypeAlias = ActorRef[Any]

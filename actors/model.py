@@ -212,6 +212,28 @@ class TemplateInfo:
 
 
 @attrs.frozen
+class ExportReport:
+    """What was exported."""
+
+    size_bytes: int
+    """Of the file."""
+    has_memory: bool
+    seconds: float
+
+
+@attrs.frozen
+class ImportReport:
+    """What was imported."""
+
+    workspace: WorkspaceInfo
+    memory_kept: bool
+    """Whether it goes on where it was; if not, it was booted from its disk."""
+    note: str
+    """Why its memory could not be kept, if it had any."""
+    seconds: float
+
+
+@attrs.frozen
 class PoolInfo:
     """The machines that are restored ahead."""
 

@@ -14,6 +14,7 @@ import trio
 
 from actors import messages as m
 from actors import record as records
+from actors import transfer
 from actors.errors import (
     ActorGone,
     AgentisoError,
@@ -25,11 +26,21 @@ from actors.errors import (
 from actors.host import Host
 from actors.lifecycle import State
 from actors.lifetime import check as check_lifetime
+from actors.machine.bundle import Manifest
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import exhaustion_reported
 from actors.machine.host import check_memory
 from actors.machine.image import BootImage
-from actors.model import ForkedChild, ForkReport, Lineage, Shape, TemplateInfo, WorkspaceInfo
+from actors.model import (
+    ExportReport,
+    ForkedChild,
+    ForkReport,
+    ImportReport,
+    Lineage,
+    Shape,
+    TemplateInfo,
+    WorkspaceInfo,
+)
 from actors.names import check_name, new_id
 from actors.pool import Pool, PoolKeeper
 from actors.quotas import Claim, Ledger
@@ -72,6 +83,7 @@ class RegistryActor(Actor):
         self._host.store.make_directories()
         self._host.expired = self._expire
         await self._templates.take_up()
+        transfer.sweep(self._host.state_dir)
         root = self._host.state_dir / "workspaces"
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         async with trio.open_nursery() as nursery:
@@ -122,6 +134,10 @@ class RegistryActor(Actor):
                 return await self._templates.list()
             case m.DropTemplates():
                 return await self._templates.drop(message.ids)
+            case m.ExportWorkspace():
+                return await self._export(message)
+            case m.ImportWorkspace():
+                return await self._import(message)
             case m.DescribePool():
                 return self._pool.info()
             case _:
@@ -317,6 +333,81 @@ class RegistryActor(Actor):
                 infos.append(await found.ref.ask(m.Describe()))
         return tuple(sorted(infos, key=lambda info: info.created_at))
 
+    # -- export and import
+
+    async def _export(self, message: m.ExportWorkspace) -> ExportReport:
+        began, report, store = time.perf_counter(), message.on_progress or _nobody, self._host.store
+        found = self._find(message.workspace)
+        try:
+            with store.held() as owner:
+                report("taking a checkpoint")
+                source = (await self._fork_point(found, message.snapshot, owner, durable=True)).checkpoint
+                info: WorkspaceInfo = await found.ref.ask(m.Describe())
+                size_bytes = await transfer.export(store, source, info, message.target, report)
+        finally:
+            with trio.CancelScope(shield=True):
+                await store.sweep()
+        return ExportReport(size_bytes, source.has_memory, time.perf_counter() - began)
+
+    async def _import(self, message: m.ImportWorkspace) -> ImportReport:
+        began, report = time.perf_counter(), message.on_progress or _nobody
+
+        def check(manifest: Manifest) -> None:
+            self._check_shape(manifest.shape)
+            self._check_room(1, manifest.shape.memory_mb)
+
+        try:
+            async with transfer.unpacked(self._host.state_dir, message.source, check, report) as found:
+                record, image = await self._plan_import(message, found)
+                self._reserve(record.name)
+                try:
+                    self._ledger.take({record.id: Claim(record.owner, record.shape)})
+                    with self._pool.creating(), self._host.store.held() as owner:
+                        made = await transfer.install(self._host.store, found, image, owner)
+                        fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
+                        source, note = transfer.fitting(made, fingerprint)
+                        report(note or "restoring the workspace")
+                        info = await self._bring_up(record, source)
+                finally:
+                    self._reserved.discard(record.name)
+                    self._give_back({record.id})
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._host.store.sweep()
+        return ImportReport(info, source.has_memory, note, time.perf_counter() - began)
+
+    async def _plan_import(
+        self, message: m.ImportWorkspace, found: transfer.Unpacked
+    ) -> tuple[WorkspaceRecord, BootImage]:
+        """Return the record of an imported workspace, and this host's image for it."""
+        settings, manifest = self._host.settings, found.manifest
+        try:
+            image = await self._host.load_image(manifest.image_digest)
+            if image.digest != manifest.image_digest:
+                raise NotFound(f"{manifest.image_digest[:100]!r} is not a digest.")
+        except AgentisoError as error:
+            digest = manifest.image_digest[:100]
+            raise NotFound(
+                f"The workspace stands on the image {found.image_name} (digest {digest}), which is not here.",
+                remedy="Copy the image's directory from the other host's images directory, under its name.",
+            ) from error
+        name = message.name or manifest.name
+        if not message.name and any(known.name == name for known in self._found.values()):
+            name = f"{name[:50]}-{new_id()[:8]}"
+        record = new_record(
+            name=name,
+            image=attrs.evolve(image, name=found.image_name),
+            shape=manifest.shape,
+            network=manifest.network,
+            # What another host allowed is not this one's word.
+            allow_internet=settings.allow_internet,
+            channel=manifest.channel,
+            accelerator=(await self._host.accelerator(image)).chosen,
+            lifetime=settings.lifetime,
+            owner=message.owner,
+        )
+        return record, image
+
     # -- fork
 
     async def _fork(self, message: m.ForkWorkspace) -> ForkReport:
@@ -337,7 +428,7 @@ class RegistryActor(Actor):
             undo.callback(self._give_back, [record.id for record in planned])
             undo.enter_context(self._pool.creating())
             owner = undo.enter_context(self._host.store.held())
-            taken = await self._fork_point(parent, message.snapshot, owner)
+            taken = await self._fork_point(parent, message.snapshot, owner, durable=False)
             lineage = Lineage(parent.workspace_id, parent.name, taken.checkpoint.id, message.snapshot)
             planned = [attrs.evolve(record, forked_from=lineage) for record in planned]
             children = await self._bring_up_children(planned, taken.checkpoint)
@@ -352,9 +443,11 @@ class RegistryActor(Actor):
             children=tuple(children),
         )
 
-    async def _fork_point(self, parent: m.Found, snapshot: str | None, owner: str) -> m.CheckpointTaken:
+    async def _fork_point(
+        self, parent: m.Found, snapshot: str | None, owner: str, *, durable: bool
+    ) -> m.CheckpointTaken:
         if snapshot is None:
-            taken: m.CheckpointTaken = await parent.ref.ask(m.TakeCheckpoint(owner))
+            taken: m.CheckpointTaken = await parent.ref.ask(m.TakeCheckpoint(owner, durable))
             return taken
         checkpoint: Checkpoint = await parent.ref.ask(m.FindSnapshot(snapshot))
         self._host.store.hold(owner, {checkpoint.id})

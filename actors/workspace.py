@@ -134,7 +134,7 @@ class WorkspaceActor(Actor):
             case m.SetLifetime():
                 self._watch.change(message.lifetime)
             case m.TakeCheckpoint():
-                taken = await snapshots.take(own, message.owner)
+                taken = await snapshots.take(own, message.owner, durable=message.durable)
                 return m.CheckpointTaken(taken.checkpoint, taken.pause_s * 1000, taken.copied_bytes)
             case m.CreateSnapshot():
                 return await snapshots.create(own, message.name, with_memory=message.with_memory)

@@ -14,10 +14,12 @@ from actors.model import (
     CarriedJob,
     Evidence,
     ExecResult,
+    ExportReport,
     FileContent,
     FileEntry,
     ForkedChild,
     ForkReport,
+    ImportReport,
     InputTaken,
     JobEnd,
     JobInfo,
@@ -37,7 +39,7 @@ from actors.model import (
 from actors.settings import Limits, Pool, Settings
 from agentiso import blocking
 from agentiso.jobs import Output, OutputEvent
-from agentiso.system import System, open_system
+from agentiso.system import Imported, System, open_system
 from agentiso.workspace import Fork, Workspace
 
 __all__ = [
@@ -45,11 +47,14 @@ __all__ = [
     "CarriedJob",
     "Evidence",
     "ExecResult",
+    "ExportReport",
     "FileContent",
     "FileEntry",
     "Fork",
     "ForkReport",
     "ForkedChild",
+    "ImportReport",
+    "Imported",
     "InputTaken",
     "JobEnd",
     "JobInfo",

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Literal
+from pathlib import Path
+from typing import BinaryIO, Literal
 
 import attrs
 
 from actors import messages as m
-from actors.model import LIBRARY, Lifetime, PoolInfo, WorkspaceInfo
+from actors.model import LIBRARY, ImportReport, Lifetime, PoolInfo, WorkspaceInfo
 from actors.settings import Settings
 from actors.supervisor import open_supervisor
 from agentiso.config import load_settings
 from agentiso.images import loader
 from agentiso.templates import Templates
 from agentiso.workspace import Workspace, destroy_all, find_workspace
+
+
+@attrs.frozen
+class Imported:
+    """An imported workspace, and what became of its memory."""
+
+    workspace: Workspace
+    report: ImportReport
 
 
 class System:
@@ -98,6 +107,23 @@ class System:
 
         """
         return await self._registry.ask(m.AdoptWorkspace(workspace.id, owner, workspace.owner))
+
+    async def import_workspace(
+        self,
+        source: Path | str | BinaryIO,
+        name: str | None = None,
+        *,
+        on_progress: m.OnProgress | None = None,
+        owner: str = LIBRARY,
+    ) -> Imported:
+        """Make a workspace of one that was exported, here or on another host; it gets a new identity, like a fork.
+
+        Everything in the file is held against its digests before any of it is used.  Where this host cannot load the
+        memory, the workspace is booted from its disk, and the result's ``note`` says why.
+        """
+        chosen = Path(source) if isinstance(source, str) else source
+        report = await self._registry.ask(m.ImportWorkspace(chosen, name, on_progress, owner))
+        return Imported(await self.get(report.workspace.workspace_id), report)
 
     async def pool(self) -> PoolInfo:
         """Describe the pool of machines that are restored ahead."""

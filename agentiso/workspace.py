@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from pathlib import Path
+from typing import BinaryIO, Final
 
 import attrs
 import trio
@@ -13,7 +14,7 @@ import trio
 from actors import job_messages as j
 from actors import messages as m
 from actors.errors import GuestBroken, GuestRefused, NotFound
-from actors.model import LIBRARY, CommandSpec, ExecResult, ForkReport, Lifetime, WorkspaceInfo
+from actors.model import LIBRARY, CommandSpec, ExecResult, ExportReport, ForkReport, Lifetime, WorkspaceInfo
 from actors.runtime import open_plain_nursery
 from agentiso.files import Files
 from agentiso.git import Git
@@ -182,6 +183,17 @@ class Workspace:
         """
         ports = None if allowed_ports is None else tuple(allowed_ports)
         return await self._ref.ask(m.SetNetworkPolicy(allow_internet, allow_inter_vm, ports))
+
+    async def export(
+        self, target: Path | str | BinaryIO, *, snapshot: str | None = None, on_progress: m.OnProgress | None = None
+    ) -> ExportReport:
+        """Write the workspace as it is now, or a snapshot of it, memory and disk, to a file that can be imported.
+
+        ``target`` is the path of a file that does not exist yet, or a binary stream.  The file holds all that the
+        guest's memory and disk hold, secrets included, so its mode is 0600.  The workspace runs on.
+        """
+        chosen = Path(target) if isinstance(target, str) else target
+        return await self._registry.ask(m.ExportWorkspace(self.id, chosen, snapshot, on_progress))
 
     async def start(self) -> WorkspaceInfo:
         """Boot a workspace whose machine has stopped or failed, from its disk."""

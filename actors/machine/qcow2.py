@@ -38,21 +38,15 @@ def create_overlay(path: Path, *, backing: Path, backing_format: str, virtual_si
         FileExistsError: there is something at ``path``.
 
     """
-    name = str(backing.absolute()).encode()
-    if len(name) > MAX_BACKING_NAME_BYTES:
-        raise CheckpointUnusable(f"The path {backing} is too long for a qcow2 header ({MAX_BACKING_NAME_BYTES} bytes).")
     l1_entries = -(-virtual_size_bytes // BYTES_PER_L1_ENTRY)
     l1_clusters = -(-l1_entries * 8 // CLUSTER)
-    kind = backing_format.encode()
-    extension = struct.pack(">II", BACKING_FORMAT, len(kind)) + kind + bytes(-len(kind) % 8) + bytes(8)
-    header = HEADER.pack(
-        *(MAGIC, 3, HEADER.size + len(extension), len(name), CLUSTER_BITS, virtual_size_bytes, 0, l1_entries),
-        *(3 * CLUSTER, CLUSTER, 1, 0, 0, 0, 0, 0, 4, HEADER.size),
+    first = _first_cluster(
+        backing, backing_format, virtual_size_bytes, l1=(l1_entries, 3 * CLUSTER), refcounts=(CLUSTER, 1)
     )
     clusters = 3 + l1_clusters
     with path.open("xb") as file:
         path.chmod(0o600)
-        file.write(header + extension + name)
+        file.write(first)
         file.seek(CLUSTER)
         file.write(struct.pack(">Q", 2 * CLUSTER))
         file.seek(2 * CLUSTER)
@@ -75,6 +69,58 @@ def read_header(path: Path) -> Qcow2Header:
     offset, length, size = fields[2], fields[3], fields[5]
     name = raw[offset : offset + length].decode(errors="replace") if offset else ""
     return Qcow2Header(size, Path(name) if name else None)
+
+
+def rebase(path: Path, *, backing: Path, backing_format: str) -> None:
+    """Have an image that came from elsewhere stand on ``backing``, and on nothing that it names itself.
+
+    The header is written anew of its tables' places alone.  An image that needs more than that to be read, such as a
+    data file beside it, encryption or compression, is refused.
+
+    Raises:
+        CheckpointUnusable: it is no such image.
+
+    """
+    with path.open("rb") as file:
+        raw = file.read(HEADER.size)
+    if len(raw) < HEADER.size or HEADER.unpack(raw)[0] != MAGIC:
+        raise CheckpointUnusable("A disk layer is not a qcow2 image.")
+    fields = HEADER.unpack(raw)
+    version, bits, size, encryption, l1_entries, l1_offset, table_offset, table_clusters = (
+        fields[index] for index in (1, 4, 5, 6, 7, 8, 9, 10)
+    )
+    snapshots, incompatible, refcount_order = fields[11], fields[13], fields[16]
+    offsets = (l1_offset, table_offset)
+    plain = (version, bits, encryption, snapshots, incompatible, refcount_order) == (3, CLUSTER_BITS, 0, 0, 0, 4)
+    if not plain or any(offset < CLUSTER or offset % CLUSTER for offset in offsets):
+        raise CheckpointUnusable("A disk layer is a qcow2 image of a kind that agentiso never makes.")
+    _write_header(
+        path, backing, backing_format, size,
+        l1=(l1_entries, l1_offset), refcounts=(table_offset, table_clusters),
+    )  # fmt: skip
+
+
+def _write_header(
+    path: Path, backing: Path, backing_format: str, size: int, *, l1: tuple[int, int], refcounts: tuple[int, int]
+) -> None:
+    first = _first_cluster(backing, backing_format, size, l1=l1, refcounts=refcounts)
+    with path.open("r+b") as file:
+        file.write(first + bytes(CLUSTER - len(first)))
+
+
+def _first_cluster(
+    backing: Path, backing_format: str, size: int, *, l1: tuple[int, int], refcounts: tuple[int, int]
+) -> bytes:
+    name = str(backing.absolute()).encode()
+    if len(name) > MAX_BACKING_NAME_BYTES:
+        raise CheckpointUnusable(f"The path {backing} is too long for a qcow2 header ({MAX_BACKING_NAME_BYTES} bytes).")
+    kind = backing_format.encode()
+    extension = struct.pack(">II", BACKING_FORMAT, len(kind)) + kind + bytes(-len(kind) % 8) + bytes(8)
+    header = HEADER.pack(
+        *(MAGIC, 3, HEADER.size + len(extension), len(name), CLUSTER_BITS, size, 0, *l1),
+        *(*refcounts, 0, 0, 0, 0, 0, 4, HEADER.size),
+    )
+    return header + extension + name
 
 
 def backing_chain(path: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from agentiso.cli import (
     sessions,
     snapshots,
     templates,
+    transfer,
     tree,
     workspaces,
 )
@@ -30,7 +31,19 @@ from agentiso.cli.client import ToolFailed
 from agentiso.cli.common import Commands
 from guest.errors import only_error
 
-GROUPS: Final = (workspaces, tree, lifecycle, commands, snapshots, network, images, templates, sessions, service)
+GROUPS: Final = (
+    workspaces,
+    tree,
+    lifecycle,
+    commands,
+    snapshots,
+    network,
+    images,
+    templates,
+    transfer,
+    sessions,
+    service,
+)
 EXAMPLES = """\
 examples:
   agentiso image build base            build the image that workspaces start from (a minute)

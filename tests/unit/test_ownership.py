@@ -72,7 +72,9 @@ def arguments_for(tool: Tool) -> dict[str, Any]:
     [
         tool
         for tool in TOOLS
-        if "workspace_id" in schema_for(tool.arguments)["properties"] and tool.name not in NOT_ABOUT_OWNERSHIP
+        if "workspace_id" in schema_for(tool.arguments)["properties"]
+        and tool.name not in NOT_ABOUT_OWNERSHIP
+        and not tool.hidden
     ],
     ids=lambda tool: str(tool.name),
 )
@@ -92,6 +94,16 @@ async def test_a_command_in_many_workspaces_spares_those_of_other_sessions(syste
             errors = [item["error"] for item in result["results"]]
             assert "belongs to session 'bob'" in errors[0]
             assert "is stopped" in errors[1]
+
+
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool.hidden], ids=lambda tool: str(tool.name))
+async def test_what_is_the_command_lines_own_is_there_for_no_session(system: System, gate: Gate, tool: Tool) -> None:
+    """Not even for the owner of the workspace: such tools read and write files of the host."""
+    with trio.fail_after(LIMIT_S):
+        async with caller(system, gate, "ann") as ann:
+            error = await ann.refused(tool.name, **{**arguments_for(tool), "workspace_id": "mine"})
+            assert error["code"] == "unknown_tool"
+            assert tool.name not in error["remedy"]
 
 
 async def test_the_list_shows_what_is_not_owned_and_says_so(system: System, gate: Gate) -> None:

@@ -12,6 +12,7 @@ from agentiso.mcp.tools import (
     ownership,
     snapshots,
     templates,
+    transfer,
     workspaces,
 )
 from agentiso.mcp.tools.tool import Call, Tool
@@ -26,6 +27,7 @@ TOOLS: Final[tuple[Tool, ...]] = (
     *network.TOOLS,
     *ownership.TOOLS,
     *templates.TOOLS,
+    *transfer.TOOLS,
     *git.TOOLS,
 )
 

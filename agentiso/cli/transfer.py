@@ -1,0 +1,78 @@
+"""Commands that carry workspaces to files and back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from agentiso.cli.common import Commands, call_tool, show
+
+STDOUT: Final = "-"
+
+
+def register(commands: Commands) -> None:
+    """Add these commands."""
+    made = commands.add("export", _export, "write a workspace, memory and disk, to a file")
+    made.add_argument("workspace", metavar="WORKSPACE[@SNAPSHOT]")
+    made.add_argument("file", help="to make; - for the standard output")
+    made = commands.add("import", _import, "make a workspace of an exported file")
+    made.add_argument("file")
+    made.add_argument("name", nargs="?", help="of the workspace; the one that it had unless given")
+
+
+def _export(a: Any) -> int:
+    workspace, _, snapshot = a.workspace.partition("@")
+    given = {"workspace_id": workspace, "snapshot_name": snapshot or None}
+    if a.file == STDOUT:
+        with _pipe_to_stdout() as path:
+            call_tool(a, "workspace_export", path=str(path), **given)
+        return 0
+    result = call_tool(a, "workspace_export", path=str(Path(a.file).absolute()), **given)
+    what = "memory and disk" if result["has_memory"] else "the disk"
+    size = f"{result['size_bytes'] / 2**20:.0f} MiB in {result['seconds']:.1f} s"
+    return show(a, result, f"{a.workspace} was exported to {a.file}: {what}, {size}")
+
+
+def _import(a: Any) -> int:
+    result = call_tool(a, "workspace_import", path=str(Path(a.file).absolute()), name=a.name)
+    text = f"{result['name']} is running ({result['started_by']}, {result['seconds']:.1f} s)"
+    return show(a, result, f"{text}\n{result['note']}" if result["note"] else text)
+
+
+@contextmanager
+def _pipe_to_stdout() -> Iterator[Path]:
+    """Make a pipe that the supervisor can open by its name; what it writes there goes to the standard output."""
+    directory = Path(tempfile.mkdtemp(prefix="agentiso-"))
+    path = directory / "pipe"
+    os.mkfifo(path, 0o600)
+    # Open from the start, so that the supervisor finds a reader; its end is ours to close when all is written.
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(path, os.O_WRONLY)
+    os.set_blocking(reader, True)
+
+    def copy() -> None:
+        try:
+            with os.fdopen(reader, "rb") as source:
+                shutil.copyfileobj(source, sys.stdout.buffer, 1024 * 1024)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            # Whoever read our output has enough: the supervisor's next write fails like ours.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    copying = threading.Thread(target=copy)
+    copying.start()
+    try:
+        yield path
+    finally:
+        os.close(writer)
+        copying.join()
+        with contextlib.suppress(OSError):
+            shutil.rmtree(directory)

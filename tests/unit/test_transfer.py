@@ -1,0 +1,180 @@
+"""The files of an export and of an import, without a machine."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from actors import transfer
+from actors.errors import AgentisoError, InvalidArgument
+from actors.machine import checkpoint as checkpoints
+from actors.machine import qcow2
+from actors.machine.bundle import BadBundle, Manifest
+from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine.image import BootImage
+from actors.machine.seal import digest_of, seal_of
+from actors.machine.store import Store
+from actors.model import NetworkInfo, Shape, WorkspaceInfo
+
+LIMIT_S = 30
+MIB = 2**20
+FINGERPRINT = Fingerprint("7.2", "tcg", "max", 1, 128, "digest", "user", "serial")
+INFO = WorkspaceInfo(
+    "id", "name", "running", "base", "digest", Shape(1, 128, 1), NetworkInfo("user", False), "tcg", "serial", 1.0,
+    "restore", 0.1,
+)  # fmt: skip
+
+
+def nothing(_text: str) -> None:
+    pass
+
+
+def accept(_manifest: Manifest) -> None:
+    pass
+
+
+def image(directory: Path) -> BootImage:
+    root = directory / "root.img"
+    root.touch()
+    return BootImage("base", "digest", root, root, root, root)
+
+
+def store_in(directory: Path) -> Store:
+    directory.mkdir()
+    made = Store(directory)
+    made.make_directories()
+    return made
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> tuple[Store, Checkpoint]:
+    """A checkpoint with two layers, the lower of them smaller, and a memory with holes."""
+    store = store_in(tmp_path / "here")
+    store.new_overlay("low", backing=image(tmp_path).root, backing_format="raw", size_bytes=2**29)
+    store.new_overlay("top", backing=store.layer("low"), backing_format="qcow2", size_bytes=2**30)
+    with store.layer("top").open("ab") as file:
+        file.write(os.urandom(3 * MIB))
+    directory = store.checkpoint("point")
+    directory.mkdir()
+    with (directory / "ram").open("wb") as file:
+        file.truncate(128 * MIB)
+        os.pwrite(file.fileno(), b"memory", 64 * MIB)
+        os.pwrite(file.fileno(), b"end", 128 * MIB - 3)
+    (directory / "devices").write_bytes(os.urandom(1000))
+    made = Checkpoint("point", 1.0, FINGERPRINT, "top", 2**30, True, "00" * 32, "11" * 16, 5)
+    made = attrs.evolve(made, seal=seal_of(directory), digest=digest_of(directory))
+    checkpoints.save(store, made)
+    return store, made
+
+
+async def test_a_checkpoint_comes_back_whole_sparse_and_on_this_hosts_files(
+    source: tuple[Store, Checkpoint], tmp_path: Path
+) -> None:
+    old_store, old = source
+    target = tmp_path / "file"
+    with trio.fail_after(LIMIT_S):
+        size = await transfer.export(old_store, old, INFO, target, nothing)
+        assert size == target.stat().st_size < 8 * MIB
+        assert target.stat().st_mode & 0o777 == 0o600
+        there = tmp_path / "there"
+        store = store_in(there)
+        async with transfer.unpacked(there, target, accept, nothing) as found:
+            made = await transfer.install(store, found, image(tmp_path), "owner")
+        assert not list((there / "imports").iterdir())
+        checkpoints.verify(store, checkpoints.load(store, made.id))
+        assert made.digest == old.digest
+        assert made.id != old.id
+        assert (store.checkpoint(made.id) / "ram").stat().st_blocks * 512 < MIB
+        chain = qcow2.backing_chain(store.layer(made.layer))
+        assert len(chain) == 2
+        assert all(path.is_relative_to(there) for path in chain)
+        assert qcow2.read_header(chain[-1]).backing == tmp_path / "root.img"
+        assert chain[0].read_bytes()[qcow2.CLUSTER :] == old_store.layer("top").read_bytes()[qcow2.CLUSTER :]
+        assert set(await store.sweep()) == set()
+        store.release("owner")
+        assert len(await store.sweep()) == 3
+
+
+async def test_a_refused_bundle_leaves_nothing(source: tuple[Store, Checkpoint], tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    there = tmp_path / "there"
+    store_in(there)
+
+    def refuse(_manifest: Manifest) -> None:
+        raise InvalidArgument("It is too large.")
+
+    with trio.fail_after(LIMIT_S):
+        await transfer.export(*source, INFO, stream, nothing)
+        good = stream.getvalue()
+        for bad in (good[:-2000], good[: 2 * MIB] + b"?" + good[2 * MIB + 1 :]):
+            with pytest.raises(BadBundle):
+                async with transfer.unpacked(there, io.BytesIO(bad), accept, nothing):
+                    raise AssertionError("it was taken")
+        with pytest.raises(InvalidArgument, match="too large"):
+            async with transfer.unpacked(there, io.BytesIO(good), refuse, nothing):
+                raise AssertionError("it was taken")
+    assert not list((there / "imports").iterdir())
+
+
+async def test_a_cancelled_export_leaves_nothing(source: tuple[Store, Checkpoint], tmp_path: Path) -> None:
+    target = tmp_path / "out" / "file"
+    target.parent.mkdir()
+    with trio.fail_after(LIMIT_S), trio.CancelScope() as scope:
+        await transfer.export(*source, INFO, target, lambda _text: scope.cancel(reason="it is given up"))
+    assert scope.cancelled_caught
+    assert not list(target.parent.iterdir())
+
+
+async def test_an_export_replaces_nothing_and_a_failed_one_says_why(
+    source: tuple[Store, Checkpoint], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with trio.fail_after(LIMIT_S):
+        for target in (tmp_path / "mine", tmp_path / "absent" / "file", tmp_path):
+            with pytest.raises(InvalidArgument, match="cannot be written"):
+                await transfer.export(*source, INFO, target, nothing)
+        full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb", buffering=0)
+        with full, pytest.raises(AgentisoError, match="full"):
+            await transfer.export(*source, INFO, full, nothing)
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with pytest.raises(transfer.TransferFailed):
+            await transfer.export(*source, INFO, pipe, nothing)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+async def test_a_pipe_gets_the_same_as_a_file(source: tuple[Store, Checkpoint], tmp_path: Path) -> None:
+    pipe, got = tmp_path / "pipe", bytearray()
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(pipe, os.O_WRONLY)
+    os.set_blocking(reader, True)
+
+    def read() -> None:
+        with os.fdopen(reader, "rb") as stream:
+            got.extend(stream.read())
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    with trio.fail_after(LIMIT_S):
+        try:
+            await transfer.export(*source, INFO, pipe, nothing)
+        finally:
+            os.close(writer)
+            reading.join()
+        await transfer.export(*source, INFO, tmp_path / "file", nothing)
+    assert bytes(got) == (tmp_path / "file").read_bytes()
+
+
+def test_what_differs_is_named_and_the_disk_is_left() -> None:
+    made = Checkpoint("point", 1.0, FINGERPRINT, "top", 2**30, True, "00", "11", 5)
+    assert transfer.fitting(made, FINGERPRINT) == (made, "")
+    kept, note = transfer.fitting(made, attrs.evolve(FINGERPRINT, qemu="9.0"))
+    assert not kept.has_memory
+    assert "qemu: 9.0 here, 7.2 there" in note
