@@ -393,7 +393,7 @@ class Guest:
         text = self._qemu.read(path).encode()
         return FileContent(text, len(text), 0)
 
-    async def write(self, path: str, content: bytes, mode: int | None = None) -> int:
+    async def write(self, path: str, content: bytes, mode: int | None = None, *, max_bytes: int) -> int:
         await self._answer()
         self._check_runs()
         self._qemu.write(path, content.decode())

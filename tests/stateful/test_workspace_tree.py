@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from actors import file_messages
 from actors import messages as m
 from actors import record as records
 from actors.errors import ActorGone, AgentisoError
@@ -283,7 +284,7 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(which=WHICH, memory=st.booleans())
     def write(self, which: int, *, memory: bool) -> None:
         workspace, text = self.one(which), self.named("mark")
-        message = m.WriteFile(MEMORY if memory else DISK, text.encode())
+        message = file_messages.WriteFile(MEMORY if memory else DISK, text.encode())
         if workspace.state is not RUNNING and not workspace.idle:
             self.refuse(workspace, message, "illegal_state")
             return
@@ -514,7 +515,7 @@ class TreeMachine(RuleBasedStateMachine):
             record = self.record_of(workspace)
             if workspace.state is RUNNING:
                 for path, text in ((MEMORY, workspace.memory), (DISK, workspace.disk)):
-                    assert self.tell(workspace, m.ReadFile(path)).content.decode() == text
+                    assert self.tell(workspace, file_messages.ReadFile(path)).content.decode() == text
             elif workspace.state is SUSPENDED:
                 assert self.instant_of(record.suspended) == workspace.instant
             else:
