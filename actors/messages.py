@@ -7,12 +7,13 @@ legal (`LEGAL`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, TypeAlias
 
 import attrs
 
+from actors.file_messages import FileWork
 from actors.job_messages import JobWork
 from actors.lifecycle import State
 from actors.machine.checkpoint import Checkpoint
@@ -20,8 +21,6 @@ from actors.model import (
     LIBRARY,
     Diff,
     ExportReport,
-    FileContent,
-    FileEntry,
     ForkReport,
     ImportReport,
     Lifetime,
@@ -254,41 +253,7 @@ class ReadLog(Message[str]):
     CONCURRENT: ClassVar[bool] = True
 
 
-@attrs.frozen
-class ReadFile(Message[FileContent]):
-    """Read a piece of a guest file."""
-
-    path: str
-    offset: int = 0
-    limit: int | None = None
-    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
-    CONCURRENT: ClassVar[bool] = True
-    DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
-
-
-@attrs.frozen
-class WriteFile(Message[int]):
-    """Write a guest file as a whole; answers with its size in bytes."""
-
-    path: str
-    content: bytes | AsyncIterable[bytes]
-    mode: int | None = 0o644
-    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
-    CONCURRENT: ClassVar[bool] = True
-    DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
-
-
-@attrs.frozen
-class ListFiles(Message[tuple[FileEntry, ...]]):
-    """List a guest directory, sorted by name."""
-
-    path: str
-    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
-    CONCURRENT: ClassVar[bool] = True
-    DEADLINE_S: ClassVar[float] = GUEST_DEADLINE_S
-
-
-GuestWork: TypeAlias = JobWork | ReadFile | WriteFile | ListFiles
+GuestWork: TypeAlias = JobWork | FileWork
 """What runs in the guest beside anything else, and wakes a workspace that was put away for idleness."""
 WorkspaceChange: TypeAlias = (
     Start

@@ -414,6 +414,57 @@ class FileContent:
     size_bytes: int
     """The whole file's size."""
     offset: int
+    mode: int = 0o644
+    """Its permissions."""
+
+
+@attrs.frozen
+class Edited:
+    """What an edit did to a file."""
+
+    replacements: int
+    size_bytes: int
+
+
+@attrs.frozen
+class TreeReport:
+    """What became of a directory tree."""
+
+    entries: int
+    """Files, directories and links written."""
+    size_bytes: int
+    skipped: tuple[str, ...] = ()
+    """What was left out and why, the first few."""
+    skipped_count: int = 0
+
+
+@attrs.frozen
+class Helper:
+    """How a program of the guest layer is started."""
+
+    argv: tuple[str, ...]
+    workdir: str
+    env: dict[str, str]
+
+
+@attrs.frozen
+class Match:
+    """A line of a guest file that matches what was searched for."""
+
+    path: str
+    line: int
+    text: str
+
+
+@attrs.frozen
+class SearchResult:
+    """What a search found."""
+
+    matches: tuple[Match, ...]
+    files: int
+    """How many files were gone through."""
+    truncated: bool
+    """Whether there is more."""
 
 
 @attrs.frozen

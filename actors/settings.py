@@ -39,6 +39,10 @@ class Limits:
     """Host disk that they may take together."""
     max_disk_layers: int = attrs.field(default=32, validator=ge(4))
     """A workspace's disk that stands on more layers, one of each checkpoint, has the newest merged."""
+    max_transfer_mb: int = attrs.field(default=65536, validator=ge(1))
+    """Of one file or tree that is written to a guest or read as a stream."""
+    max_tree_entries: int = attrs.field(default=1_000_000, validator=ge(1))
+    """Files, directories and links of one tree."""
     concurrent_starts: int = attrs.field(factory=lambda: max(2, 2 * (os.cpu_count() or 1)), validator=ge(1))
     """Machines that may be starting at the same time; the rest wait."""
 
@@ -128,6 +132,11 @@ class Settings:
     limits: Limits = attrs.field(factory=Limits)
     lifetime: Lifetime = attrs.field(factory=Lifetime)
     """Of workspaces that are created without one; off by default."""
+    transfer_roots: tuple[Path, ...] = ()
+    """Directories of the host from which sessions may upload, and to which they may download; none by default.
+
+    The user at the command line and programs that use the library are not bound.
+    """
     http: Http = attrs.field(factory=Http)
     quotas: Quotas = attrs.field(factory=Quotas)
     pool: Pool = attrs.field(factory=Pool)

@@ -11,7 +11,7 @@ from typing import Any, Final, assert_never
 import attrs
 import trio
 
-from actors import job_messages, lifetime, looking, policy, ports, running, snapshots
+from actors import file_messages, job_messages, lifetime, looking, policy, ports, running, snapshots
 from actors import messages as m
 from actors.describe import describe
 from actors.errors import IllegalState
@@ -102,15 +102,8 @@ class WorkspaceActor(Actor):
         if isinstance(message, job_messages.JobWork):
             job_messages.check(message)
             return await job_messages.work(await self._client(), message)
-        match message:
-            case m.ReadFile():
-                return await (await self._client()).files.read(message.path, message.offset, message.limit)
-            case m.WriteFile():
-                return await (await self._client()).files.write(message.path, message.content, message.mode)
-            case m.ListFiles():
-                return await (await self._client()).files.list(message.path)
-            case _:
-                assert_never(message)
+        file_messages.check(message)
+        return await file_messages.work(await self._client(), message, self._own.host.settings.limits)
 
     async def _change(self, message: m.WorkspaceChange) -> Any:  # noqa: C901
         own = self._own

@@ -77,7 +77,13 @@ def load_settings(path: Path | None = None) -> Settings:
 def settings_to_plain(settings: Settings) -> dict[str, Any]:
     """Return settings as a configuration file would have them; what is unset is left out."""
     plain = attrs.asdict(settings, filter=lambda _field, value: value is not None)
-    return {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
+    return {key: _plain(value) for key, value in plain.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _find() -> Path | None:

@@ -40,7 +40,7 @@ class Workspace:
         self.name = found.name
         self.owner = found.owner
         """The session whose it was when this handle was made."""
-        self.files = Files(found.ref)
+        self.files = Files(self, found.ref)
         self.jobs = Jobs(found.ref)
         self.snapshots = Snapshots(found.ref)
         self.ports = Ports(found.ref)

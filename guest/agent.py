@@ -2,7 +2,7 @@
 
 It is a child of PID 1, reaps every orphan, outlives its host's connections, and answers each request by its id: small
 replies at once, output and files in pieces as the host takes them.  A host's new connection voids what the old one
-had under way; commands go on without an asker.  What a request does is in a module a noun: `jobs`, `filework`,
+had under way; commands go on without an asker.  What a request does is in a module a noun: `jobs`, `transfers`,
 `identity`; the table of handlers is here.
 """
 
@@ -19,22 +19,25 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
-from guest import filesystem, filework, identity, memory, walk
+from guest import filesystem, identity, memory
 from guest.cgroup import Groups
 from guest.errors import ProtocolError
-from guest.filework import InvalidRequest, Writing
+from guest.filework import InvalidRequest
 from guest.handshake import proof, proves
 from guest.jobs import Jobs
 from guest.link import RETRY_S, Link, find_port
 from guest.listener import Listener, listen_vsock
-from guest.wire import FILE_STREAM, PROTOCOL_VERSION, Data, Message
+from guest.transfers import Transfers
+from guest.wire import PROTOCOL_VERSION, Message
 
 AGENT_VERSION: Final = "0.1.0"
 PR_SET_CHILD_SUBREAPER: Final = 36
 RB_AUTOBOOT: Final = 0x01234567
+HELPERS: Final = ("search",)
+"""Modules that run as programs of their own, since they may take long."""
 ERROR_CODES: Final = {
     errno.ENOENT: "not_found",
     errno.ENOTDIR: "not_found",
@@ -68,8 +71,7 @@ class Agent:
         self._groups = Groups(wanted=not dry)
         self._jobs = Jobs(link, selector, self._groups, self._answer)
         self._jobs.began_anew = nonce is not None
-        self._writings: dict[int, Writing] = {}
-        self._producers: list[tuple[int, dict[str, Any], Iterator[bytes]]] = []
+        self._transfers = Transfers(link, self._attempt)
         self._nonce = nonce
         self._machine_id: str | None = None
         self._generation = generation
@@ -79,11 +81,8 @@ class Agent:
             "freeze": self._freeze,
             "release": self._release,
             **self._jobs.handlers,
-            "file_read": self._file_read,
-            "file_write": self._file_write,
-            "file_list": self._file_list,
-            "walk": self._walk,
-            "digests": self._digests,
+            **self._transfers.handlers,
+            "helper": self._helper,
             "grow_root": lambda _id, body: {"file_system_bytes": filesystem.grow(int(body["disk_bytes"]))},
             "sync": self._sync,
             "shutdown": self._shutdown,
@@ -113,7 +112,7 @@ class Agent:
                 self._receive()
             self._jobs.check_deadlines()
             self._jobs.serve()
-            self._produce()
+            self._transfers.produce()
 
     def _on_ready(self, owner: Any, fd: int, events: int) -> None:
         """Serve whoever registered a descriptor that is ready; nobody did for the signals'."""
@@ -135,7 +134,7 @@ class Agent:
             self._jobs.on_ready(owner, fd, events)
 
     def _pause_s(self) -> float | None:
-        if self._producers and self._link.has_room:
+        if self._transfers.ready:
             return 0
         if self._link.waits_for_host:
             return RETRY_S
@@ -153,7 +152,7 @@ class Agent:
                 if isinstance(event, Message):
                     self._handle(event.body)
                 else:
-                    self._take_data(event)
+                    self._transfers.take_data(event)
         except ProtocolError as error:
             print(f"agentiso-agent: {error}", flush=True)
             self._link.drop()
@@ -161,12 +160,7 @@ class Agent:
 
     def _forget_host(self) -> None:
         self._jobs.forget_host()
-        for writing in self._writings.values():
-            writing.abandon()
-        self._writings.clear()
-        for _, _, pieces in self._producers:
-            pieces.close()  # type: ignore[attr-defined]
-        self._producers.clear()
+        self._transfers.forget_host()
 
     # -- requests
 
@@ -263,45 +257,18 @@ class Agent:
         self._groups.thaw()
         return {"time_ns": time.time_ns()}
 
-    def _file_read(self, request_id: int, body: dict[str, Any]) -> None:
-        facts, pieces = filework.read(body)
-        self._producers.append((request_id, facts, pieces))
-
-    def _file_list(self, request_id: int, body: dict[str, Any]) -> None:
-        self._producers.append((request_id, {}, filework.entries(body)))
-
-    def _walk(self, request_id: int, body: dict[str, Any]) -> None:
-        facts, pieces = walk.walk(body)
-        self._producers.append((request_id, facts, pieces))
-
-    def _digests(self, request_id: int, body: dict[str, Any]) -> None:
-        self._producers.append((request_id, {}, walk.digests(body)))
-
-    def _file_write(self, request_id: int, body: dict[str, Any]) -> None:
-        if request_id in self._writings:
-            raise InvalidRequest("this request is under way")
-        self._writings[request_id] = Writing(body)
-
-    def _take_data(self, data: Data) -> None:
-        writing = self._writings.get(data.request_id)
-        # Pieces of a write that was refused are still on their way when the refusal goes out.
-        if writing is None or not self._link.authenticated:
-            return
-
-        def write() -> dict[str, Any] | None:
-            try:
-                if data.payload:
-                    writing.write(data.payload)
-                    return None
-                writing.finish()
-            except OSError:
-                writing.abandon()
-                del self._writings[data.request_id]
-                raise
-            del self._writings[data.request_id]
-            return {"size": writing.size}
-
-        self._attempt(data.request_id, write)
+    def _helper(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
+        """Say how a program of the guest layer is started: as this one was, with another module."""
+        if body.get("name") not in HELPERS:
+            raise InvalidRequest(f"there is no helper {body.get('name')!r}")
+        with open("/proc/self/cmdline", "rb") as file:
+            words = [os.fsdecode(word) for word in file.read().split(b"\0")]
+        home = os.environ.get("PYTHONHOME")
+        return {
+            "argv": [*words[: words.index("-m")], "-m", f"guest.{body['name']}"],
+            "workdir": os.getcwd(),
+            "env": {"PYTHONHOME": home} if home else {},
+        }
 
     def _sync(self, _request_id: int, _body: dict[str, Any]) -> dict[str, Any]:
         os.sync()
@@ -313,23 +280,6 @@ class Agent:
             self._answer(request_id, {})
             ctypes.CDLL(None).reboot(RB_AUTOBOOT)
         return {}
-
-    # -- output
-
-    def _produce(self) -> None:
-        """Send one piece of each file in turn while the host takes them."""
-        while self._producers and self._link.has_room:
-            request_id, facts, pieces = self._producers.pop(0)
-            try:
-                piece = next(pieces, None)
-            except OSError as error:
-                self._refuse(request_id, ERROR_CODES.get(error.errno or 0, "io_error"), str(error))
-                continue
-            if piece is None:
-                self._answer(request_id, facts)
-            else:
-                self._link.send(Data(request_id, FILE_STREAM, piece))
-                self._producers.append((request_id, facts, pieces))
 
 
 def _catch_signals() -> None:

@@ -1,4 +1,4 @@
-"""The agent's work on files: reading in pieces, writing atomically, listing.
+"""The agent's work on files: reading in pieces, writing and editing atomically, listing.
 
 Only regular files are read or replaced, so that nothing here can block.
 """
@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from guest.wire import DATA_CHUNK_BYTES
 
+MAX_UNSIZED_BYTES: Final = 16 * 1024 * 1024
+MAX_EDITED_BYTES: Final = 16 * 1024 * 1024
 KINDS: Final = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 
 
@@ -40,7 +42,8 @@ def read(body: dict[str, Any]) -> tuple[dict[str, Any], Iterator[bytes]]:
         os.close(fd)
         raise InvalidRequest(f"{path} is not a regular file")
     offset, limit = int(body.get("offset") or 0), body.get("limit")
-    remaining = facts.st_size if limit is None else int(limit)
+    # As far as it reaches now: a file that grows comes to an end.  Those of the kernel's own say that they are empty.
+    remaining = (facts.st_size or MAX_UNSIZED_BYTES) if limit is None else int(limit)
     return {"size": facts.st_size, "mode": stat.S_IMODE(facts.st_mode)}, _pieces(fd, offset, remaining)
 
 
@@ -66,14 +69,17 @@ class Writing:
             raise IsADirectoryError(21, "Is a directory", self.path)
         if os.path.exists(self.path) and not os.path.isfile(self.path):
             raise InvalidRequest(f"{self.path} is not a regular file")
-        mode = body.get("mode")
+        mode, before = body.get("mode"), os.stat(self.path) if os.path.exists(self.path) else None
         if mode is None:
-            mode = stat.S_IMODE(os.stat(self.path).st_mode) if os.path.exists(self.path) else 0o644
+            mode = stat.S_IMODE(before.st_mode) if before else 0o644
         self.size = 0
         directory = os.path.dirname(self.path)
         os.makedirs(directory, exist_ok=True)
         self._temporary = f"{directory}/.agentiso-{secrets.token_hex(8)}"
         self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if before:
+            os.fchown(self._fd, before.st_uid, before.st_gid)
+        # After that: a change of owner takes some modes away.
         os.fchmod(self._fd, int(mode))
 
     def write(self, data: bytes) -> None:
@@ -83,15 +89,44 @@ class Writing:
             view = view[os.write(self._fd, view) :]
         self.size += len(data)
 
-    def finish(self) -> None:
+    def finish(self) -> dict[str, Any]:
         """Put the whole file in place."""
-        os.close(self._fd)
         os.rename(self._temporary, self.path)
+        os.close(self._fd)
+        return {"size": self.size}
 
     def abandon(self) -> None:
         """Leave the file as it was."""
         os.close(self._fd)
         os.unlink(self._temporary)
+
+
+def look(body: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of a file, a directory or whatever else is there; a link is followed if that is wanted."""
+    path = checked_path(body.get("path"))
+    return _facts(os.path.basename(path), os.stat(path, follow_symlinks=bool(body.get("follow"))))
+
+
+def edit(body: dict[str, Any]) -> dict[str, Any]:
+    """Replace text in a file, atomically; more than one hit has to be wanted."""
+    old, new = str(body["old"]).encode(), str(body["new"]).encode()
+    facts, pieces = read({"path": body.get("path")})
+    if facts["size"] > MAX_EDITED_BYTES:
+        raise InvalidRequest(f"a file of {facts['size']} bytes cannot be edited; up to {MAX_EDITED_BYTES} can")
+    content = b"".join(pieces)
+    hits = content.count(old) if old else 0
+    if hits == 0:
+        raise InvalidRequest("the text to be replaced does not occur in it")
+    if hits > 1 and not body.get("replace_all"):
+        raise InvalidRequest(f"the text to be replaced occurs {hits} times in it")
+    writing = Writing({"path": body.get("path"), "mode": None})
+    try:
+        writing.write(content.replace(old, new))
+        writing.finish()
+    except BaseException:
+        writing.abandon()
+        raise
+    return {"replacements": hits, "size": writing.size}
 
 
 def entries(body: dict[str, Any]) -> Iterator[bytes]:
@@ -107,11 +142,14 @@ def _lines(listed: list[os.DirEntry[str]]) -> Iterator[bytes]:
             facts = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue
-        line = {
-            "name": entry.name.encode("utf-8", "replace").decode(),
-            "kind": KINDS.get(stat.S_IFMT(facts.st_mode), "other"),
-            "size": facts.st_size,
-            "mode": stat.S_IMODE(facts.st_mode),
-            "mtime": facts.st_mtime,
-        }
-        yield json.dumps(line).encode() + b"\n"
+        yield json.dumps(_facts(entry.name, facts)).encode() + b"\n"
+
+
+def _facts(name: str, facts: os.stat_result) -> dict[str, Any]:
+    return {
+        "name": name.encode("utf-8", "replace").decode(),
+        "kind": KINDS.get(stat.S_IFMT(facts.st_mode), "other"),
+        "size": facts.st_size,
+        "mode": stat.S_IMODE(facts.st_mode),
+        "mtime": facts.st_mtime,
+    }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import platform
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from actors.errors import GuestBroken, GuestRefused, RemoteProtocolError
 from actors.machine.guest_files import GuestFiles
 from actors.machine.guest_jobs import GuestJobs
 from actors.model import CarriedJob, HookOutcome
+from guest.errors import only_error
 from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
 from guest.wire import (
     PROTOCOL_VERSION,
@@ -254,7 +255,7 @@ class GuestClient:
         *,
         request_id: int | None = None,
         limit_s: float = REPLY_LIMIT_S,
-        and_then: Callable[[], Any] | None = None,
+        and_then: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any]:
         """Make a request and return what the guest answers; ``on_data`` gets (stream, bytes) as they come.
 
@@ -272,7 +273,7 @@ class GuestClient:
             with trio.move_on_after(limit_s):
                 await self.send(Message({**body, "id": request_id}))
                 if and_then is not None:
-                    await and_then()
+                    await _unless(request.done, and_then)
                 await request.done.wait()
         finally:
             del self._requests[request_id]
@@ -297,9 +298,17 @@ class GuestClient:
         async with self._sending:
             if self._reason is None:
                 try:
-                    await self._stream.send_all(frame)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._send_whole(frame)
+                except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                     self.broke("the channel broke")
+
+    async def _send_whole(self, frame: bytes) -> None:
+        """Send a frame; a cancellation comes before all of it or after, since half a frame would spoil the stream."""
+        begun = 0
+        if isinstance(self._stream, trio.SocketStream):
+            begun = await self._stream.socket.send(frame)
+        with trio.CancelScope(shield=begun > 0):
+            await self._stream.send_all(memoryview(frame)[begun:])
 
     async def _read(self) -> None:
         reason = "the channel was given up"
@@ -356,6 +365,22 @@ class GuestClient:
         self._scope.cancel(reason="the channel is closed")
         self.broke("the channel was closed")
         await trio.aclose_forcefully(self._stream)
+
+
+async def _unless(done: trio.Event, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something, unless it is of no use any more."""
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await done.wait()
+                nursery.cancel_scope.cancel(reason="the answer is there")
+
+            nursery.start_soon(watch)
+            await work()
+            nursery.cancel_scope.cancel(reason="the work is done")
+    except BaseExceptionGroup as group:
+        raise only_error(group) from None
 
 
 def _optional_int(value: object) -> int | None:

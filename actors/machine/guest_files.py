@@ -1,21 +1,42 @@
-"""What is asked of a guest's files."""
+"""What is asked of a guest's files.
+
+Whatever is large goes in pieces, both ways, and no faster than the slower side: what comes is bounded by credit that
+is given as it is consumed, what goes is taken by the guest as it writes.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from actors.errors import GuestRefused
-from actors.model import FileContent, FileEntry
-from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, Data
+import trio
+
+from actors.errors import GuestRefused, NoCapacity, RemoteProtocolError
+from actors.model import Edited, FileContent, FileEntry, Helper, TreeReport
+from guest.errors import only_error
+from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, Data, Message
 
 if TYPE_CHECKING:
     from actors.machine.guest_client import GuestClient
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
+"""Of a file that is held in memory as a whole; streams have no such bound."""
 MAX_LISTING_BYTES: Final = 16 * 1024 * 1024
+WINDOW_BYTES: Final = 1024 * 1024
+"""How much may be on its way to a consumer who is slow."""
+SLACK_BYTES: Final = 2 * DATA_CHUNK_BYTES
+"""A guest sends whole pieces as long as it has any credit."""
+GIVEN_UP: Final = FILE_STREAM + 1
+"""Data on this stream says that the rest of a file will not come."""
+GIVE_UP_S: Final = 1.0
+"""Nobody waits longer to tell a guest that something is not wanted any more."""
+MAX_NAMED_SKIPS: Final = 20
+
+Sink: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Consumes one piece; the next comes when it returns."""
 
 
 class GuestFiles:
@@ -29,19 +50,51 @@ class GuestFiles:
         content = await self._collect(
             {"op": "file_read", "path": path, "offset": offset, "limit": limit}, MAX_FILE_BYTES
         )
-        return FileContent(content[0], int(content[1].get("size", 0)), offset)
+        size = max(_size(content[1], "size"), offset + len(content[0]) if content[0] else 0)
+        return FileContent(content[0], size, offset, _size(content[1], "mode") & 0o7777)
+
+    async def stream(
+        self, path: str, sink: Sink, *, offset: int = 0, limit: int | None = None, max_bytes: int
+    ) -> FileContent:
+        """Give a file, or a piece of it, to a consumer as it comes; the content of what is returned is empty."""
+        body = {"op": "file_read", "path": path, "offset": offset, "limit": limit}
+        reply = await self._pull(body, sink, max_bytes=max_bytes)
+        return FileContent(b"", _size(reply, "size"), offset, _size(reply, "mode") & 0o7777)
+
+    async def read_tree(self, path: str, sink: Sink, *, exclude: Sequence[str], max_bytes: int) -> TreeReport:
+        """Give the records of a directory tree (`guest.tree`) to a consumer as they come."""
+        reply = await self._pull({"op": "tree_read", "path": path, "exclude": list(exclude)}, sink, max_bytes=max_bytes)
+        return _report(reply)
 
     async def list(self, path: str) -> tuple[FileEntry, ...]:
         """List a directory, sorted by name."""
         lines, _ = await self._collect({"op": "file_list", "path": path}, MAX_LISTING_BYTES)
         try:
-            found = [json.loads(line) for line in lines.splitlines()]
-            return tuple(
-                FileEntry(str(e["name"]), str(e["kind"]), int(e["size"]), int(e["mode"]), float(e["mtime"]))
-                for e in found
-            )
+            return tuple(_entry(json.loads(line)) for line in lines.splitlines())
         except (KeyError, TypeError, ValueError) as error:
             raise self._client.broke(f"its directory listing is malformed: {error!r}") from error
+
+    async def look(self, path: str, *, follow: bool) -> FileEntry:
+        """Tell what is at a path."""
+        try:
+            return _entry(await self._client.call({"op": "file_stat", "path": path, "follow": follow}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._client.broke(f"its description of a file is malformed: {error!r}") from error
+
+    async def edit(self, path: str, old: str, new: str, *, replace_all: bool) -> Edited:
+        """Replace text in a file."""
+        body = {"op": "file_edit", "path": path, "old": old, "new": new, "replace_all": replace_all}
+        reply = await self._client.call(body)
+        return Edited(_size(reply, "replacements"), _size(reply, "size"))
+
+    async def helper(self, name: str) -> Helper:
+        """Tell how one of the guest layer's own programs is started."""
+        reply = await self._client.call({"op": "helper", "name": name})
+        try:
+            env = {str(key): str(value) for key, value in dict(reply["env"]).items()}
+            return Helper(tuple(str(word) for word in reply["argv"]), str(reply["workdir"]), env)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._client.broke(f"its description of a helper is malformed: {error!r}") from error
 
     async def _collect(self, body: dict[str, Any], cap: int) -> tuple[bytes, dict[str, Any]]:
         content = bytearray()
@@ -55,25 +108,133 @@ class GuestFiles:
         if len(content) > cap:
             raise GuestRefused(
                 f"{body['path']} is larger than {cap // 2**20} MiB.",
-                remedy="Read it in pieces with offset and limit.",
+                remedy="Read it in pieces with offset and limit, or as a stream.",
             )
         return bytes(content), reply
 
-    async def write(self, path: str, content: bytes | AsyncIterable[bytes], mode: int | None = 0o644) -> int:
-        """Replace a file atomically and return its size in bytes."""
+    async def _pull(self, body: dict[str, Any], sink: Sink, *, max_bytes: int) -> dict[str, Any]:
+        """Make a request whose data goes to a consumer, with no more than a window of it in memory."""
+        client = self._client
+        request_id = client.new_request_id()
+        sending, receiving = trio.open_memory_channel[bytes](math.inf)
+        waiting = total = 0
+
+        def on_data(_stream: int, data: bytes) -> None:
+            nonlocal waiting, total
+            waiting, total = waiting + len(data), total + len(data)
+            if waiting > WINDOW_BYTES + SLACK_BYTES:
+                raise RemoteProtocolError("more data came than was asked for")
+            if total > max_bytes:
+                sending.close()
+            else:
+                sending.send_nowait(data)
+
+        async def consume() -> None:
+            nonlocal waiting
+            consumed = 0
+            async for data in receiving:
+                await sink(data)
+                consumed += len(data)
+                if consumed >= WINDOW_BYTES // 4:
+                    waiting -= consumed
+                    credit = {"op": "file_credit", "target": request_id, "bytes": consumed}
+                    consumed = 0
+                    # It is not answered.
+                    await client.send(Message({**credit, "id": client.new_request_id()}))
+            if total > max_bytes:
+                _too_large(body["path"], max_bytes)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(consume)
+                reply = await client.call(
+                    {**body, "credit": WINDOW_BYTES}, on_data, request_id=request_id, limit_s=math.inf
+                )
+                sending.close()
+        except BaseException as caught:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + GIVE_UP_S):
+                stop = {"op": "file_credit", "target": request_id, "bytes": 0, "stop": True}
+                await client.send(Message({**stop, "id": client.new_request_id()}))
+            if isinstance(caught, BaseExceptionGroup):
+                raise only_error(caught) from None
+            raise
+        return reply
+
+    async def write(
+        self, path: str, content: bytes | AsyncIterable[bytes], mode: int | None = 0o644, *, max_bytes: int
+    ) -> int:
+        """Replace a file atomically and return its size in bytes; if it is given up, the file stays as it was."""
+        pieces = _one(content) if isinstance(content, bytes) else content
+        reply = await self._push({"op": "file_write", "path": path, "mode": mode}, _cut(path, pieces, max_bytes))
+        return _size(reply, "size")
+
+    async def write_tree(
+        self, path: str, records: AsyncIterable[bytes], *, max_bytes: int, max_entries: int
+    ) -> TreeReport:
+        """Write the records of a directory tree (`guest.tree`) into a directory, which is made if it is missing."""
+        body = {"op": "tree_write", "path": path, "max_bytes": max_bytes, "max_entries": max_entries}
+        return _report(await self._push(body, records))
+
+    async def _push(self, body: dict[str, Any], pieces: AsyncIterable[bytes]) -> dict[str, Any]:
         client = self._client
         request_id = client.new_request_id()
 
         async def send() -> None:
-            if isinstance(content, bytes):
-                for start in range(0, len(content), DATA_CHUNK_BYTES):
-                    await client.send(Data(request_id, FILE_STREAM, content[start : start + DATA_CHUNK_BYTES]))
-            else:
-                async for piece in content:
-                    for start in range(0, len(piece), DATA_CHUNK_BYTES):
-                        await client.send(Data(request_id, FILE_STREAM, piece[start : start + DATA_CHUNK_BYTES]))
-            await client.send(Data(request_id, FILE_STREAM, b""))
+            try:
+                async with closing(pieces):
+                    async for piece in pieces:
+                        await client.send(Data(request_id, FILE_STREAM, piece))
+                await client.send(Data(request_id, FILE_STREAM, b""))
+            except BaseException:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + GIVE_UP_S):
+                    await client.send(Data(request_id, GIVEN_UP, b""))
+                raise
 
-        body = {"op": "file_write", "path": path, "mode": mode}
-        reply = await client.call(body, request_id=request_id, limit_s=math.inf, and_then=send)
-        return int(reply.get("size", 0))
+        return await client.call(body, request_id=request_id, limit_s=math.inf, and_then=send)
+
+
+async def _one(content: bytes) -> AsyncIterable[bytes]:
+    yield content
+
+
+async def _cut(path: str, pieces: AsyncIterable[bytes], max_bytes: int) -> AsyncIterable[bytes]:
+    """Cut what comes into the pieces of the wire."""
+    total = 0
+    async with closing(pieces):
+        async for piece in pieces:
+            total += len(piece)
+            if total > max_bytes:
+                _too_large(path, max_bytes)
+            for start in range(0, len(piece), DATA_CHUNK_BYTES):
+                yield piece[start : start + DATA_CHUNK_BYTES]
+
+
+@asynccontextmanager
+async def closing(pieces: AsyncIterable[bytes]) -> AsyncIterator[None]:
+    """Close what produces the pieces at the end of the block, if it can be closed: it may hold a file."""
+    try:
+        yield
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
+
+
+def _too_large(path: str, max_bytes: int) -> None:
+    raise NoCapacity(f"{path} has more than {max_bytes} bytes.", remedy="Raise limits.max_transfer_mb, or split it.")
+
+
+def _entry(facts: dict[str, Any]) -> FileEntry:
+    return FileEntry(
+        str(facts["name"]), str(facts["kind"]), int(facts["size"]), int(facts["mode"]), float(facts["mtime"])
+    )
+
+
+def _size(reply: dict[str, Any], field: str) -> int:
+    value = reply.get(field)
+    return value if isinstance(value, int) and 0 <= value < 2**63 else 0
+
+
+def _report(reply: dict[str, Any]) -> TreeReport:
+    named = reply.get("skipped")
+    skipped = [str(line)[:500] for line in named[:MAX_NAMED_SKIPS]] if isinstance(named, list) else []
+    return TreeReport(_size(reply, "entries"), _size(reply, "bytes"), tuple(skipped), _size(reply, "skipped_count"))

@@ -16,6 +16,7 @@ from typing import Any, Final
 from actors.errors import AgentisoError
 from agentiso.cli import (
     commands,
+    files,
     images,
     lifecycle,
     network,
@@ -36,6 +37,7 @@ GROUPS: Final = (
     tree,
     lifecycle,
     commands,
+    files,
     snapshots,
     network,
     images,
@@ -49,6 +51,8 @@ examples:
   agentiso image build base            build the image that workspaces start from (a minute)
   agentiso create demo                 make a workspace
   agentiso exec demo -- uname -a       run a command in it
+  agentiso cp ./project demo:/workspace
+                                       copy a directory into it
   agentiso fork demo -n 3              fork it, memory and disk, while it runs
   agentiso snapshot create demo tidy   keep its state under a name
   agentiso snapshot restore demo tidy  go back to it, and with `agentiso undo demo` forth again

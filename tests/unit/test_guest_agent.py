@@ -123,7 +123,7 @@ async def test_a_file_comes_back_as_it_was_written(tmp_path: Path, size: int) ->
     content = os.urandom(size)
     path = tmp_path / "made" / "file"
     async with connected(tmp_path) as client:
-        assert await client.files.write(str(path), content, 0o750) == size
+        assert await client.files.write(str(path), content, 0o750, max_bytes=10**9) == size
         read = await client.files.read(str(path))
         listed = await client.files.list(str(path.parent))
     assert read.content == content
