@@ -21,7 +21,7 @@ from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 240
-BIG_BYTES = 600 * 1024 * 1024
+BIG_BYTES = 160 * 1024 * 1024
 
 
 async def output(workspace: Workspace, command: str) -> str:
@@ -53,7 +53,7 @@ async def test_files_beyond_any_memory_go_both_ways_unchanged(system: System) ->
             async for each in pieces:
                 received.update(each)
         assert received.digest() == digest.digest()
-        assert peak_kib() - before < 100 * 1024
+        assert peak_kib() - before < 80 * 1024
         assert max(int(line.split()[1]) for line in (await output(ws, agent)).splitlines()) < 100 * 1024
         # Who has read enough leaves; the guest goes on serving.
         async with ws.files.open_read("/root/big", offset=BIG_BYTES - 10) as pieces:
@@ -220,7 +220,9 @@ async def test_tools_move_files_only_within_the_roots_and_people_everywhere(
         assert (await cp("mover:/root", str(tmp_path / "into"), "--exclude", "data"))[0] == 0
         assert (tmp_path / "into" / "root" / "secret").exists()
         assert not (tmp_path / "into" / "root" / "data").exists()
-        assert (await cp(str(root), "mover:/srv"))[1]["entries"] == 4
+        status, shown = await cp(str(root), "mover:/srv")
+        assert (status, shown["skipped_count"]) == (0, 0)
+        assert shown["entries"] == len(list(root.rglob("*")))
         status, shown = await cp("a", "b")
         assert (status, shown["error"]["code"]) == (1, "invalid_argument")
         await trio.run_process([*ARGV, "destroy", "mover"], env=named, capture_stdout=True)
