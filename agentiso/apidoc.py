@@ -55,7 +55,7 @@ def _class(kind: type) -> Iterator[str]:
             is_plain = field.default is not attrs.NOTHING and not hasattr(field.default, "factory")
             shown = f" = {field.default!r}" if is_plain else ""
             meaning = f": {_joined(said[field.name])}" if field.name in said else ""
-            yield f"- `{field.name}: {field.type}{shown}`{meaning}"
+            yield f"- `{field.name}: {kind.__annotations__[field.name]}{shown}`{meaning}"
         yield ""
     for name, method in vars(kind).items():
         if inspect.isfunction(method) and not name.startswith("_"):
