@@ -18,7 +18,7 @@ from actors.messages import WorkspaceRef
 from actors.model import Edited, FileContent, FileEntry, Match, SearchResult, TreeReport
 from actors.runtime import open_plain_nursery
 from actors.settings import Limits
-from agentiso import transfer
+from agentiso import copying
 from agentiso.host_paths import Place, opened
 from guest import tree
 
@@ -94,7 +94,7 @@ class Files:
         """
         data: bytes | AsyncIterable[bytes]
         if isinstance(content, AsyncIterable):
-            data = transfer.guarded(content)
+            data = copying.guarded(content)
         else:
             data = content.encode() if isinstance(content, str) else content
         return await self._ref.ask(m.WriteFile(path, data, mode))
@@ -196,14 +196,14 @@ class Files:
     ) -> TreeReport:
         """As `upload`, of a path within ``roots`` alone; see `agentiso.host_paths`."""
         with opened(host_path, roots, must_exist=True) as place:
-            facts = transfer.look(place)
+            facts = copying.look(place)
             if not stat.S_ISDIR(facts.st_mode):
-                content, mode = transfer.read_file(place, on_bytes), stat.S_IMODE(facts.st_mode)
+                content, mode = copying.read_file(place, on_bytes), stat.S_IMODE(facts.st_mode)
                 size = await self._ref.ask(m.WriteFile(guest_path, content, mode))
                 return TreeReport(1, size)
             notes = tree.Notes()
             report: TreeReport = await self._ref.ask(
-                m.WriteTree(guest_path, transfer.read_tree(place, exclude, notes, on_bytes))
+                m.WriteTree(guest_path, copying.read_tree(place, exclude, notes, on_bytes))
             )
         named = (*notes.named, *report.skipped)[: tree.MAX_NAMED_SKIPS]
         return TreeReport(report.entries, report.size_bytes, named, report.skipped_count + notes.count)
@@ -222,7 +222,7 @@ class Files:
         with opened(host_path, roots, must_exist=False) as place:
             if (await self.stat(guest_path)).kind == "dir":
                 return await self._download_tree(guest_path, place, limits or Limits(), exclude, on_bytes)
-            async with transfer.writing_file(place, on_bytes) as file:
+            async with copying.writing_file(place, on_bytes) as file:
                 found = await self._ref.ask(m.ReadFile(guest_path, sink=file.take))
                 file.set_mode(found.mode)
             return TreeReport(1, file.size)
@@ -231,7 +231,7 @@ class Files:
         self, guest_path: str, place: Place, limits: Limits, exclude: Sequence[str], on_bytes: OnBytes
     ) -> TreeReport:
         most = limits.max_transfer_mb * 2**20
-        async with transfer.writing_tree(
+        async with copying.writing_tree(
             place, max_entries=limits.max_tree_entries, max_bytes=most, on_bytes=on_bytes
         ) as sink:
             report: TreeReport = await self._ref.ask(m.ReadTree(guest_path, sink.take, tuple(exclude)))

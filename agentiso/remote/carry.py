@@ -2,7 +2,8 @@
 
 Nothing here knows any one message: what there is to carry is read from the unions of `actors.messages` and from the
 annotations of their classes.  A message's field that is not data is live, and stays on its side: a callback
-(``call``), a stream of contents (``stream``), or how much output may be under way (``window``).  Only a message's own
+(``call``), one that is awaited (``sink``), a stream of contents (``stream``), or how much output may be under way
+(``window``).  Only a message's own
 fields can be live, not what is inside them.
 """
 
@@ -12,6 +13,8 @@ import collections.abc
 import enum
 import functools
 import hashlib
+import inspect
+import io
 import types
 import typing
 from collections.abc import AsyncIterable, Mapping
@@ -22,7 +25,7 @@ import attrs
 import cattrs
 
 from actors import messages as m
-from actors.errors import AgentisoError, RemoteProtocolError
+from actors.errors import AgentisoError, InvalidArgument, RemoteProtocolError
 from actors.machine.guest_jobs import Window
 from actors.runtime import ActorRef, Message
 from actors.settings import Settings
@@ -30,6 +33,7 @@ from agentiso.remote.wire import Body
 
 LIVE: Final[dict[str, Any]] = {
     "call": collections.abc.Callable,
+    "sink": collections.abc.Callable,
     "stream": collections.abc.AsyncIterable,
     "window": Window,
 }
@@ -141,17 +145,29 @@ def live_kind(value: Any) -> list[Any] | None:
         return ["window", value.size]
     if isinstance(value, AsyncIterable):
         return ["stream", 0]
+    if inspect.iscoroutinefunction(value):
+        return ["sink", 0]
     return ["call", 0] if callable(value) else None
 
 
 def dismantle(message: Message[Any]) -> tuple[Body, dict[str, Any]]:
-    """Return a message's data and its live values, both by field."""
+    """Return a message's data and its live values, both by field.
+
+    Raises:
+        InvalidArgument: it holds an open file, which stays with the process that has it.
+
+    """
     fields: Body = {}
     live: dict[str, Any] = {}
     for name, hint in hints_of(type(message)).items():
         value = getattr(message, name)
         if live_kind(value):
             live[name] = value
+        elif isinstance(value, io.IOBase):
+            raise InvalidArgument(
+                f"The {name} of {type(message).__name__} is an open file, which another process cannot use.",
+                remedy="Give a path instead.",
+            )
         else:
             fields[name] = _converter.unstructure(value, unstructure_as=hint)
     return fields, live

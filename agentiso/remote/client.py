@@ -7,6 +7,7 @@ What an asker may rely on is what `actors.runtime` promises, and this: when the 
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -196,11 +197,24 @@ class Connection:
     def _call(self, ask: int, pending: _Pending, field: str, arguments: list[Any]) -> None:
         if pending.fault is not None:
             return
+        if inspect.iscoroutinefunction(pending.live[field]):
+            pending.nursery.start_soon(self._fill, ask, pending, field, arguments)
+            return
         try:
             pending.live[field](*arguments)
         except Exception as error:  # noqa: BLE001 - it is the caller's own, and raised to the caller
             pending.fault = error
             self.link.send_nowait(Cancel(ask))
+
+    async def _fill(self, ask: int, pending: _Pending, field: str, arguments: list[Any]) -> None:
+        """Have the caller's consumer take what came, then have more sent."""
+        try:
+            await pending.live[field](*arguments)
+        except Exception as error:  # noqa: BLE001 - it is the caller's own, and raised to the caller
+            pending.fault = error
+            await self.link.send(Cancel(ask))
+        else:
+            await self.link.send(Consumed(ask, field, 1))
 
     async def _give(self, ask: int, pending: _Pending, field: str) -> None:
         """Send the next piece of the caller's contents."""

@@ -51,6 +51,7 @@ class _Connection:
         self._asks: dict[int, trio.CancelScope] = {}
         self._streams: dict[tuple[int, str], _Pieces] = {}
         self._windows: dict[tuple[int, str], Window] = {}
+        self._sinks: dict[tuple[int, str], _Sink] = {}
         self._made: set[str] = set()
         self._scope = trio.CancelScope()
 
@@ -99,14 +100,20 @@ class _Connection:
                         case Piece(number, field) as piece:
                             if (number, field) in self._streams:
                                 self._streams[number, field].put(piece)
-                        case Consumed(number, field, size):
-                            if (number, field) in self._windows:
-                                asks.start_soon(self._windows[number, field].consumed, size)
+                        case Consumed() as consumed:
+                            self._consumed(asks, consumed)
                         case None | Bye():
                             self._scope.cancel(reason="the client left")
                             return
                         case frame:
                             raise RemoteProtocolError(f"A client sent {type(frame).__name__}.")
+
+    def _consumed(self, asks: trio.Nursery, consumed: Consumed) -> None:
+        place = consumed.ask, consumed.field
+        if place in self._sinks:
+            self._sinks[place].taken()
+        if place in self._windows:
+            asks.start_soon(self._windows[place].consumed, consumed.size)
 
     async def _answer(self, ask: Ask, scope: trio.CancelScope) -> None:
         try:
@@ -127,11 +134,15 @@ class _Connection:
             for field in ask.live:
                 self._streams.pop((ask.ask, field), None)
                 self._windows.pop((ask.ask, field), None)
+                self._sinks.pop((ask.ask, field), None)
 
     def _live(self, number: int, field: str, kind: list[Any]) -> Any:
         match kind:
             case ["call", _]:
                 return self._callback(number, field)
+            case ["sink", _]:
+                sink = self._sinks[number, field] = _Sink(self._link, number, field)
+                return sink.give
             case ["window", int(size)]:
                 window = self._windows[number, field] = Window(size)
                 return window
@@ -213,3 +224,23 @@ class _Pieces:
             self._give.send_nowait(piece)
         except trio.WouldBlock:
             raise RemoteProtocolError("A client sent contents that nobody wanted.") from None
+
+
+class _Sink:
+    """A consumer that a client has: it gets the next piece when it has taken the one before."""
+
+    def __init__(self, link: Link, ask: int, field: str) -> None:
+        self._link = link
+        self._ask = ask
+        self._field = field
+        self._taken = trio.Event()
+
+    async def give(self, *arguments: Any) -> None:
+        """Have the client take something; return when it has."""
+        self._taken = trio.Event()
+        await self._link.send(Called(self._ask, self._field, list(arguments)))
+        await self._taken.wait()
+
+    def taken(self) -> None:
+        """Note that it has."""
+        self._taken.set()

@@ -16,7 +16,7 @@ from mcp import Client, StdioServerParameters, stdio_client
 
 from actors.errors import AgentisoError, GuestRefused, InvalidArgument
 from agentiso import System, Workspace
-from agentiso.transfer import TransferFailed
+from agentiso.copying import CopyFailed
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
@@ -124,7 +124,7 @@ async def test_edits_searches_and_paths_that_cannot_be_meant(system: System, tmp
             yield b"half"
             raise RuntimeError("no more")
 
-        with pytest.raises(TransferFailed, match="no more"):
+        with pytest.raises(CopyFailed, match="no more"):
             await files.write("/srv/link", broken())
         assert (await files.read("/srv/link")).content.startswith(b"x=")
         assert ".agentiso" not in await output(ws, "ls -A /srv /srv/code")

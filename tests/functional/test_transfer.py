@@ -153,7 +153,7 @@ async def test_memory_of_another_host_is_left_and_what_is_damaged_refused(
                 bad = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
                 with pytest.raises(BadBundle):
                     await system.import_workspace(io.BytesIO(bad))
-            with pytest.raises(TransferFailed, match="No such file"):
+            with pytest.raises(InvalidArgument, match="No such file"):
                 await system.import_workspace(tmp_path / "absent")
             assert await system.list() == ()
             assert left(elsewhere) == empty

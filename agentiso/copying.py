@@ -28,10 +28,10 @@ OnBytes = Callable[[int], None]
 """Called with the size of each piece."""
 
 
-class TransferFailed(AgentisoError):
+class CopyFailed(AgentisoError):
     """The host's side of a transfer failed: a file cannot be read or written."""
 
-    code = "transfer_failed"
+    code = "copy_failed"
 
 
 async def read_tree(place: Place, exclude: Sequence[str], notes: tree.Notes, on_bytes: OnBytes) -> AsyncIterator[bytes]:
@@ -125,7 +125,7 @@ async def writing_tree(place: Place, *, max_entries: int, max_bytes: int, on_byt
     """Yield what writes a tree at a place of the host; whole files stay if it fails, half ones do not.
 
     Raises:
-        TransferFailed: it cannot be written.
+        CopyFailed: it cannot be written.
         GuestRefused: the guest's stream is malformed, leads out of the place, or is too large.
 
     """
@@ -198,7 +198,7 @@ def _reported(place: Place) -> Iterator[None]:
     except OSError as error:
         if error.errno in EXHAUSTED:
             raise NoCapacity(f"The host's disk is full: {place.shown}.", remedy="Make room on it.") from error
-        raise TransferFailed(f"{place.shown} cannot be transferred: {error.strerror}.") from error
+        raise CopyFailed(f"{place.shown} cannot be transferred: {error.strerror}.") from error
 
 
 async def guarded(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
@@ -210,11 +210,11 @@ async def guarded(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     except AgentisoError:
         raise
     except Exception as error:
-        raise TransferFailed(f"The content was not produced to its end: {error!r}.") from error
+        raise CopyFailed(f"The content was not produced to its end: {error!r}.") from error
 
 
 def _open(place: Place, flags: int) -> int:
     try:
         return os.open(place.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
     except OSError as error:
-        raise TransferFailed(f"{place.shown} cannot be opened: {error.strerror}.") from error
+        raise CopyFailed(f"{place.shown} cannot be opened: {error.strerror}.") from error
