@@ -46,7 +46,7 @@ async def test_files_beyond_any_memory_go_both_ways_unchanged(system: System) ->
     with trio.fail_after(LIMIT_S):
         ws = await system.create("large", disk_gb=4)
         before = peak_kib()
-        agent = "for p in /proc/[0-9]*; do grep -q guest.agent $p/cmdline && grep VmHWM $p/status; done 2>/dev/null; true"
+        agent = "for p in /proc/[0-9]*; do grep -qs guest.agent $p/cmdline && grep -s VmHWM $p/status; done; true"
         assert await ws.files.write("/root/big", content()) == BIG_BYTES
         received = hashlib.sha256()
         async with ws.files.open_read("/root/big") as pieces:
