@@ -60,3 +60,4 @@ async def test_every_scenario_that_applies_passes(tools_dir: Path, environment: 
             await client.call_tool("workspace_destroy", {"workspace_id": workspace["workspace_id"], "force": True})
     unexpected = {name: text for name, text in said.items() if name not in EXPECTED}
     assert not unexpected, "\n\n".join(f"{name}:\n{text}" for name, text in unexpected.items())
+    assert set(said) == set(EXPECTED), "a failure that was expected is one no longer"
