@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -57,6 +58,10 @@ SUCCESSES: Final = (
     Success("file_write", {**HERE, "path": "/root/f", "content": "text"}),
     Success("file_read", {**HERE, "path": "/root/f"}),
     Success("file_list", {**HERE, "path": "/root"}),
+    Success("file_edit", {**HERE, "path": "/root/f", "old_string": "text", "new_string": "more text"}),
+    Success("file_search", {**HERE, "pattern": "m.re", "path": "/root"}),
+    Success("file_download", {**HERE, "host_path": "{roots}/f", "guest_path": "/root/f"}),
+    Success("file_upload", {**HERE, "host_path": "{roots}/f", "guest_path": "/root/again"}),
     Success("exec_background", {**HERE, "command": SERVE}, {"daemon": "job_id"}),
     Success("exec", {**HERE, "command": "until git ls-remote -q git://127.0.0.1/origin; do sleep 0.1; done"}),
     Success("git_clone", {**HERE, "url": "git://127.0.0.1/origin", "path": "/root/clone"}),
@@ -105,6 +110,10 @@ ERRORS: Final[tuple[tuple[str, dict[str, Any], str], ...]] = (
     ("file_read", {**HERE, "path": "relative"}, "relative"),
     ("file_list", {**HERE, "path": "/none"}, "/none"),
     ("file_write", {**HERE, "path": "/proc/none", "content": ""}, "/proc/"),
+    ("file_edit", {**HERE, "path": "/root/f", "old_string": "absent", "new_string": ""}, "/root/f"),
+    ("file_search", {**HERE, "pattern": "(", "path": "/root"}, "("),
+    ("file_download", {**HERE, "host_path": "/etc/f", "guest_path": "/root/f"}, "/etc/f"),
+    ("file_upload", {**HERE, "host_path": "/etc/passwd", "guest_path": "/root/f"}, "/etc/passwd"),
     ("snapshot_create", {**HERE, "name": "Not A Name"}, "is not a valid snapshot name"),
     ("snapshot_restore", {**HERE, "snapshot_name": "none"}, "has no snapshot 'none'"),
     ("snapshot_delete", {**HERE, "snapshot_name": "none"}, "has no snapshot 'none'"),
@@ -125,15 +134,16 @@ def test_no_tool_is_forgotten_here() -> None:
     assert {success.tool for success in SUCCESSES} == {tool.name for tool in TOOLS if not tool.hidden}
 
 
-async def test_every_tool_succeeds_and_fails_as_it_says(environment: dict[str, str]) -> None:
+async def test_every_tool_succeeds_and_fails_as_it_says(environment: dict[str, str], tmp_path: Path) -> None:
     failures: list[str] = []
-    known: dict[str, str] = {}
+    known = {"{roots}": str(tmp_path)}
+    config = tmp_path / "config.toml"
+    config.write_text(f'transfer_roots = ["{tmp_path}"]\n')
+    environment = {**environment, "AGENTISO_CONFIG": str(config)}
     with trio.fail_after(LIMIT_S):
         async with client_of(environment) as client:
             for success in SUCCESSES:
-                given: dict[str, Any] = {
-                    key: known.get(str(value).strip("{}"), value) for key, value in success.arguments.items()
-                }
+                given = filled(success.arguments, known)
                 result = await client.call_tool(success.tool, given)
                 if result.is_error:
                     failures.append(f"{success.tool} {given}: {result.content}")
@@ -141,7 +151,7 @@ async def test_every_tool_succeeds_and_fails_as_it_says(environment: dict[str, s
                 assert result.structured_content is not None
                 schema = next(schema_for(tool.result) for tool in TOOLS if tool.name == success.tool)
                 jsonschema.validate(result.structured_content, schema)
-                known |= {name: result.structured_content[field] for name, field in success.gives.items()}
+                known |= {f"{{{name}}}": result.structured_content[field] for name, field in success.gives.items()}
             assert not failures, "\n".join(failures)
             for tool, arguments, text in (*ERRORS, *errors_of_all()):
                 result = await client.call_tool(tool, arguments)
@@ -153,7 +163,12 @@ async def test_every_tool_succeeds_and_fails_as_it_says(environment: dict[str, s
 
 
 def filled(arguments: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
-    return {key: known.get(str(value).strip("{}"), value) for key, value in arguments.items()}
+    def fill(value: Any) -> Any:
+        for name, found in known.items():
+            value = value.replace(name, found) if isinstance(value, str) else value
+        return value
+
+    return {key: fill(value) for key, value in arguments.items()}
 
 
 def errors_of_all() -> list[tuple[str, dict[str, Any], str]]:
