@@ -46,7 +46,7 @@ async def test_a_client_creates_runs_forks_and_destroys(environment: dict[str, s
             assert (await call("exec", workspace_id=child, command="cat /root/a"))["stdout"] == "text"
             big = await call("exec", workspace_id=child, command="head -c 100000 /dev/zero | tr '\\0' x")
             assert big["truncated"]
-            assert "bytes cut here" in big["stdout"]
+            assert "of 100000 bytes cut; exec_poll job_id=" in big["stdout"]
             await call("snapshot_restore", workspace_id="agent", snapshot_name="one")
             for info in (await call("workspace_list"))["workspaces"]:
                 await call("workspace_info", workspace_id=info["workspace_id"])
