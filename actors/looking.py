@@ -49,18 +49,20 @@ async def helper(own: Holdings, source: Checkpoint) -> AsyncIterator[GuestClient
 
     """
     prepared = None
-    if source.has_memory:
-        with contextlib.suppress(CheckpointUnusable):
-            prepared = await _prepare(own, source, HELPER_MEMORY_MB)
-    if prepared is None:
-        # It has no memory, or none that fits here any more; its disk is whole by itself.
-        prepared = await _prepare(own, attrs.evolve(source, has_memory=False), own.record.shape.memory_mb)
     try:
+        if source.has_memory:
+            with contextlib.suppress(CheckpointUnusable):
+                prepared = await _prepare(own, source, HELPER_MEMORY_MB)
+        if prepared is None:
+            # It has no memory, or none that fits here any more; its disk is whole by itself.
+            prepared = await _prepare(own, attrs.evolve(source, has_memory=False), own.record.shape.memory_mb)
         await _isolate(prepared)
         yield prepared.machine.client
     finally:
-        await discard(own.host, prepared)
+        if prepared is not None:
+            await discard(own.host, prepared)
         with trio.CancelScope(shield=True):
+            # Also the disk layer of one that did not come up.
             await own.store.sweep()
 
 
