@@ -185,8 +185,11 @@ class Agent:
         try:
             result = action()
         except OSError as error:
-            self._refuse(request_id, ERROR_CODES.get(error.errno or 0, "io_error"), str(error))
-        except (InvalidRequest, ValueError, TypeError, KeyError, IndexError) as error:
+            what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+            self._refuse(request_id, ERROR_CODES.get(error.errno or 0, "io_error"), what)
+        except InvalidRequest as error:
+            self._refuse(request_id, "invalid_request", str(error))
+        except (ValueError, TypeError, KeyError, IndexError) as error:
             self._refuse(request_id, "invalid_request", f"{type(error).__name__}: {error}")
         else:
             if result is not None:
