@@ -414,7 +414,7 @@ class RegistryActor(Actor):
         began = time.perf_counter()
         parent = self._find(message.workspace)
         info: WorkspaceInfo = await parent.ref.ask(m.Describe())
-        image = await self._host.load_image(info.image_digest)
+        image = attrs.evolve(await self._host.load_image(info.image_digest), name=info.image)
         # From here to the reservations nothing waits, so that no other call comes between.
         self._check_room(message.count, message.count * FORK_MEMORY_MB)
         names = self._fork_names(parent.name, message)

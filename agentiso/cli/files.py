@@ -69,7 +69,7 @@ def _tell(a: Any, result: dict[str, Any], where: str) -> int:
         print(f"left out: {line}", file=sys.stderr)
     if result["skipped_count"] > len(result["skipped"]):
         print(f"left out: {result['skipped_count'] - len(result['skipped'])} more", file=sys.stderr)
-    show(a, result, f"{result['entries']} entries, {result['size_bytes']} bytes, to {where}")
+    show(a, result, f"copied to {where}: {result['entries']} files and directories, {result['size_bytes']} bytes")
     return 1 if result["skipped_count"] else 0
 
 

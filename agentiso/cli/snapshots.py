@@ -51,7 +51,7 @@ def _diff(a: Any) -> int:
         f"{sign[c['change']]} {c['path']}{'/' if c['kind'] == 'dir' else ''}  {_what(c)}".rstrip() for c in d["changes"]
     ]
     lines += [d["diff"].rstrip("\n")] if d["diff"] else []
-    lines += [f"{d['change_count']} changes from {d['base']} to {d['other']}"]
+    lines += [f"from {d['base']} to {d['other']}: {d['change_count']} changed"]
     lines += ["Some were left out; narrow it with --path."] if d["truncated"] else []
     return show(a, d, "\n".join(lines))
 

@@ -138,7 +138,7 @@ async def test_a_person_sees_the_tree_and_moves_in_it(environment: dict[str, str
         await run("exec", "demo", "--", "echo text > /root/kept")
         shown = await run("diff", "demo", "tidy", "--path", "/root", "-u")
         assert shown.startswith("+ /root/kept  5 B\n--- a/root/kept\n")
-        assert shown.endswith("+text\n1 changes from tidy to now\n")
+        assert shown.endswith("+text\nfrom tidy to now: 1 changed\n")
         await run("snapshot", "restore", "demo", "tidy")
         assert await run("exec", "demo", "--", "cat /dev/shm/mark") == "one\n"
         assert "was undone" in await run("undo", "demo")
