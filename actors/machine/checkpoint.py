@@ -152,13 +152,14 @@ def verify(store: Store, checkpoint: Checkpoint) -> None:
 
 
 async def add_digest(store: Store, checkpoint: Checkpoint) -> None:
-    """Compute and record the digest of a checkpoint that is kept."""
+    """Compute and record the digest of a checkpoint that is kept, unless its files were touched since it was taken."""
     if not checkpoint.has_memory:
         return
+    directory = store.checkpoint(checkpoint.id)
     # It may be deleted meanwhile.
     with contextlib.suppress(FileNotFoundError):
-        digest = await trio.to_thread.run_sync(digest_of, store.checkpoint(checkpoint.id), abandon_on_cancel=True)
-        if (store.checkpoint(checkpoint.id) / RECORD).exists():
+        digest = await trio.to_thread.run_sync(digest_of, directory, abandon_on_cancel=True)
+        if (directory / RECORD).exists() and seal_of(directory) == checkpoint.seal:
             save(store, attrs.evolve(checkpoint, digest=digest))
 
 

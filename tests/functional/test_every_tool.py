@@ -111,7 +111,7 @@ ERRORS: Final[tuple[tuple[str, dict[str, Any], str], ...]] = (
     ("file_list", {**HERE, "path": "/none"}, "/none"),
     ("file_write", {**HERE, "path": "/proc/none", "content": ""}, "/proc/"),
     ("file_edit", {**HERE, "path": "/root/f", "old_string": "absent", "new_string": ""}, "does not occur"),
-    ("file_search", {**HERE, "pattern": "(", "path": "/root"}, "("),
+    ("file_search", {**HERE, "pattern": "(", "path": "/root"}, "unterminated subpattern"),
     ("file_download", {**HERE, "host_path": "/etc/f", "guest_path": "/root/f"}, "/etc/f"),
     ("file_upload", {**HERE, "host_path": "/etc/passwd", "guest_path": "/root/f"}, "/etc/passwd"),
     ("snapshot_create", {**HERE, "name": "Not A Name"}, "is not a valid snapshot name"),

@@ -198,6 +198,8 @@ async def test_memory_for_another_host_is_refused_with_the_difference_and_its_di
         await workspace.snapshots.create("point")
         (made,) = set(root.iterdir()) - before
         record = made / "checkpoint.json"
+        while not json.loads(record.read_text())["digest"]:
+            await trio.sleep(0.01)
         record.write_text(record.read_text().replace('"qemu": "', '"qemu": "another '))
         with pytest.raises(CheckpointUnusable, match=r"qemu: another .* here.*disk_only"):
             await workspace.snapshots.restore("point")
