@@ -70,6 +70,8 @@ def _function(name: str, function: object) -> Iterator[str]:
     signature = re.sub(r"^\(self(, )?", "(", str(inspect.signature(inner)))
     # Annotations are strings here, and are shown as such.
     signature = re.sub(r"""(: |-> )(['"])(.*?)\2""", r"\1\3", signature)
+    # A default that is a function has no name that a reader could use.
+    signature = re.sub(r"<function \w+ at 0x[0-9a-f]+>", "...", signature)
     yield f"#### `{kind}{name}`\n"
     yield f"```\n{name}{signature}\n```\n"
     yield f"{_text(function)}\n"
