@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from actors.model import FileChange, FileFacts
+from actors.guest_model import FileChange, FileFacts
 
 MAX_TEXT_BYTES: Final = 128 * 1024
 """A file larger than this is not shown as text."""

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Final, TypeAlias, TypeVar, assert_never
 import attrs
 
 from actors.errors import InvalidArgument
+from actors.guest_model import Edited, FileContent, FileEntry, Helper, TreeReport
 from actors.lifecycle import State
 from actors.machine.guest_client import GuestClient
 from actors.machine.guest_files import Sink
-from actors.model import Edited, FileContent, FileEntry, Helper, TreeReport
 from actors.runtime import Message
 from actors.settings import Limits
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Final, TypeAlias, TypeVar, assert_never
 import attrs
 
 from actors.errors import InvalidArgument
+from actors.guest_model import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from actors.lifecycle import State
 from actors.machine.guest_client import GuestClient
 from actors.machine.guest_jobs import Followed, Window
-from actors.model import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from actors.runtime import Message
 
 R = TypeVar("R")

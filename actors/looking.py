@@ -18,6 +18,7 @@ import trio
 
 from actors.diff import MAX_TEXT_BYTES, Walk, compare, decide, unified
 from actors.errors import CheckpointUnusable, GuestRefused, InvalidArgument
+from actors.guest_model import Diff, FileChange
 from actors.holdings import Holdings
 from actors.launch import Prepared, discard, prepare
 from actors.machine import guest_looks
@@ -25,7 +26,6 @@ from actors.machine.checkpoint import Checkpoint
 from actors.machine.guest_client import GuestClient
 from actors.machine.host import check_memory
 from actors.machine.hostfwd import NETDEV
-from actors.model import Diff, FileChange
 
 MAX_ENTRIES: Final = 200_000
 MAX_TEXTS: Final = 200

@@ -14,12 +14,12 @@ from typing import Any, BinaryIO, ClassVar, Final, TypeAlias
 import attrs
 
 from actors.file_messages import FileWork
+from actors.guest_model import Diff
 from actors.job_messages import JobWork
 from actors.lifecycle import State
 from actors.machine.checkpoint import Checkpoint
 from actors.model import (
     LIBRARY,
-    Diff,
     ExportReport,
     ForkReport,
     ImportReport,

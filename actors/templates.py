@@ -19,6 +19,7 @@ import cattrs
 import trio
 
 from actors.errors import AgentisoError, InvalidArgument, NotFound
+from actors.guest_model import CommandSpec
 from actors.host import Host
 from actors.machine import checkpoint as checkpoints
 from actors.machine import machine as machines
@@ -27,7 +28,7 @@ from actors.machine.files import read_json, replace_json
 from actors.machine.image import BootImage
 from actors.machine.machine import Persona
 from actors.machine.store import allocated_bytes
-from actors.model import CommandSpec, Shape, TemplateInfo
+from actors.model import Shape, TemplateInfo
 from actors.names import new_id
 
 TEMPLATE_MAC: Final = "52:54:00:00:00:01"

@@ -15,6 +15,7 @@ from actors import file_messages, job_messages, lifetime, looking, policy, ports
 from actors import messages as m
 from actors.describe import describe
 from actors.errors import IllegalState
+from actors.guest_model import Diff
 from actors.holdings import Holdings
 from actors.host import Host
 from actors.idle import Idleness
@@ -23,7 +24,7 @@ from actors.lifecycle import State
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import exhaustion_reported
 from actors.machine.guest_client import GuestClient
-from actors.model import Diff, WorkspaceInfo
+from actors.model import WorkspaceInfo
 from actors.record import WorkspaceRecord
 from actors.runtime import Actor, Message
 

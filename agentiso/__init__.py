@@ -10,21 +10,23 @@ Synopsis::
 
 from actors import errors
 from actors.errors import AgentisoError
-from actors.model import (
-    CarriedJob,
-    Evidence,
+from actors.guest_model import (
     ExecResult,
-    ExportReport,
     FileContent,
     FileEntry,
-    ForkedChild,
-    ForkReport,
-    ImportReport,
     InputTaken,
     JobEnd,
     JobInfo,
     JobList,
     JobOutput,
+)
+from actors.model import (
+    CarriedJob,
+    Evidence,
+    ExportReport,
+    ForkedChild,
+    ForkReport,
+    ImportReport,
     Lifetime,
     Lineage,
     NetworkInfo,

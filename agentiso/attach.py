@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from actors.errors import AgentisoError, GuestBroken, GuestRefused, InvalidArgument, RemoteProtocolError
-from actors.model import JobInfo
+from actors.guest_model import JobInfo
 from actors.runtime import open_plain_nursery
 from agentiso.jobs import READ_BYTES
 from agentiso.system import System

@@ -14,8 +14,8 @@ import trio
 
 from actors import file_messages as m
 from actors.errors import GuestBroken, InvalidArgument
+from actors.guest_model import Edited, FileContent, FileEntry, Match, SearchResult, TreeReport
 from actors.messages import WorkspaceRef
-from actors.model import Edited, FileContent, FileEntry, Match, SearchResult, TreeReport
 from actors.runtime import open_plain_nursery
 from actors.settings import Limits
 from agentiso import copying

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from actors.errors import AgentisoError, GuestRefused, InvalidArgument
-from actors.model import ExecResult
+from actors.guest_model import ExecResult
 from agentiso.git_text import Address, GitStatus, check_ref, check_remote, check_url, hint, parse_status, redact
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import trio
 
 from actors import job_messages as j
 from actors import messages as m
+from actors.guest_model import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from actors.machine.guest_jobs import Window
-from actors.model import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from actors.runtime import open_plain_nursery
 
 WINDOW_BYTES: Final = 256 * 1024

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from actors import messages as m
-from actors.model import Diff, SnapshotInfo, WorkspaceInfo
+from actors.guest_model import Diff
+from actors.model import SnapshotInfo, WorkspaceInfo
 
 
 class Snapshots:

@@ -14,7 +14,8 @@ import trio
 from actors import job_messages as j
 from actors import messages as m
 from actors.errors import GuestBroken, GuestRefused, NotFound
-from actors.model import LIBRARY, CommandSpec, ExecResult, ExportReport, ForkReport, Lifetime, WorkspaceInfo
+from actors.guest_model import CommandSpec, ExecResult
+from actors.model import LIBRARY, ExportReport, ForkReport, Lifetime, WorkspaceInfo
 from actors.runtime import open_plain_nursery
 from agentiso.files import Files
 from agentiso.git import Git

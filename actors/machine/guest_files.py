@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import trio
 
 from actors.errors import GuestRefused, NoCapacity, RemoteProtocolError
-from actors.model import Edited, FileContent, FileEntry, Helper, TreeReport
+from actors.guest_model import Edited, FileContent, FileEntry, Helper, TreeReport
 from guest.errors import only_error
 from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, Data, Message
 

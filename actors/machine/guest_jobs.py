@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from actors.errors import GuestBroken, GuestRefused, RemoteProtocolError
-from actors.model import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
+from actors.guest_model import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from guest.wire import DATA_CHUNK_BYTES, STDERR, STDOUT, Message
 
 if TYPE_CHECKING:

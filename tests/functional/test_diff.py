@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from actors.errors import NotFound
-from actors.model import Diff
+from actors.guest_model import Diff
 from agentiso import System, Workspace
 
 pytestmark = pytest.mark.functional

@@ -25,6 +25,7 @@ import trio
 
 from actors import host, supervisor
 from actors.errors import GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
+from actors.guest_model import CommandSpec, ExecResult, FileContent
 from actors.machine import checkpoint as checkpoints
 from actors.machine import machine as machines
 from actors.machine import qcow2
@@ -36,7 +37,7 @@ from actors.machine.host import QemuBuild
 from actors.machine.machine import Machine, MachineRecord, Persona
 from actors.machine.process import ProcessIdentity, QemuProcess
 from actors.machine.store import Store
-from actors.model import CommandSpec, Evidence, ExecResult, FileContent
+from actors.model import Evidence
 from actors.names import new_id
 
 MARK_BYTES: Final = 16

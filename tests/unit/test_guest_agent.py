@@ -14,8 +14,8 @@ import pytest
 import trio
 
 from actors.errors import GuestBroken, GuestRefused
+from actors.guest_model import CommandSpec
 from actors.machine.guest_client import GuestClient, Identity
-from actors.model import CommandSpec
 from guest.handshake import token
 from guest.wire import Data, encode
 

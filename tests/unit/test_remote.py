@@ -29,9 +29,10 @@ from actors.errors import (
     RemoteProtocolError,
     SupervisorGone,
 )
+from actors.guest_model import FileContent, JobInfo
 from actors.job_messages import FollowJob
 from actors.machine.guest_jobs import Followed, Window
-from actors.model import FileContent, ForkedChild, ForkReport, JobInfo
+from actors.model import ForkedChild, ForkReport
 from actors.runtime import Actor, ActorRef, Message, Supervisor, open_plain_nursery
 from actors.runtime.actor import Mailbox
 from actors.settings import Settings

@@ -10,8 +10,8 @@ import attrs
 import trio
 
 from actors.errors import AgentisoError, GuestBroken, GuestRefused, InvalidArgument
+from actors.guest_model import ExecResult
 from actors.machine.guest_jobs import new_job_id
-from actors.model import ExecResult
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, cut, limit, reporting
 from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool

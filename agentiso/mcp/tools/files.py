@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from actors.errors import InvalidArgument
-from actors.model import TreeReport
+from actors.guest_model import TreeReport
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.tool import WORKSPACE, Call, Done, Tool
 

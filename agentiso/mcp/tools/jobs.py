@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 from actors.errors import InvalidArgument
-from actors.model import JobInfo
+from actors.guest_model import JobInfo
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, whole
 from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool, WorkspaceArguments

@@ -6,7 +6,7 @@ from typing import Final
 
 import attrs
 
-from actors.model import FileChange
+from actors.guest_model import FileChange
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.results import SnapshotResult, StateResult, snapshot_result, state_result
 from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool, WorkspaceArguments
