@@ -197,7 +197,7 @@ async def suspend(own: Holdings, by: str) -> None:
         await standstill.hold(machine)
     try:
         with own.store.held(machine.layer) as owner:
-            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=True)
+            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=True, quiesced=True)
             own.store.hold(owner, {taken.checkpoint.id})
             await _leave(own, machine, Event.SUSPENDED, suspended=taken.checkpoint.id, suspended_by=by)
     except BaseException:

@@ -151,7 +151,9 @@ class Templates:
                 await machines.prove(machine, Persona(workspace_id, "template"), None, grows=True, limit_s=limit_s)
                 try:
                     await _warm(machine)
-                    taken = await checkpoints.take(machine, store, with_memory=True, durable=True)
+                    # Nothing ever stands on its disk without its memory; a held file system would have to be let go
+                    # in each child.
+                    taken = await checkpoints.take(machine, store, with_memory=True, durable=True, quiesced=False)
                     await checkpoints.add_digest(store, taken.checkpoint)
                     store.hold(owner, {taken.checkpoint.id})
                 finally:

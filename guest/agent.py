@@ -14,7 +14,6 @@ import ctypes
 import errno
 import gc
 import os
-import platform
 import selectors
 import signal
 import socket
@@ -22,20 +21,24 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from guest import filesystem, identity, memory
-from guest.cgroup import Groups
+from guest import filesystem
 from guest.errors import ProtocolError
 from guest.filework import InvalidRequest
 from guest.handshake import proof, proves
+from guest.identity import Guest
 from guest.jobs import Jobs
 from guest.link import RETRY_S, Link, find_port
 from guest.listener import Listener, listen_vsock
+from guest.memory import Memory
+from guest.starter import Starter
 from guest.transfers import Transfers
 from guest.wire import PROTOCOL_VERSION, Message
 
 AGENT_VERSION: Final = "0.1.0"
 PR_SET_CHILD_SUBREAPER: Final = 36
 RB_AUTOBOOT: Final = 0x01234567
+COLLECT_AFTER: Final = 20_000
+"""Objects made before Python looks for cycles, of which there are hardly any here; not in a restored guest's first moments."""
 HELPERS: Final = ("search",)
 """Modules that run as programs of their own, since they may take long."""
 ERROR_CODES: Final = {
@@ -61,15 +64,19 @@ class Agent:
         nonce: str | None = None,
         generation: int = 0,
         listener: Listener | None = None,
-        dry: bool,
+        memory: Memory | None,
     ) -> None:
         self._link = link
         self._listener = listener
         self._key = key
         self._selector = selector
-        self._dry = dry
-        self._groups = Groups(wanted=not dry)
-        self._jobs = Jobs(link, selector, self._groups, self._answer)
+        self._guest = Guest() if memory else None
+        self._memory = memory
+        self._held = False
+        """Whether the root file system takes no writes."""
+        starter = Starter(wanted=memory is not None)
+        self._groups = starter.groups
+        self._jobs = Jobs(link, selector, starter, self._answer)
         self._jobs.began_anew = nonce is not None
         self._transfers = Transfers(link, self._attempt)
         self._nonce = nonce
@@ -92,10 +99,10 @@ class Agent:
 
     def run(self) -> None:
         """Serve until the link is over, which for a virtio-serial port is never, nor while there is a listener."""
-        wakeup, signalled = socket.socketpair()
+        wakeup, signalled = os.pipe()
         for end in (wakeup, signalled):
-            end.setblocking(False)
-        signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
         _catch_signals()
         self._selector.register(wakeup, selectors.EVENT_READ, None)
         while not self._link.over or self._listener is not None:
@@ -106,7 +113,7 @@ class Agent:
                     continue
                 if selected.data is None:
                     with contextlib.suppress(BlockingIOError):
-                        wakeup.recv(4096)
+                        os.read(wakeup, 4096)
                 self._on_ready(selected.data, selected.fd, events)
             if self._link.waits_for_host:
                 self._receive()
@@ -208,13 +215,14 @@ class Agent:
             link.drop()
             return
         link.authenticated = True
+        system = os.uname()
         self._answer(
             request_id,
             {
                 "version": PROTOCOL_VERSION,
                 "agent_version": AGENT_VERSION,
-                "arch": platform.machine(),
-                "kernel": platform.release(),
+                "arch": system.machine,
+                "kernel": system.release,
                 "proof": proof(self._key, b"guest", link.host_nonce, link.guest_nonce),
             },
         )
@@ -228,16 +236,16 @@ class Agent:
             "hooks": [],
             "connections_closed": 0,
         }
-        if not self._dry:
+        if self._guest:
             # Programs of the guest that run now may write to it.
-            filesystem.thaw()
-            reply = identity.assume(body)
+            self._let_write()
+            reply = self._guest.assume(body)
         reply["previous_nonce"], reply["generation"] = self._nonce, self._generation
         self._nonce, self._key = body["nonce"], bytes.fromhex(body["key"])
         if not body.get("rehearsal"):
             self._generation += 1
-        if not self._dry:
-            memory.remember(self._key, body["nonce"], self._generation)
+        if self._memory:
+            self._memory.remember(self._key, body["nonce"], self._generation)
         self._link.set_key(self._key)
         if body["machine_id"] != self._machine_id:
             self._jobs.renew_ids()
@@ -248,15 +256,21 @@ class Agent:
     def _freeze(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
         frozen = self._groups.freeze()
         self._link.prepare()
-        if frozen and body.get("quiesce") and not self._dry:
+        if frozen and body.get("quiesce") and self._guest:
             filesystem.quiesce()
+            self._held = True
         return {"frozen": frozen}
+
+    def _let_write(self) -> None:
+        if self._held:
+            filesystem.thaw()
+            self._held = False
 
     def _release(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
         """Set the clock once more, now without delay, and let the commands run on."""
-        if not self._dry:
+        if self._guest:
             time.clock_settime_ns(time.CLOCK_REALTIME, body["time_ns"])
-            filesystem.thaw()
+            self._let_write()
         self._groups.thaw()
         return {"time_ns": time.time_ns()}
 
@@ -279,7 +293,7 @@ class Agent:
 
     def _shutdown(self, request_id: int, _body: dict[str, Any]) -> dict[str, Any]:
         os.sync()
-        if not self._dry:
+        if self._guest:
             self._answer(request_id, {})
             ctypes.CDLL(None).reboot(RB_AUTOBOOT)
         return {}
@@ -302,6 +316,7 @@ def _channel(chosen: argparse.Namespace, key: bytes, selector: selectors.BaseSel
         listening = listen_vsock() if chosen.channel == "vsock" else socket.socket(fileno=chosen.fd)
         return Link(None, key, selector, ends=True), Listener(listening, selector)
     if chosen.channel == "fd":
+        os.set_inheritable(chosen.fd, False)
         return Link(chosen.fd, key, selector, ends=True), None
     return Link(os.open(find_port(chosen.port_name), os.O_RDWR | os.O_CLOEXEC), key, selector, ends=False), None
 
@@ -315,22 +330,20 @@ def main() -> None:
     parser.add_argument("--key-file", required=True)
     parser.add_argument("--dry-identity", action="store_true", help="for tests: leave the system's identity alone")
     chosen = parser.parse_args()
-    remembered = None if chosen.dry_identity else memory.recall()
-    key, nonce, generation = remembered or (_first_key(chosen.key_file), None, 0)
-    if not chosen.dry_identity:
-        # An earlier agent may have ended between the two.
+    memory = None if chosen.dry_identity else Memory()
+    if memory:
+        # An earlier agent may have ended while it was held.
         filesystem.thaw()
-        identity.bind_files()
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("-1000")
+    remembered = memory.recall() if memory else None
+    key, nonce, generation = remembered or (_first_key(chosen.key_file), None, 0)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     selector = selectors.DefaultSelector()
     link, listener = _channel(chosen, key, selector)
     print("agentiso-agent: ready", flush=True)
     # What exists now lives as long as the agent: collecting it would only touch, and so copy, its memory.
     gc.freeze()
-    dry = chosen.dry_identity
-    Agent(link, key, selector, nonce=nonce, generation=generation, listener=listener, dry=dry).run()
+    gc.set_threshold(COLLECT_AFTER)
+    Agent(link, key, selector, nonce=nonce, generation=generation, listener=listener, memory=memory).run()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Sources: sock_diag(7); struct inet_diag_req_v2 and SOCK_DESTROY in linux/inet_di
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -24,18 +25,40 @@ CONNECTED: Final = 0xFFF & ~(1 << 10) & ~(1 << 6)
 ANY: Final = bytes(48)
 LOOPBACK: Final = {socket.AF_INET: b"\x7f", socket.AF_INET6: bytes(15) + b"\x01"}
 RECEIVE_BYTES: Final = 65536
+NONE_IN_USE: Final = {
+    "/proc/net/sockstat": b"TCP: inuse 0 orphan 0 tw 0 alloc 0 ",
+    "/proc/net/sockstat6": b"TCP6: inuse 0\n",
+}
+"""What the kernel's counts (proc(5)) say when there is not even a listening socket: then nothing has to be searched."""
+COUNT_BYTES: Final = 4096
 
 _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBBI48s")
 
 
-def close_all() -> int:
-    """End every TCP connection but those within this machine; return how many there were.
+class Connections:
+    """The TCP connections of this machine."""
 
-    Raises:
-        OSError: the kernel cannot do it.
+    def __init__(self) -> None:
+        self._counts: list[tuple[int, bytes]] = []
+        for path, none in NONE_IN_USE.items():
+            # A kernel without IPv6 has no such count.
+            with contextlib.suppress(FileNotFoundError):
+                self._counts.append((os.open(path, os.O_RDONLY | os.O_CLOEXEC), none))
 
-    """
+    def close_all(self) -> int:
+        """End every TCP connection but those within this machine; return how many there were.
+
+        Raises:
+            OSError: the kernel cannot do it.
+
+        """
+        if all(none in os.pread(fd, COUNT_BYTES, 0) for fd, none in self._counts):
+            return 0
+        return _close_all()
+
+
+def _close_all() -> int:
     closed = 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as control:
         control.settimeout(1.0)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import signal
 import struct
-import subprocess
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
-from guest.cgroup import Groups
 from guest.environment import Environment
 from guest.filework import InvalidRequest
 from guest.ring import Ring
+from guest.starter import Starter
 from guest.wire import DATA_CHUNK_BYTES, STDERR, STDOUT
 
 SHELL: Final = "/bin/sh"
 FALLBACK_SHELL: Final = os.environ.get("AGENTISO_FALLBACK_SHELL", SHELL)
 """For root disks that hold no shell."""
-TIOCSCTTY: Final = 0x540E
 TIOCSWINSZ: Final = 0x5414
 END_OF_INPUT: Final = b"\x04"
 """What a terminal in its usual mode takes for the end of input, at the beginning of a line (termios(3))."""
@@ -43,12 +41,10 @@ class Input:
 class Job:
     """One command.  It is ``over`` once its own process has ended; its descendants may live on."""
 
-    def __init__(self, job_id: str, body: dict[str, Any], groups: Groups, environment: Environment) -> None:
+    def __init__(self, job_id: str, body: dict[str, Any], starter: Starter, environment: Environment) -> None:
         self.id = job_id
         self.carried_from: str | None = None
         """Its id in the machine of which this one is a fork."""
-        self._groups = groups
-        self._group = f"{os.getpid()}-{job_id}"
         argv = body.get("argv") or [SHELL if os.path.exists(SHELL) else FALLBACK_SHELL, "-c", body["command"]]
         self.command = str(body.get("command") or " ".join(argv))[:SHOWN_COMMAND]
         self.started_at = time.time()
@@ -68,73 +64,58 @@ class Job:
         self._open: list[int] = []
         size = body.get("pty")
         env = environment.of_command(body.get("env"), terminal="xterm-256color" if size else "dumb")
-        try:
-            with groups.birthplace(self._group):
-                self._process = self._spawn(argv, body.get("workdir") or "/", env, size, stdin=bool(body.get("stdin")))
-        except BaseException:
-            self.close()
-            groups.remove_empty()
-            raise
-        self.pid = self._process.pid
-        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
-            # The agent's own exemption from the kernel's out-of-memory killer is not for its commands.
-            file.write("0")
-
-    def _spawn(
-        self, argv: list[str], workdir: str, env: dict[str, str], size: dict[str, Any] | None, *, stdin: bool
-    ) -> subprocess.Popen[bytes]:
-        if size:
-            return self._spawn_on_terminal(argv, workdir, env, size)
+        self.group = starter.groups.take()
+        """Where its processes are, until they are gone."""
         theirs: list[int] = []
         try:
-            for stream in (STDOUT, STDERR):
-                ours, end = os.pipe()
-                self.pipes[ours] = stream
-                self._open.append(ours)
-                theirs.append(end)
-            if stdin:
-                end, self.stdin = os.pipe()
-                self._open.append(self.stdin)
-                theirs.append(end)
-            for fd in self._open:
-                os.set_blocking(fd, False)
-            return subprocess.Popen(
-                argv,
-                stdin=theirs[2] if stdin else subprocess.DEVNULL,
-                stdout=theirs[0],
-                stderr=theirs[1],
-                cwd=workdir,
-                env=env,
-                start_new_session=True,
-            )
+            if size:
+                self._open_terminal(theirs, size)
+                # The first terminal that the leader of a session opens controls it (tty_ioctl(4)).
+                controlling = (os.POSIX_SPAWN_OPEN, 0, os.ttyname(theirs[0]), os.O_RDWR, 0)
+                actions: Sequence[tuple[Any, ...]] = [controlling, *_copies((0, 0), first=1)]
+            else:
+                self._open_pipes(theirs, stdin=bool(body.get("stdin")))
+                actions = _copies(theirs)
+            workdir = body.get("workdir") or "/"
+            self.pid = starter.start(argv, workdir=workdir, env=env, actions=actions, group=self.group)
+        except BaseException:
+            self.close()
+            self.let_go(starter)
+            raise
         finally:
             for end in theirs:
                 os.close(end)
 
-    def _spawn_on_terminal(
-        self, argv: list[str], workdir: str, env: dict[str, str], size: dict[str, Any]
-    ) -> subprocess.Popen[bytes]:
-        """Start the command as the leader of a session whose controlling terminal is a new one."""
+    def _open_pipes(self, theirs: list[int], *, stdin: bool) -> None:
+        """Open what leads to the command; ``theirs`` gets its standard input, output and error."""
+        if stdin:
+            end, self.stdin = os.pipe()
+            self._open.append(self.stdin)
+        else:
+            end = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        theirs.append(end)
+        for stream in (STDOUT, STDERR):
+            ours, end = os.pipe()
+            self.pipes[ours] = stream
+            self._open.append(ours)
+            theirs.append(end)
+        for fd in self._open:
+            os.set_blocking(fd, False)
+
+    def _open_terminal(self, theirs: list[int], size: dict[str, Any]) -> None:
         master, slave = os.openpty()
-        try:
-            self._open.append(master)
-            self.pipes[master] = STDOUT
-            self.stdin = self.terminal = master
-            self.resize(size)
-            os.set_blocking(master, False)
-            return subprocess.Popen(
-                argv,
-                stdin=slave,
-                stdout=slave,
-                stderr=slave,
-                cwd=workdir,
-                env=env,
-                start_new_session=True,
-                # Safe here: the agent has no threads.
-                preexec_fn=lambda: fcntl.ioctl(0, TIOCSCTTY, 0),
-            )
-        finally:
-            os.close(slave)
+        theirs.append(slave)
+        self._open.append(master)
+        self.pipes[master] = STDOUT
+        self.stdin = self.terminal = master
+        self.resize(size)
+        os.set_blocking(master, False)
+
+    def let_go(self, starter: Starter) -> None:
+        """Have its control group serve others: nothing of it runs any more."""
+        if self.group is not None:
+            starter.groups.give_back(self.group)
+            self.group = None
 
     def resize(self, size: dict[str, Any]) -> None:
         """Give the command's terminal ``rows`` and ``cols``."""
@@ -150,7 +131,7 @@ class Job:
     @property
     def gone(self) -> bool:
         """Whether nothing of it runs any more, as far as can be known."""
-        return self.over and not self._groups.populated(self._group)
+        return self.over and not (self.group and self.group.populated)
 
     @property
     def kept_bytes(self) -> int:
@@ -188,7 +169,7 @@ class Job:
 
     def kill(self, number: int, note: str) -> bool:
         """Signal the whole process group, with SIGKILL all descendants; tell whether there was anything to signal."""
-        if number == signal.SIGKILL and self._groups.populated(self._group) and self._groups.kill(self._group):
+        if number == signal.SIGKILL and self.group and self.group.populated and self.group.kill():
             self.note = note
             return True
         if self.over:
@@ -211,7 +192,6 @@ class Job:
         """Take note of the end of the command itself."""
         self.status = status
         self._duration_s = time.monotonic() - self._started
-        self._process.returncode = os.waitstatus_to_exitcode(status)
 
     def close_input(self) -> None:
         """Close the standard input; a terminal stays open for its output."""
@@ -245,3 +225,8 @@ class Job:
             "stderr_bytes": self.rings[STDERR].end,
             "note": self.note,
         }
+
+
+def _copies(descriptors: Sequence[int], first: int = 0) -> list[tuple[int, int, int]]:
+    """Return what makes a child's descriptors, from a number on, copies of these."""
+    return [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors, first)]

@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from guest.cgroup import Groups
 from guest.environment import Environment
 from guest.filework import InvalidRequest
 from guest.job import Input, Job
 from guest.link import Link
 from guest.reader import Reader
+from guest.starter import Starter
 from guest.wire import Data
 
 Answer = Callable[[int, "dict[str, Any]"], None]
@@ -44,15 +44,17 @@ ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
 class Jobs:
     """All jobs of one guest."""
 
-    def __init__(self, link: Link, selector: selectors.BaseSelector, groups: Groups, answer: Answer) -> None:
+    def __init__(self, link: Link, selector: selectors.BaseSelector, starter: Starter, answer: Answer) -> None:
         self._link = link
         self._selector = selector
-        self._groups = groups
+        self._starter = starter
         self._answer = answer
         self._environment = Environment()
         self._jobs: dict[str, Job] = {}
         self._running: dict[int, Job] = {}
         """By process id."""
+        self._lingering: list[Job] = []
+        """Those that are over while something that they started may still run."""
         self._readers: list[Reader] = []
         self._kept_bytes = 0
         self.began_anew = False
@@ -124,6 +126,12 @@ class Jobs:
 
     def reap(self) -> None:
         """Take note of every process that has ended."""
+        self._wait()
+        for job in [job for job in self._lingering if job.gone]:
+            self._lingering.remove(job)
+            job.let_go(self._starter)
+
+    def _wait(self) -> None:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -170,7 +178,7 @@ class Jobs:
             raise InvalidRequest(f"{job_id!r} is no id for a new job")
         while len(self._jobs) >= MAX_JOBS:
             self._forget(next(self._finished(), None))
-        job = Job(job_id, body, self._groups, self._environment)
+        job = Job(job_id, body, self._starter, self._environment)
         self._jobs[job.id] = self._running[job.pid] = job
         self._watch(job)
         return job
@@ -312,4 +320,4 @@ class Jobs:
         while job.inputs:
             self._answer_input(job.inputs.popleft(), closed=True)
         job.close()
-        self._groups.remove_empty()
+        self._lingering.append(job)

@@ -95,8 +95,8 @@ class Link:
         return True
 
     def _read(self) -> bytes:
-        """Read what is there, which a port gives out by the page."""
-        data = os.read(self.fd, READ_BYTES)
+        """Read what is there, which a port gives out by the page; most often a page holds it all."""
+        data = os.read(self.fd, PORT_BYTES)
         if len(data) < PORT_BYTES:
             return data
         pieces, size = [data], len(data)

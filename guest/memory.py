@@ -10,22 +10,25 @@ import os
 from typing import Final
 
 PATH: Final = "/run/agentiso/agent.json"
+SIZE: Final = 512
+"""More than the facts take; a write of the same size replaces them in one step, whenever the agent ends."""
 
 
-def remember(key: bytes, nonce: str, generation: int) -> None:
-    """Write it down, readable by root alone."""
-    temporary = PATH + ".new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w") as file:
-        json.dump({"key": key.hex(), "nonce": nonce, "generation": generation}, file)
-    os.rename(temporary, PATH)
+class Memory:
+    """The file, readable by root alone."""
 
+    def __init__(self, path: str = PATH) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-def recall() -> tuple[bytes, str, int] | None:
-    """Return (key, nonce, generation), or ``None`` at the agent's first start."""
-    try:
-        with open(PATH) as file:
-            facts = json.load(file)
-    except FileNotFoundError:
-        return None
-    return bytes.fromhex(facts["key"]), str(facts["nonce"]), int(facts["generation"])
+    def remember(self, key: bytes, nonce: str, generation: int) -> None:
+        """Write it down."""
+        facts = json.dumps({"key": key.hex(), "nonce": nonce, "generation": generation})
+        os.pwrite(self._fd, facts.encode().ljust(SIZE), 0)
+
+    def recall(self) -> tuple[bytes, str, int] | None:
+        """Return (key, nonce, generation), or ``None`` at the agent's first start."""
+        content = os.pread(self._fd, SIZE, 0)
+        if not content:
+            return None
+        facts = json.loads(content)
+        return bytes.fromhex(facts["key"]), str(facts["nonce"]), int(facts["generation"])

@@ -25,6 +25,9 @@ FILE_STREAM: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 
+# Made once: the module's own functions look at their arguments, and for white space, each time.
+_read_json = json.JSONDecoder().raw_decode
+_write_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _LENGTH = struct.Struct(">I")
 _DATA = struct.Struct(">BIB")
 
@@ -93,11 +96,12 @@ def _decode(payload: bytes) -> Event:
         _, request_id, stream = _DATA.unpack_from(payload)
         return Data(request_id, stream, payload[_DATA.size :])
     try:
-        body = json.loads(payload)
+        text = payload.decode()
+        body, end = _read_json(text)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"A control message is not valid JSON: {error}.") from None
-    if not isinstance(body, dict):
-        raise RemoteProtocolError(f"A control message is a {type(body).__name__}, not an object.")
+    if end != len(text) or not isinstance(body, dict):
+        raise RemoteProtocolError("A control message is not one JSON object.")
     return Message(body)
 
 
@@ -112,7 +116,7 @@ def encode(event: Event) -> bytes:
         payload = _DATA.pack(0, event.request_id, event.stream) + event.payload
     else:
         try:
-            payload = json.dumps(event.body, separators=(",", ":"), allow_nan=False).encode("ascii")
+            payload = _write_json(event.body).encode("ascii")
         except (TypeError, ValueError) as error:
             raise LocalProtocolError(f"A control message cannot be written as JSON: {error}.") from error
     if len(payload) > MAX_FRAME_BYTES:

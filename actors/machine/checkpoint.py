@@ -172,12 +172,12 @@ def layer_of(directory: Path) -> str | None:
     return layer if isinstance(layer, str) else None
 
 
-async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bool) -> Taken:
+async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bool, quiesced: bool) -> Taken:
     """Checkpoint a running machine, which runs on afterwards whatever happens.
 
     `Machine.layer` may have moved when this returns or raises, and the result is held by nobody: the caller holds
-    both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns, and
-    its disk is whole by itself.
+    both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns; if
+    the file system is ``quiesced``, as it always is without memory, its disk is whole by itself.
 
     Raises:
         NoCapacity: the host's disk is full.
@@ -197,7 +197,7 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 next_layer, backing=store.layer(layer), backing_format="qcow2", size_bytes=machine.disk_bytes
             )
             if with_memory:
-                pause, copied = await _take_with_memory(machine, directory, next_layer, next_path, quiesced=durable)
+                pause, copied = await _take_with_memory(machine, directory, next_layer, next_path, quiesced=quiesced)
             else:
                 pause, copied = await _take_disk_only(machine, next_layer, next_path), 0
             seal = seal_of(directory) if with_memory else ""

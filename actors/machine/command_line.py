@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from actors.machine.image import BootImage
-from actors.machine.tsc import kernel_argument
+from actors.machine.tsc import rate_argument
 from actors.model import Shape
 
 QMP_FD: Final = 3
@@ -31,6 +31,10 @@ ROOT_DEVICE: Final = "root"
 
 KERNEL_ARGUMENTS: Final = "console=ttyS0 reboot=t panic=-1 quiet loglevel=4"
 """``reboot=t`` (triple fault) with ``-no-reboot`` makes a guest's reboot or panic end the process."""
+EMULATED_ARGUMENTS: Final = "mitigations=off norandmaps psi=0 noautogroup lsm=landlock,yama"
+"""Emulation speculates nothing, so that defences against that only cost.  QEMU translates a program's code anew for each
+address at which it is loaded, so that random ones would make every command several times as slow.  And what a kernel
+does beside its work at every start of a process has to be translated as well."""
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -88,7 +92,9 @@ def build(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
 
 def kernel_arguments(accelerator: str) -> str:
     """Return the arguments that every kernel gets under an accelerator."""
-    return f"{KERNEL_ARGUMENTS} {kernel_argument(accelerator)}".rstrip()
+    if accelerator != "tcg":
+        return KERNEL_ARGUMENTS
+    return f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} {rate_argument()}".rstrip()
 
 
 def _machine(spec: MachineSpec) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def tsc_khz() -> int | None:
     return int((read() - ticks) * 1e6 / passed)
 
 
-def kernel_argument(accelerator: str) -> str:
-    """Return the kernel argument for an accelerator, empty where the guest needs none."""
-    khz = tsc_khz() if accelerator == "tcg" else None
+def rate_argument() -> str:
+    """Return the argument that tells an emulated guest's kernel, empty where the rate is not known."""
+    khz = tsc_khz()
     return f"tsc_early_khz={khz}" if khz else ""
