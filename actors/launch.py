@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 import trio
 
-from actors.errors import CheckpointUnusable
+from actors.errors import CheckpointUnusable, MachineFailed
 from actors.host import Host
 from actors.machine import checkpoint as checkpoints
-from actors.machine import machine as machines
+from actors.machine import proof, starting
 from actors.machine.checkpoint import Checkpoint, Fingerprint
 from actors.machine.image import BootImage
-from actors.machine.machine import Machine, Persona
+from actors.machine.machine import Machine
+from actors.machine.proof import Persona
 from actors.names import new_id
 from actors.record import WorkspaceRecord, directory_of
+
+POOL_REHEARSALS: Final = 2
+"""The first one translates what it runs; the second one takes the ways that only a second one takes."""
 
 
 @attrs.frozen
@@ -46,7 +52,7 @@ async def complete(host: Host, record: WorkspaceRecord, prepared: Prepared) -> M
     resumes = source if source is not None and source.has_memory else None
     limit_s = settings.restore_timeout_s if resumes else settings.boot_timeout_s
     try:
-        await machines.prove(
+        await starting.prove(
             machine,
             Persona(record.id, record.name),
             resumes,
@@ -57,6 +63,25 @@ async def complete(host: Host, record: WorkspaceRecord, prepared: Prepared) -> M
         host.store.release(f"machine:{machine.spec.uuid}")
         raise
     return machine
+
+
+async def rehearse(prepared: Prepared, host: Host) -> None:
+    """Have a prepared machine do once what its start and its first command will take; if that fails, it is ended.
+
+    Raises:
+        MachineFailed, RestoreUnproven: it is not usable.
+
+    """
+    machine = prepared.machine
+    try:
+        with trio.move_on_after(host.settings.restore_timeout_s) as limit:
+            await proof.rehearse(machine, POOL_REHEARSALS)
+            await machine.client.freeze()
+        if limit.cancelled_caught:
+            raise MachineFailed("A machine of the pool did not get ready in time.")
+    except BaseException:
+        await discard(host, prepared)
+        raise
 
 
 async def discard(host: Host, prepared: Prepared) -> None:
@@ -131,7 +156,7 @@ async def _start(
         mac=record.mac,
     )
     settings, disk_bytes = host.settings, _disk_bytes(record, source)
-    machine = await machines.prepare(
+    machine = await starting.prepare(
         nursery,
         spec,
         fingerprint,

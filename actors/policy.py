@@ -13,6 +13,7 @@ from actors.errors import IllegalState, InvalidArgument
 from actors.holdings import Holdings
 from actors.machine import checkpoint as checkpoints
 from actors.machine import standstill
+from actors.machine.standstill import FileSystem
 from actors.messages import SetNetworkPolicy
 from actors.record import WorkspaceRecord
 from actors.running import bring_back
@@ -57,10 +58,10 @@ def _check(record: WorkspaceRecord, wanted: SetNetworkPolicy) -> None:
 async def _replace_machine(own: Holdings, *, allow_internet: bool) -> None:
     """Restore the machine, held still meanwhile, from a checkpoint under the new policy; on failure it runs on."""
     machine, before = own.live(), own.record.allow_internet
-    await standstill.hold(machine)
+    await standstill.hold(machine, FileSystem.WRITTEN)
     try:
         with own.store.held(machine.layer) as owner:
-            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=False, quiesced=False)
+            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=False)
             own.store.hold(owner, {taken.checkpoint.id})
             own.record = attrs.evolve(own.record, allow_internet=allow_internet)
             await bring_back(own, taken.checkpoint, head=own.record.head)

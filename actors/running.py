@@ -15,11 +15,11 @@ from actors.holdings import Holdings
 from actors.launch import launch
 from actors.lifecycle import Event, State
 from actors.machine import checkpoint as checkpoints
-from actors.machine import machine as machines
-from actors.machine import standstill
+from actors.machine import standstill, starting
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import tail
-from actors.machine.machine import Machine, MachineRecord
+from actors.machine.machine import SHUTDOWN_GRACE_S, Machine, MachineRecord
+from actors.machine.standstill import FileSystem
 from actors.names import new_id
 from actors.record import WorkspaceRecord
 
@@ -36,7 +36,9 @@ async def bring_back(own: Holdings, source: Checkpoint | None, *, head: str | No
 async def prepare(own: Holdings, source: Checkpoint) -> None:
     """Restore a machine that waits in the pool for its identity."""
     async with own.host.starts:
-        own.prepared = await launching.prepare(own.nursery, own.host, own.record, source)
+        prepared = await launching.prepare(own.nursery, own.host, own.record, source)
+        await launching.rehearse(prepared, own.host)
+        own.prepared = prepared
 
 
 async def claim(own: Holdings, record: WorkspaceRecord) -> None:
@@ -109,7 +111,7 @@ async def adopt(own: Holdings, machine_record: MachineRecord) -> None:
     try:
         image = await host.load_image(record.image_digest)
         fingerprint = await host.fingerprint(image, record.shape, record.network, record.channel)
-        machine = await machines.adopt(
+        machine = await starting.adopt(
             own.nursery,
             host.adopted_spec(image, fingerprint, record, machine_record),
             fingerprint,
@@ -119,11 +121,11 @@ async def adopt(own: Holdings, machine_record: MachineRecord) -> None:
             limit_s=ADOPT_LIMIT_S,
         )
         if machine is not None and record.state is State.PAUSED:
-            await standstill.hold(machine)
+            await standstill.hold(machine, FileSystem.QUIESCED)
         reason = "Its machine ended while no supervisor was running."
     except AgentisoError as error:
         machine, reason = None, f"Its machine could not be adopted: {error}"
-        machines.kill(machine_record)
+        starting.kill(machine_record)
     if machine is None:
         shutil.rmtree(machine_record.directory, ignore_errors=True)
         if own.lifecycle.state is not State.FAILED:
@@ -148,7 +150,7 @@ async def stop(own: Holdings) -> None:
     if machine.held:
         await standstill.let_go(machine)
         own.lifecycle.move(Event.RESUMED)
-    await _leave(own, machine, Event.STOPPED, grace_s=machines.SHUTDOWN_GRACE_S)
+    await _leave(own, machine, Event.STOPPED, grace_s=SHUTDOWN_GRACE_S)
 
 
 async def _leave(own: Holdings, machine: Machine, event: Event, *, grace_s: float = 0.0, **changes: Any) -> None:
@@ -184,7 +186,7 @@ def settle_on(own: Holdings, source: Checkpoint, *, head: str | None) -> None:
 
 async def pause(own: Holdings) -> None:
     """Have the machine stand still; its memory stays on the host."""
-    await standstill.hold(own.live())
+    await standstill.hold(own.live(), FileSystem.QUIESCED)
     own.lifecycle.move(Event.PAUSED)
     own.note()
 
@@ -194,10 +196,10 @@ async def suspend(own: Holdings, by: str) -> None:
     machine, owner = own.live(), f"suspend:{new_id()}"
     was_held = machine.held is not None
     if not was_held:
-        await standstill.hold(machine)
+        await standstill.hold(machine, FileSystem.WRITTEN)
     try:
         with own.store.held(machine.layer) as owner:
-            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=True, quiesced=True)
+            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=True)
             own.store.hold(owner, {taken.checkpoint.id})
             await _leave(own, machine, Event.SUSPENDED, suspended=taken.checkpoint.id, suspended_by=by)
     except BaseException:

@@ -39,7 +39,7 @@ async def take(own: Holdings, owner: str, *, with_memory: bool = True, durable: 
     if machine.held is None and machine.doubtful_layer is None:
         await compact(machine, store.layer(machine.layer), own.host.settings.limits.max_disk_layers)
     try:
-        taken = await checkpoints.take(machine, store, with_memory=with_memory, durable=durable, quiesced=durable)
+        taken = await checkpoints.take(machine, store, with_memory=with_memory, durable=durable)
         store.hold(owner, {taken.checkpoint.id})
     finally:
         # The disk may stand on its next layer even if the checkpoint failed after that, or the machine died.

@@ -19,14 +19,13 @@ import cattrs
 import trio
 
 from actors.errors import AgentisoError, InvalidArgument, NotFound
-from actors.guest_model import CommandSpec
 from actors.host import Host
 from actors.machine import checkpoint as checkpoints
-from actors.machine import machine as machines
+from actors.machine import proof, starting
 from actors.machine.checkpoint import Checkpoint, Fingerprint
 from actors.machine.files import read_json, replace_json
 from actors.machine.image import BootImage
-from actors.machine.machine import Persona
+from actors.machine.proof import Persona
 from actors.machine.store import allocated_bytes
 from actors.model import Shape, TemplateInfo
 from actors.names import new_id
@@ -34,6 +33,8 @@ from actors.names import new_id
 TEMPLATE_MAC: Final = "52:54:00:00:00:01"
 """Of the guest that boots; every restore gets its own before its link comes up."""
 GIB: Final = 2**30
+REHEARSALS: Final = 10
+"""More than CPython 3.11 needs before it has specialised code that runs again and again."""
 
 
 @attrs.frozen
@@ -144,16 +145,15 @@ class Templates:
             )  # fmt: skip
             try:
                 limit_s = self._host.settings.boot_timeout_s
-                machine = await machines.prepare(
+                machine = await starting.prepare(
                     nursery, spec, fingerprint, layer=layer, disk_bytes=disk_bytes, checkpoint=None, state=None,
                     limit_s=limit_s,
                 )  # fmt: skip
-                await machines.prove(machine, Persona(workspace_id, "template"), None, grows=True, limit_s=limit_s)
+                await starting.prove(machine, Persona(workspace_id, "template"), None, grows=True, limit_s=limit_s)
                 try:
-                    await _warm(machine)
-                    # Nothing ever stands on its disk without its memory; a held file system would have to be let go
-                    # in each child.
-                    taken = await checkpoints.take(machine, store, with_memory=True, durable=True, quiesced=False)
+                    await proof.rehearse(machine, REHEARSALS)
+                    await machine.client.sync_disks()
+                    taken = await checkpoints.take(machine, store, with_memory=True, durable=True)
                     await checkpoints.add_digest(store, taken.checkpoint)
                     store.hold(owner, {taken.checkpoint.id})
                 finally:
@@ -257,12 +257,3 @@ def _find(known: tuple[TemplateInfo, ...], text: str) -> TemplateInfo:
     if len(matching) != 1 or not text:
         raise NotFound(f"{len(matching)} templates have an id that begins with {text!r}.", remedy="List them.")
     return matching[0]
-
-
-async def _warm(machine: machines.Machine) -> None:
-    """Run what every user's first command runs, so that its pages are in the template; then leave nothing dirty."""
-    await machines.rehearse(machine)
-    for _ in range(machines.REHEARSALS):
-        done = await machine.client.jobs.exec(CommandSpec("true"))
-        await machine.client.jobs.release(done.job_id)
-    await machine.client.sync_disks()

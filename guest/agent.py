@@ -38,7 +38,7 @@ AGENT_VERSION: Final = "0.1.0"
 PR_SET_CHILD_SUBREAPER: Final = 36
 RB_AUTOBOOT: Final = 0x01234567
 COLLECT_AFTER: Final = 20_000
-"""Objects made before Python looks for cycles, of which there are hardly any here; not in a restored guest's first moments."""
+"""Objects made before Python looks for cycles: hardly ever, and not in a restored guest's first moments."""
 HELPERS: Final = ("search",)
 """Modules that run as programs of their own, since they may take long."""
 ERROR_CODES: Final = {
@@ -256,6 +256,8 @@ class Agent:
     def _freeze(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
         frozen = self._groups.freeze()
         self._link.prepare()
+        if frozen and body.get("write"):
+            os.sync()
         if frozen and body.get("quiesce") and self._guest:
             filesystem.quiesce()
             self._held = True

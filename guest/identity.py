@@ -7,6 +7,7 @@ can be kept open or known from before is.  Sources: random(4), clock_settime(2).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -77,6 +78,7 @@ class Guest:
         if identity.get("network"):
             attempt("connections", connections)
             attempt("network", network)
+        attempt("root", _check_root)
         reply["rng_reseeded"] = "rng" not in failures
         reply["hostname"] = socket.gethostname()
         reply["hooks"] = _run_hooks(identity)
@@ -86,6 +88,11 @@ class Guest:
         header = struct.pack("ii", len(entropy) * 8, len(entropy))
         fcntl.ioctl(self._random, RNDADDENTROPY, header + entropy)
         fcntl.ioctl(self._random, RNDRESEEDCRNG)
+
+
+def _check_root() -> None:
+    if os.statvfs("/").f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, "the root file system takes no writes")
 
 
 def _renew_ssh_keys() -> None:

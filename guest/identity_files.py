@@ -6,6 +6,7 @@ They stay open, so that a restored guest changes them without looking for any pa
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from typing import Any, Final
 
@@ -24,21 +25,30 @@ class IdentityFiles:
     """The files of one machine."""
 
     def __init__(self) -> None:
-        """Make those that are missing, and put them in their places; one that cannot be placed stays the disk's."""
+        """Make those that are missing, and put them in their places; one that cannot be placed fails every `write`."""
         os.makedirs(ETC, exist_ok=True)
         os.makedirs("/etc", exist_ok=True)
         self._descriptors = {GENERATION: _open(f"{RUN}/{GENERATION}")}
         self._contents: dict[str, bytes] = {}
+        self._unplaced: list[str] = []
         for name, target in TARGETS.items():
             self._descriptors[name] = _open(f"{ETC}/{name}")
             try:
                 _place(f"{ETC}/{name}", target)
             except OSError as error:
-                print(f"agentiso-agent: {target} stays on the disk: {error}", flush=True)
+                print(f"agentiso-agent: {target} cannot be replaced: {error}", flush=True)
+                self._unplaced.append(target)
         self.machine_id = _read(self._descriptors["machine-id"]).strip().decode("ascii", "replace")
 
     def write(self, identity: dict[str, Any]) -> None:
-        """Write the files of an identity; the boot id is another only where the machine is."""
+        """Write the files of an identity; the boot id is another only where the machine is.
+
+        Raises:
+            OSError: one of them is not where programs look for it.
+
+        """
+        if self._unplaced:
+            raise OSError(errno.EBUSY, f"{', '.join(self._unplaced)} could not be replaced")
         network = identity.get("network") or {}
         servers = "".join(f"nameserver {server}\n" for server in network.get("dns", ()))
         self._write("hostname", identity["hostname"] + "\n")

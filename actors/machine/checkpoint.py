@@ -28,7 +28,7 @@ from actors.machine.files import exhaustion_reported, make_durable, read_json, r
 from actors.machine.qmp import Pending
 from actors.machine.ram_image import ChangedMemory
 from actors.machine.seal import digest_of, seal_of
-from actors.machine.standstill import RESUME_LIMIT_S, Standstill, standing_still
+from actors.machine.standstill import RESUME_LIMIT_S, FileSystem, Standstill, standing_still
 from actors.machine.store import Store, allocated_bytes
 from actors.names import new_id
 
@@ -172,12 +172,12 @@ def layer_of(directory: Path) -> str | None:
     return layer if isinstance(layer, str) else None
 
 
-async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bool, quiesced: bool) -> Taken:
+async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bool) -> Taken:
     """Checkpoint a running machine, which runs on afterwards whatever happens.
 
     `Machine.layer` may have moved when this returns or raises, and the result is held by nobody: the caller holds
-    both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns; if
-    the file system is ``quiesced``, as it always is without memory, its disk is whole by itself.
+    both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns, and
+    its disk is whole by itself, as it always is without memory.
 
     Raises:
         NoCapacity: the host's disk is full.
@@ -197,7 +197,8 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 next_layer, backing=store.layer(layer), backing_format="qcow2", size_bytes=machine.disk_bytes
             )
             if with_memory:
-                pause, copied = await _take_with_memory(machine, directory, next_layer, next_path, quiesced=quiesced)
+                file_system = FileSystem.WRITTEN if durable else FileSystem.AS_IS
+                pause, copied = await _take_with_memory(machine, directory, next_layer, next_path, file_system)
             else:
                 pause, copied = await _take_disk_only(machine, next_layer, next_path), 0
             seal = seal_of(directory) if with_memory else ""
@@ -209,7 +210,7 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 disk_bytes=machine.disk_bytes,
                 has_memory=with_memory,
                 key=machine.key.hex(),
-                nonce=machine.nonce,
+                nonce=machine.nonce or "",
                 size_bytes=allocated_bytes(directory),
                 seal=seal,
                 processes_held=pause.processes_held,
@@ -263,14 +264,14 @@ def _death_reported() -> Iterator[None]:
 
 
 async def _take_with_memory(
-    machine: Machine, directory: Path, next_layer: str, next_path: Path, *, quiesced: bool
+    machine: Machine, directory: Path, next_layer: str, next_path: Path, file_system: FileSystem
 ) -> tuple[Standstill, int]:
     ram, devices = directory / "ram", directory / "devices"
     await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, ram)
     target = os.open(ram, os.O_RDWR | os.O_CLOEXEC)
     try:
         with ChangedMemory(machine.process.pid, machine.spec.ram, target) as memory:
-            async with standing_still(machine, quiesced=quiesced) as pause:
+            async with standing_still(machine, file_system) as pause:
                 # QEMU saves its devices and opens the new layer while we read: nothing of it touches guest memory.
                 saving = await machine.qmp.begin("xen-save-devices-state", {"filename": str(devices), "live": False})
                 switching = await _begin_switch(machine, next_layer, next_path)
@@ -285,7 +286,7 @@ async def _take_with_memory(
 
 
 async def _take_disk_only(machine: Machine, next_layer: str, next_path: Path) -> Standstill:
-    async with standing_still(machine, quiesced=True) as pause:
+    async with standing_still(machine, FileSystem.QUIESCED) as pause:
         await _finish_switch(machine, await _begin_switch(machine, next_layer, next_path), next_layer)
     return pause
 

@@ -32,9 +32,9 @@ ROOT_DEVICE: Final = "root"
 KERNEL_ARGUMENTS: Final = "console=ttyS0 reboot=t panic=-1 quiet loglevel=4"
 """``reboot=t`` (triple fault) with ``-no-reboot`` makes a guest's reboot or panic end the process."""
 EMULATED_ARGUMENTS: Final = "mitigations=off norandmaps psi=0 noautogroup lsm=landlock,yama"
-"""Emulation speculates nothing, so that defences against that only cost.  QEMU translates a program's code anew for each
-address at which it is loaded, so that random ones would make every command several times as slow.  And what a kernel
-does beside its work at every start of a process has to be translated as well."""
+"""Emulation speculates nothing, so that defences against that only cost.  QEMU translates a program's code anew for
+each address at which it is loaded, so that random ones would make every command several times as slow.  And what a
+kernel does beside its work at every start of a process has to be translated as well."""
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 

@@ -100,6 +100,7 @@ class IdentityReply:
     clock_step_s: float
     hostname: str
     mac: str | None
+    address: str | None
     connections_closed: int
     failures: dict[str, str]
     hooks: tuple[HookOutcome, ...]
@@ -197,6 +198,7 @@ class GuestClient:
                 clock_step_s=float(reply["clock_step_s"]),
                 hostname=str(reply["hostname"])[:255],
                 mac=reply.get("mac"),
+                address=reply.get("address"),
                 connections_closed=int(reply["connections_closed"]),
                 failures={str(part)[:50]: str(text)[:500] for part, text in dict(reply["failures"]).items()},
                 hooks=tuple(
@@ -219,12 +221,14 @@ class GuestClient:
         """Have the guest answer."""
         await self.call({"op": "ping"})
 
-    async def freeze(self, *, quiesce: bool = False) -> bool:
+    async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
         """Have all commands of the guest stand still; tell whether they do.
 
-        With ``quiesce`` the root file system is written out whole and takes no writes until `release`.
+        Then, with ``write``, all file systems are written out; with ``quiesce`` the root file system is written out
+        whole and takes no writes until `release`.
         """
-        return (await self.call({"op": "freeze", "quiesce": quiesce}, limit_s=FREEZE_LIMIT_S)).get("frozen") is True
+        body = {"op": "freeze", "write": write, "quiesce": quiesce}
+        return (await self.call(body, limit_s=FREEZE_LIMIT_S)).get("frozen") is True
 
     async def release(self) -> float:
         """Set the guest's clock to this host's and let its commands run on; return a bound on the clock's error, in s.

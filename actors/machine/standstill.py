@@ -1,7 +1,7 @@
 """A machine that stands still: its processes first, then, where asked, its file system, then its virtual CPUs.
 
-What is checkpointed in this state runs none of its processes in a restored machine before that has proven itself,
-and, if the file system was quiesced, has a disk that is whole without the memory.
+What is checkpointed in this state runs none of its processes in a restored machine before that has proven itself, and
+has a disk that is whole without the memory unless the file system was left as it was.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -28,6 +29,17 @@ HOLD_TRIES: Final = 3
 """A process that waits for its disk cannot be held at once; where that is needed, it is tried again."""
 
 
+class FileSystem(Enum):
+    """What is done to the root file system once no process runs."""
+
+    AS_IS = auto()
+    """Nothing: what it holds in memory belongs to its disk."""
+    WRITTEN = auto()
+    """All of it is written to the disk, whose journal is replayed where it is used without the memory."""
+    QUIESCED = auto()
+    """The same, journal included, and it takes no writes until the machine runs on."""
+
+
 @attrs.define
 class Standstill:
     """One standstill."""
@@ -37,17 +49,17 @@ class Standstill:
 
 
 @asynccontextmanager
-async def standing_still(machine: Machine, *, quiesced: bool) -> AsyncIterator[Standstill]:
+async def standing_still(machine: Machine, file_system: FileSystem) -> AsyncIterator[Standstill]:
     """Keep a machine still for the block; one that stands still already is left so.
 
     Not cancellable inside: it is short, and half of it is of no use.
 
     Raises:
         MachineFailed: it took too long, or QEMU died.
-        CheckpointUnusable: its processes cannot be made to stand still, which a ``quiesced`` disk needs.
+        CheckpointUnusable: its processes cannot be made to stand still, which a whole disk needs.
 
     """
-    if quiesced and machine.held is None:
+    if file_system is not FileSystem.AS_IS and machine.held is None:
         # With everything still running this writes most of what would have to be written in the standstill.
         await machine.client.sync_disks()
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
@@ -58,7 +70,7 @@ async def standing_still(machine: Machine, *, quiesced: bool) -> AsyncIterator[S
             pause, began = Standstill(), time.perf_counter()
             try:
                 # Inside: a guest or a QEMU that takes too long to stop has to be resumed as well.
-                await _halt(machine, pause, quiesced=quiesced)
+                await _halt(machine, pause, file_system)
                 yield pause
             finally:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
@@ -71,13 +83,13 @@ async def standing_still(machine: Machine, *, quiesced: bool) -> AsyncIterator[S
     )
 
 
-async def hold(machine: Machine) -> None:
-    """Have a machine stand still, file system quiesced, until `let_go`; if that fails, it runs on."""
+async def hold(machine: Machine, file_system: FileSystem) -> None:
+    """Have a machine stand still until `let_go`; if that fails, it runs on."""
     await machine.client.sync_disks()
     async with machine.pausing:
         pause = Standstill()
         try:
-            await _halt(machine, pause, quiesced=True)
+            await _halt(machine, pause, file_system)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
                 await _run_on(machine)
@@ -94,17 +106,20 @@ async def let_go(machine: Machine) -> None:
         machine.held = None
 
 
-async def _halt(machine: Machine, pause: Standstill, *, quiesced: bool) -> None:
-    for _ in range(HOLD_TRIES if quiesced else 1):
+async def _halt(machine: Machine, pause: Standstill, file_system: FileSystem) -> None:
+    whole = file_system is not FileSystem.AS_IS
+    for _ in range(HOLD_TRIES if whole else 1):
         try:
-            pause.processes_held = await machine.client.freeze(quiesce=quiesced)
+            pause.processes_held = await machine.client.freeze(
+                write=file_system is FileSystem.WRITTEN, quiesce=file_system is FileSystem.QUIESCED
+            )
         except GuestBroken:
             # A QEMU that is mute itself is the better reason.
             await machine.qmp.execute("query-status", limit_s=QEMU_LOOK_S)
             raise
         if pause.processes_held:
             break
-    if quiesced and not pause.processes_held:
+    if whole and not pause.processes_held:
         raise CheckpointUnusable(
             "The guest's processes could not be made to stand still, so its disk is not consistent now.",
             remedy="Try again, or fork it, which does not need that.",

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 import agentiso
-from actors.machine import machine as machines
+from actors.machine import proof, starting
 from actors.machine.process import find_machines
 from agentiso import Lifetime, Pool, Settings, System, Workspace
 from tests.machines import ARGV
@@ -125,29 +125,29 @@ async def test_a_claim_that_fails_or_is_given_up_leaves_nothing_and_a_fresh_mach
 
             await system.create("drain")
             await filled(system)
-            honest, lies = machines.faults, ["a lie"]
-            monkeypatch.setattr(machines, "faults", lambda *proof: [lies.pop()] if lies else honest(*proof))
+            honest, lies = proof.faults, ["a lie"]
+            monkeypatch.setattr(proof, "faults", lambda *proof: [lies.pop()] if lies else honest(*proof))
             two = await system.create("two")
             assert (await two.info()).started_by == "restore"
             assert await output(two, "hostname") == "two"
 
             await filled(system)
             before = {path.name for path in (settings.state_dir / "workspaces").iterdir()}
-            reached, prove = trio.Event(), machines.prove
+            reached, prove = trio.Event(), starting.prove
 
             async def never(*_arguments: Any, **_options: Any) -> None:
                 reached.set()
                 await trio.sleep_forever()
 
             async def stuck(machine: Any, *arguments: Any, **options: Any) -> None:
-                monkeypatch.setattr(machines, "prove", prove)
+                monkeypatch.setattr(starting, "prove", prove)
                 try:
                     await never()
                 except BaseException:
                     await machine.end()
                     raise
 
-            monkeypatch.setattr(machines, "prove", stuck)
+            monkeypatch.setattr(starting, "prove", stuck)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(system.create, "given-up")
                 await reached.wait()

@@ -111,11 +111,11 @@ async def test_templates_are_made_listed_and_removed_by_command(settings: Settin
 
 
 async def test_a_disk_that_the_guest_does_not_grow_fails_the_start(system: System, monkeypatch: Any) -> None:
-    from actors.machine import machine
+    from actors.machine import proof
 
     with trio.fail_after(LIMIT_S):
         await system.templates.warm(disk_gb=1)
-        monkeypatch.setattr(machine, "MIN_FILE_SYSTEM_SHARE", 1.5)
+        monkeypatch.setattr(proof, "MIN_FILE_SYSTEM_SHARE", 1.5)
         with pytest.raises(agentiso.AgentisoError, match="its file system has"):
             await system.create("short", disk_gb=3)
         assert await system.list() == ()

@@ -23,19 +23,19 @@ import attrs
 import pytest
 import trio
 
-from actors import host, supervisor
+from actors import host, supervisor, templates
 from actors.errors import GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
 from actors.guest_model import CommandSpec, ExecResult, FileContent
 from actors.machine import checkpoint as checkpoints
-from actors.machine import machine as machines
-from actors.machine import qcow2
+from actors.machine import qcow2, starting
 from actors.machine.accelerator import AcceleratorVerdict
 from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
 from actors.machine.command_line import MachineSpec
-from actors.machine.guest_client import Identity
+from actors.machine.guest_client import Identity, IdentityReply
 from actors.machine.host import QemuBuild
-from actors.machine.machine import Machine, MachineRecord, Persona
+from actors.machine.machine import Machine, MachineRecord
 from actors.machine.process import ProcessIdentity, QemuProcess
+from actors.machine.proof import Persona
 from actors.machine.store import Store
 from actors.model import Evidence
 from actors.names import new_id
@@ -167,11 +167,11 @@ class World:
         patch.setattr(QemuProcess, "adopt", adopt_process)
         patch.setattr(host, "probe_accelerators", probe)
         patch.setattr(host, "probe_qemu", lambda _binary: QemuBuild(Path("qemu"), (7, 2, 0), "7.2.0", "build"))
-        patch.setattr(machines, "prepare", self._prepare)
-        patch.setattr(machines, "prove", self._prove)
-        patch.setattr(machines, "adopt", self._adopt)
-        patch.setattr(machines, "REHEARSALS", 1)
-        patch.setattr(machines, "kill", kill)
+        patch.setattr(starting, "prepare", self._prepare)
+        patch.setattr(starting, "prove", self._prove)
+        patch.setattr(starting, "adopt", self._adopt)
+        patch.setattr(templates, "REHEARSALS", 1)
+        patch.setattr(starting, "kill", kill)
         patch.setattr(checkpoints, "ChangedMemory", lambda pid, _ram, target: Changed(world.by_pid(pid), target))
 
     async def _prepare(
@@ -349,11 +349,14 @@ class Guest:
         if self._qemu.dead.is_set():
             raise GuestBroken("The guest's channel ended.")
 
-    async def identify(self, identity: Identity) -> None:
+    async def identify(self, identity: Identity) -> IdentityReply:
         await self._answer()
-        self._qemu.nonce = identity.nonce.hex()
+        before, self._qemu.nonce = self._qemu.nonce, identity.nonce.hex()
+        network = identity.network
+        mac, address = (network.mac, network.address) if network else (None, None)
+        return IdentityReply(before, 1, True, 0.0, identity.hostname, mac, address, 0, {}, (), ())
 
-    async def freeze(self, *, quiesce: bool = False) -> bool:
+    async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
         await self._answer()
         self._qemu.held = True
         return True

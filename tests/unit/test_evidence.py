@@ -7,9 +7,8 @@ from typing import Any
 import attrs
 import pytest
 
-from actors.machine.checkpoint import Checkpoint
 from actors.machine.guest_client import Identity, IdentityReply, NetworkIdentity
-from actors.machine.machine import faults
+from actors.machine.proof import faults
 
 IDENTITY = Identity(
     epoch="epoch",
@@ -21,12 +20,12 @@ IDENTITY = Identity(
     machine_id="id",
     network=NetworkIdentity("eth0", "52:54:00:00:00:09", "10.0.2.15", 24, "10.0.2.2", ()),
 )
-CHECKPOINT = Checkpoint("c", 0.0, None, "layer", 1, True, "00", "abcd", 1)
-GOOD = IdentityReply("abcd", 2, True, 0.0, "child", "52:54:00:00:00:09", 0, {}, (), ())
+NONCE = "abcd"
+GOOD = IdentityReply(NONCE, 2, True, 0.0, "child", "52:54:00:00:00:09", "10.0.2.15", 0, {}, (), ())
 
 
 def test_a_whole_proof_has_no_fault() -> None:
-    assert faults(GOOD, IDENTITY, CHECKPOINT) == []
+    assert faults(GOOD, IDENTITY, NONCE) == []
     assert faults(attrs.evolve(GOOD, previous_nonce=None), IDENTITY, None) == []
 
 
@@ -39,12 +38,13 @@ def test_a_whole_proof_has_no_fault() -> None:
         ({"hostname": "parent"}, "hostname is 'parent'"),
         ({"mac": "52:54:00:00:00:01"}, "MAC address is 52:54:00:00:00:01"),
         ({"mac": None}, "MAC address is None"),
+        ({"address": "10.0.2.16"}, "address is 10.0.2.16"),
         ({"failures": {"clock": "not permitted"}}, "clock: not permitted"),
         ({"failures": {"connections": "no such file"}}, "connections: no such file"),
     ],
 )
 def test_a_missing_proof_is_named_as_a_fault(change: dict[str, Any], named: str) -> None:
-    (fault,) = faults(attrs.evolve(GOOD, **change), IDENTITY, CHECKPOINT)
+    (fault,) = faults(attrs.evolve(GOOD, **change), IDENTITY, NONCE)
     assert named in fault
 
 
