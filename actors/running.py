@@ -209,7 +209,7 @@ async def suspend(own: Holdings, by: str) -> None:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
                     await standstill.let_go(machine)
         raise
-    own.nursery.start_soon(checkpoints.add_digest, own.store, taken.checkpoint)
+    own.nursery.start_soon(checkpoints.add_digest_later, own.store, taken.checkpoint)
 
 
 async def resume(own: Holdings) -> None:

@@ -70,7 +70,7 @@ async def create(own: Holdings, name: str, *, with_memory: bool) -> SnapshotInfo
     with trio.CancelScope(shield=True):
         await make_durable(path)
     if not made.digest:
-        own.nursery.start_soon(checkpoints.add_digest, own.store, made)
+        own.nursery.start_soon(checkpoints.add_digest_later, own.store, made)
     return tree.infos(own.record)[-1]
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 RECOVER_S: Final = 1.0
 """Nobody waits longer for the answer to a command that only may be needed; QEMU obeys it whenever it can."""
+DIGEST_DELAY_S: Final = 2.0
+"""A fresh checkpoint is most often restored, forked or let go of at once; reading it all would hold that up."""
 RECORD: Final = "checkpoint.json"
 
 
@@ -156,11 +158,17 @@ async def add_digest(store: Store, checkpoint: Checkpoint) -> None:
     if not checkpoint.has_memory:
         return
     directory = store.checkpoint(checkpoint.id)
-    # It may be deleted meanwhile.
+    # It may be deleted meanwhile, or before.
     with contextlib.suppress(FileNotFoundError):
         digest = await trio.to_thread.run_sync(digest_of, directory, abandon_on_cancel=True)
         if (directory / RECORD).exists() and seal_of(directory) == checkpoint.seal:
             save(store, attrs.evolve(checkpoint, digest=digest))
+
+
+async def add_digest_later(store: Store, checkpoint: Checkpoint) -> None:
+    """Do so once whoever took the checkpoint has had the host to himself for a while."""
+    await trio.sleep(DIGEST_DELAY_S)
+    await add_digest(store, checkpoint)
 
 
 def layer_of(directory: Path) -> str | None:
