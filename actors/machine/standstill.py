@@ -67,6 +67,8 @@ async def standing_still(machine: Machine, file_system: FileSystem) -> AsyncIter
             if machine.held is not None:
                 yield machine.held
                 return
+            # An idle machine takes a while for its first answer: now, while everything runs on.
+            await machine.client.ping()
             pause, began = Standstill(), time.perf_counter()
             try:
                 # Inside: a guest or a QEMU that takes too long to stop has to be resumed as well.
