@@ -48,11 +48,8 @@ def add_lifetime(parser: Any) -> None:
 def _mover(tool: str, arguments: dict[str, Any]) -> Callable[[Any], int]:
     def move(a: Any) -> int:
         result = call_tool(a, tool, workspace_id=a.workspace, **arguments)
-        how = ""
-        if tool != "workspace_suspend" and result["state"] == "running":
-            how = f" ({result['started_by']} in {result['start_seconds']:.2f} s)"
-        note = f"\n{result['note']}" if result["note"] else ""
-        return show(a, result, f"{result['name']} is {result['state']}{how}{note}")
+        note = f" ({result['note']})" if result["note"] else ""
+        return show(a, result, f"{result['name']} is {result['state']}{note}")
 
     return move
 

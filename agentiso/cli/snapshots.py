@@ -51,7 +51,7 @@ def _diff(a: Any) -> int:
         f"{sign[c['change']]} {c['path']}{'/' if c['kind'] == 'dir' else ''}  {_what(c)}".rstrip() for c in d["changes"]
     ]
     lines += [d["diff"].rstrip("\n")] if d["diff"] else []
-    lines += [f"from {d['base']} to {d['other']}: {d['change_count']} changed"]
+    lines += [f"from {a.base} to {a.other or 'now'}: {d['change_count']} changed"]
     lines += ["Some were left out; narrow it with --path."] if d["truncated"] else []
     return show(a, d, "\n".join(lines))
 
@@ -79,7 +79,7 @@ def _snapshot(a: Any) -> int:
         gone = call_tool(a, "snapshot_delete", workspace_id=a.workspace, snapshot_name=a.name, cascade=a.cascade)
         return show(a, gone, f"deleted: {', '.join(gone['deleted'])}")
     back = call_tool(a, "snapshot_restore", workspace_id=a.workspace, snapshot_name=a.name, disk_only=a.disk_only)
-    return show(a, back, f"{back['name']} is back at {a.name} ({back['started_by']} in {back['start_seconds']:.2f} s)")
+    return show(a, back, f"{back['name']} is back at {a.name} ({back['note']})")
 
 
 def _list(a: Any) -> int:

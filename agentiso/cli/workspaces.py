@@ -36,8 +36,7 @@ def _create(a: Any) -> int:
         a, "workspace_create", name=a.name, base_image=a.base_image, vcpus=a.vcpus, memory_mb=a.memory_mb,
         disk_gb=a.disk_gb, allow_internet=a.allow_internet, idle_suspend_secs=a.idle_suspend, ttl_secs=a.ttl,
     )  # fmt: skip
-    how = f"{result['started_by']} in {result['start_seconds']:.2f} s"
-    return show(a, result, f"{result['name']} is running ({how})")
+    return show(a, result, f"{result['name']} is running ({result['note']})")
 
 
 def _list(a: Any) -> int:

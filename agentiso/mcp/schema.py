@@ -1,52 +1,53 @@
-"""JSON Schema of attrs classes, and strict values from JSON."""
+"""JSON Schema (2020-12) of attrs classes, and strict values from JSON.
+
+A class has two schemas: the whole truth, and what the list of tools says of it.  The list is read by every client each
+time it connects, often by a model that pays for each word, so that it leaves out what goes without saying.
+"""
 
 from __future__ import annotations
 
 import types
 import typing
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from actors.errors import InvalidArgument
 
 _SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+LIMITS: Final = frozenset({"minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"})
+"""They hold, and a refusal names them; the list does not."""
 
 
-def describe(text: str, default: Any = attrs.NOTHING, **limits: Any) -> Any:
-    """Return an attrs field with a description and JSON Schema limits (``minimum``, ``maximum``, ``enum``)."""
-    return attrs.field(default=default, metadata={"schema": {"description": text, **limits}})
+def describe(text: str = "", default: Any = attrs.NOTHING, **keywords: Any) -> Any:
+    """Return an attrs field with a description, unless its name says all, and JSON Schema keywords (``maximum``)."""
+    said = {"description": text} if text else {}
+    return attrs.field(default=default, metadata={"schema": {**said, **keywords}})
 
 
-def schema_for(cls: type, *, closed: bool = True) -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of an attrs class.
+def outline(text: str = "", *, parts: bool = True) -> Any:
+    """Return a field of an object, or of a list of objects, whose parts the list names at most.
 
-    Arguments are ``closed``: what they do not name is refused.  Results are not: it would say nothing for its tokens.
+    ``parts`` tells whether it does.
     """
-    hints = typing.get_type_hints(cls)
-    properties, required = {}, []
-    for field in attrs.fields(cls):
-        properties[field.name] = {**_type_schema(hints[field.name], closed), **field.metadata.get("schema", {})}
-        if field.default is attrs.NOTHING:
-            required.append(field.name)
-    schema = {"type": "object", "properties": properties, "required": required}
-    return {**schema, "additionalProperties": False} if closed else schema
+    return attrs.field(metadata={"schema": {"description": text}, "parts": parts})
 
 
-def _type_schema(hint: Any, closed: bool) -> dict[str, Any]:
-    if hint in _SCALARS:
-        return {"type": _SCALARS[hint]}
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        inner = [_type_schema(argument, closed) for argument in arguments if argument is not type(None)]
-        if len(inner) == 1:
-            return {**inner[0], "type": [inner[0]["type"], "null"]}
-        return {"anyOf": [*inner, {"type": "null"}] if type(None) in arguments else inner}
-    if origin in (list, tuple):
-        return {"type": "array", "items": _type_schema(arguments[0], closed)}
-    if origin is dict:
-        return {"type": "object", "additionalProperties": _type_schema(arguments[1], closed)}
-    return schema_for(hint, closed=closed)
+def schema_for(cls: type) -> dict[str, Any]:
+    """Return the whole schema of a class."""
+    return _Schemas(listed=False).of(cls)
+
+
+def listed_schema(cls: type, *, closed: bool = True) -> dict[str, Any]:
+    """Return what the list of tools says of a class.
+
+    Arguments are ``closed``: what must be there, and that nothing else may.  A result has all of its fields anyway.
+    """
+    schema = _Schemas(listed=True).of(cls)
+    if not closed:
+        return schema
+    required = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]
+    return {**schema, **({"required": required} if required else {}), "additionalProperties": False}
 
 
 def structure(cls: type[Any], arguments: dict[str, Any]) -> Any:
@@ -66,3 +67,64 @@ def structure(cls: type[Any], arguments: dict[str, Any]) -> Any:
     if faults:
         raise InvalidArgument(f"The arguments are wrong: {'; '.join(faults)}.", remedy="See the tool's schema.")
     return cls(**arguments)
+
+
+@attrs.frozen
+class _Schemas:
+    """Makes the schemas of classes, all of one kind."""
+
+    listed: bool
+
+    def of(self, cls: type) -> dict[str, Any]:
+        hints, fields = typing.get_type_hints(cls), attrs.fields(cls)
+        schema = {
+            "type": "object",
+            "properties": {field.name: self._field(field, hints[field.name]) for field in fields},
+        }
+        if self.listed:
+            return schema
+        required = [field.name for field in fields if field.default is attrs.NOTHING]
+        return {**schema, "required": required, "additionalProperties": False}
+
+    def _field(self, field: attrs.Attribute[Any], hint: Any) -> dict[str, Any]:
+        said = field.metadata.get("schema", {})
+        if not self.listed:
+            return {**self._type(hint), **said}
+        schema = {**self._type(hint), **{key: value for key, value in said.items() if key not in LIMITS}}
+        if field.default is None:
+            _without_null(schema)
+        return _outlined(schema, parts=field.metadata["parts"]) if "parts" in field.metadata else schema
+
+    def _type(self, hint: Any) -> dict[str, Any]:
+        if hint in _SCALARS:
+            return {"type": _SCALARS[hint]}
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin in (types.UnionType, typing.Union):
+            inner = [self._type(argument) for argument in arguments if argument is not types.NoneType]
+            null = types.NoneType in arguments
+            if len(inner) == 1:
+                return {**inner[0], "type": [inner[0]["type"], "null"]}
+            return {"anyOf": [*inner, {"type": "null"}] if null else inner}
+        if origin in (list, tuple):
+            return {"type": "array", "items": self._type(arguments[0])}
+        if origin is dict:
+            return {"type": "object", "additionalProperties": self._type(arguments[1])}
+        return self.of(hint)
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """Leave out that an argument may be null where it may be absent, which goes without saying."""
+    schema["type"] = schema["type"][0]
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+
+
+def _outlined(schema: dict[str, Any], *, parts: bool) -> dict[str, Any]:
+    """Return the schema of objects without their properties, of which the description may tell the names."""
+    text = schema["description"]
+    if parts:
+        told = {name: part.get("description") for name, part in schema.get("items", schema)["properties"].items()}
+        names = ", ".join(f"{name} ({what})" if what else name for name, what in told.items())
+        text = f"{text}: {names}" if text else names
+    items = {"items": {"type": "object"}} if "items" in schema else {}
+    return {"type": schema["type"], **items, "description": text}

@@ -21,7 +21,7 @@ from agentiso.mcp import prompts
 from agentiso.mcp.calls import Calls, client_of
 from agentiso.mcp.profiles import is_shown
 from agentiso.mcp.resources import Resources
-from agentiso.mcp.schema import schema_for
+from agentiso.mcp.schema import listed_schema
 from agentiso.mcp.tools import TOOLS, Tool
 from agentiso.sessions import LOCAL, Client
 from agentiso.system import System
@@ -77,10 +77,9 @@ def make_server(system: System, gate: Gate | None = None, client: Client = LOCAL
 def _describe(tool: Tool) -> types.Tool:
     return types.Tool(
         name=tool.name,
-        title=tool.title,
         description=tool.description,
-        input_schema=schema_for(tool.arguments),
-        output_schema=schema_for(tool.result, closed=False),
+        input_schema=listed_schema(tool.arguments),
+        output_schema=listed_schema(tool.result, closed=False),
         annotations=types.ToolAnnotations(
             read_only_hint=tool.read_only,
             destructive_hint=tool.destructive,

@@ -90,7 +90,7 @@ async def test_a_command_survives_its_client_and_its_supervisor_without_a_byte_m
                 polled = await call("exec_poll", job_id=job["job_id"], stdout_cursor=cursor, wait_secs=1)
                 assert polled["lost_bytes"] == 0
                 text, cursor = text + polled["stdout"], polled["stdout_cursor"]
-                if not polled["running"] and not polled["stdout_left"]:
+                if not polled["running"] and not polled["left_bytes"]:
                     break
             assert polled["exit_code"] == 3
             assert text == WHOLE

@@ -47,7 +47,7 @@ async def test_an_agent_puts_away_brings_back_forks_and_undoes(environment: dict
             assert (await call("workspace_resume"))["state"] == "running"
             assert (await call("workspace_suspend"))["state"] == "suspended"
             assert "uspended" in await refusal("workspace_start")
-            assert (await call("workspace_resume"))["started_by"] == "restore"
+            assert (await call("workspace_resume"))["note"].startswith("restore in ")
 
             batch = await call("workspace_batch_fork", count=2)
             assert (batch["requested_count"], batch["success_count"], batch["failures"]) == (2, 2, [])
@@ -106,7 +106,7 @@ async def test_an_agent_puts_away_brings_back_forks_and_undoes(environment: dict
             assert info["disk_volsize_bytes"] > info["disk_used_bytes"] > 0
             assert info["lifetime"]["idle_suspend_secs"] == 600
             restored = await call("snapshot_restore", snapshot_name="golden", disk_only=True)
-            assert restored["started_by"] == "cold_boot"
+            assert restored["note"].startswith("cold_boot in ")
             assert (await call("snapshot_delete", snapshot_name="golden", cascade=True))["deleted"] == ["golden", "top"]
             assert (await call("workspace_stop"))["state"] == "stopped"
             assert "stopped" in await refusal("workspace_stop")

@@ -1,4 +1,4 @@
-"""Parts without machines: codec, names, lifecycle, overlays, RAM images, sources, archives, schemas, configuration."""
+"""Parts without machines: codec, names, lifecycle, overlays, RAM images, sources, archives, configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +18,6 @@ from actors.machine import qcow2, ram_image
 from actors.machine.qmp import QmpCodec
 from actors.names import check_name
 from agentiso.config import load_settings
-from agentiso.mcp.schema import schema_for, structure
-from agentiso.mcp.tools import TOOLS
-from agentiso.mcp.tools.commands import ExecArguments
 from guest.handshake import EchoScanner, SyncScanner, echo, token
 from guest.wire import MAX_FRAME_BYTES, Codec, Data, Message, encode
 from guest.wire import Event as WireEvent
@@ -193,20 +189,6 @@ def test_an_archive_has_what_was_put_in(tmp_path: Path) -> None:
     assert data.count(b"070701") == 3
     assert b"content" in data
     assert len(data) % 4 == 0
-
-
-@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
-def test_every_tool_has_portable_schemas_with_a_description_for_every_field(tool: object) -> None:
-    for cls in (tool.arguments, tool.result):  # type: ignore[attr-defined]
-        schema = schema_for(cls)
-        jsonschema.Draft202012Validator.check_schema(schema)
-        assert all("description" in field for field in schema["properties"].values())
-
-
-def test_arguments_are_not_coerced_and_every_fault_is_named() -> None:
-    with pytest.raises(InvalidArgument, match=r"workspace_id.*nonsense|nonsense.*workspace_id"):
-        structure(ExecArguments, {"workspace_id": 7, "command": "true", "nonsense": 1})
-    assert structure(ExecArguments, {"workspace_id": "a", "command": "true"}).max_output_bytes == 16384
 
 
 def test_an_unknown_or_mistyped_key_of_the_configuration_is_named(tmp_path: Path) -> None:

@@ -12,89 +12,76 @@ import trio
 from actors.errors import AgentisoError, GuestBroken, GuestRefused, InvalidArgument
 from actors.guest_model import ExecResult
 from actors.machine.guest_jobs import new_job_id
-from agentiso.mcp.schema import describe
+from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, cut, limit, reporting
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool
+from agentiso.mcp.tools.results import JobResult
+from agentiso.mcp.tools.tool import COMMAND, WORKDIR, Call, Tool
 from agentiso.workspace import Workspace
 
 KILL_LIMIT_S: Final = 15.0
 PARALLEL_BYTES: Final = 4 * 1024
+KEPT: Final = "Kept of each stream: head and tail"
 
 
 @attrs.frozen
 class ExecArguments:
-    workspace_id: str = describe(WORKSPACE)
-    command: str = describe("Shell command, run by /bin/sh -c as root.")
+    workspace_id: str
+    command: str = describe(COMMAND)
     timeout_secs: float | None = describe(
-        "After this it and all its descendants are killed. 120 if absent; none with yield_secs.",
-        None, minimum=0.1, maximum=86400,
-    )  # fmt: skip
+        "Kill it after this, descendants too. Absent: 120, or none with yield_secs", None, minimum=0.1, maximum=86400
+    )
     yield_secs: float | None = describe(
-        "Return after this even if it runs; exec_poll has the rest.", None, minimum=0, maximum=3600
+        "Return after this though it runs on: see exec_poll", None, minimum=0, maximum=3600
     )
-    workdir: str | None = describe("Absolute directory to run in; / if absent.", None)
-    env: dict[str, str] | None = describe("Additional environment.", None)
-    max_output_bytes: int = describe(
-        "Kept of each stream, head and tail.", DEFAULT_BYTES, minimum=256, maximum=MAX_BYTES
-    )
+    workdir: str | None = describe(WORKDIR, None)
+    env: dict[str, str] | None = None
+    max_output_bytes: int = describe(KEPT, DEFAULT_BYTES, minimum=256, maximum=MAX_BYTES)
 
 
 @attrs.frozen
-class ExecToolResult:
-    job_id: str = describe("For exec_poll, exec_kill and exec_input.")
-    running: bool = describe("Whether it goes on, after yield_secs.")
-    exit_code: int | None = describe("Exit status; null if it runs or a signal ended it. Non-zero is no error.")
-    signal: int | None = describe("The signal that ended it.")
-    stdout: str = describe("Standard output; a mark stands where it was cut.")
-    stderr: str = describe("Standard error, likewise.")
-    stdout_bytes: int = describe("True size of the standard output.")
-    stderr_bytes: int = describe("True size of the standard error.")
-    truncated: bool = describe("Whether anything was cut.")
-    timed_out: bool = describe("Whether the time limit ended it.")
-    duration_secs: float = describe("How long it ran.")
-    note: str = describe("What was killed and why, if anything was.")
+class ExecToolResult(JobResult):
+    truncated: bool = describe("Output was cut where a mark says so")
 
 
 @attrs.frozen
 class ParallelArguments:
-    workspace_ids: list[str] = describe("Names or ids.", minItems=1, maxItems=20)
-    commands: str | list[str] = describe("One shell command for all, or one for each workspace.")
-    timeout_secs: float = describe("After this a command is killed.", 300.0, minimum=0.1, maximum=86400)
-    workdir: str | None = describe("Absolute directory to run in; / if absent.", None)
-    env: dict[str, str] | None = describe("Additional environment.", None)
-    max_output_bytes: int = describe(
-        "Kept of each stream, head and tail.", PARALLEL_BYTES, minimum=256, maximum=MAX_BYTES
-    )
+    workspace_ids: list[str] = describe("Names or ids", minItems=1, maxItems=20)
+    commands: str | list[str] = describe("One shell command for all, or one for each")
+    timeout_secs: float = describe("Kill it after this", 300.0, minimum=0.1, maximum=86400)
+    workdir: str | None = describe(WORKDIR, None)
+    env: dict[str, str] | None = None
+    max_output_bytes: int = describe(KEPT, PARALLEL_BYTES, minimum=256, maximum=MAX_BYTES)
 
 
 @attrs.frozen
 class ParallelItem:
-    workspace_id: str = describe("As it was given.")
-    job_id: str | None = describe("For exec_poll; null if it did not run.")
-    exit_code: int | None = describe("Exit status.")
-    stdout: str = describe("Standard output.")
-    stderr: str = describe("Standard error.")
-    timed_out: bool = describe("Whether the time limit ended it.")
-    error: str | None = describe("Why it could not be run; the others are not affected.")
+    workspace_id: str
+    """As it was given."""
+    job_id: str | None
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    timed_out: bool
+    error: str | None = describe("why it was not run")
 
 
 @attrs.frozen
 class ParallelResult:
-    results: list[ParallelItem] = describe("In the order of workspace_ids.")
-    succeeded: int = describe("How many exited with 0.")
-    failed: int = describe("How many did not.")
-    elapsed_ms: float = describe("How long all took.")
+    results: list[ParallelItem] = outline("In order")
+    succeeded: int = describe("How many exited with 0")
+    failed: int = describe("How many did not")
+    elapsed_ms: float = describe()
 
 
 @attrs.frozen
 class SetEnvArguments:
-    workspace_id: str = describe(WORKSPACE)
-    vars: dict[str, str | None] = describe("Values by name; null unsets.")
+    workspace_id: str
+    vars: dict[str, str | None] = describe("Values by name; null unsets")
 
 
 @attrs.frozen
 class SetEnvResult:
-    count: int = describe("How many are set now.")
+    count: int = describe("Set now")
 
 
 async def _run(
@@ -141,12 +128,10 @@ async def _exec(call: Call, a: ExecArguments) -> ExecToolResult:
         signal=r.signal,
         stdout=stdout,
         stderr=stderr,
-        stdout_bytes=r.stdout_bytes,
-        stderr_bytes=r.stderr_bytes,
-        truncated=r.stdout_bytes > len(r.stdout) or r.stderr_bytes > len(r.stderr),
         timed_out=r.timed_out,
         duration_secs=r.duration_s,
         note=r.note,
+        truncated=r.stdout_bytes > len(r.stdout) or r.stderr_bytes > len(r.stderr),
     )
 
 
@@ -182,11 +167,10 @@ async def _set_env(call: Call, a: SetEnvArguments) -> SetEnvResult:
 
 
 TOOLS: Final = (
-    Tool("exec", "Run a command", "Run a shell command and wait for its end. For what takes longer than a minute use "
-         "yield_secs or exec_background: it goes on as a job.", ExecArguments, ExecToolResult, _exec, destructive=True,
-         open_world=True),
-    Tool("exec_parallel", "Run commands in many", "Run commands in up to 20 workspaces at once.", ParallelArguments,
-         ParallelResult, _parallel, destructive=True, open_world=True),
-    Tool("set_env", "Set variables", "Set environment variables of all later commands, such as secrets; kept in the "
-         "guest's memory only.", SetEnvArguments, SetEnvResult, _set_env, idempotent=True),
+    Tool("exec", "Run a shell command and wait for its end. A non-zero exit_code is no error. For more than a minute: "
+         "yield_secs, or exec_background.", ExecArguments, ExecToolResult, _exec, destructive=True, open_world=True),
+    Tool("exec_parallel", "Run commands in up to 20 workspaces at once.", ParallelArguments, ParallelResult, _parallel,
+         destructive=True, open_world=True),
+    Tool("set_env", "Set environment variables of all later commands, such as secrets; kept in the guest's memory "
+         "only.", SetEnvArguments, SetEnvResult, _set_env, idempotent=True),
 )  # fmt: skip

@@ -11,129 +11,131 @@ import attrs
 
 from actors.errors import InvalidArgument
 from actors.guest_model import TreeReport
-from agentiso.mcp.schema import describe
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Done, Tool
+from agentiso.mcp.schema import describe, outline
+from agentiso.mcp.tools.tool import Call, Done, Tool
 
 DEFAULT_READ_BYTES: Final = 16 * 1024
 MAX_FILE_BYTES: Final = 256 * 1024
 TELL_BYTES: Final = 4 * 1024 * 1024
+PATH: Final = "Absolute"
+EXCLUDE: Final = "Names or paths to leave out, as *.pyc"
 
 
 @attrs.frozen
 class FileReadArguments:
-    workspace_id: str = describe(WORKSPACE)
-    path: str = describe("Absolute path in the guest.")
-    offset: int = describe("First byte.", 0, minimum=0)
-    limit: int = describe("At most this many bytes.", DEFAULT_READ_BYTES, minimum=1, maximum=MAX_FILE_BYTES)
+    workspace_id: str
+    path: str = describe(PATH)
+    offset: int = describe("First byte", 0, minimum=0)
+    limit: int = describe("At most so many bytes", DEFAULT_READ_BYTES, minimum=1, maximum=MAX_FILE_BYTES)
 
 
 @attrs.frozen
 class FileReadResult:
-    content: str = describe("Text, or base64 if it is not UTF-8.")
-    encoding: str = describe("utf-8 or base64.")
-    offset: int = describe("First byte returned.")
-    returned_bytes: int = describe("Bytes returned.")
-    size_bytes: int = describe("Size of the whole file; read on from offset + returned_bytes.")
+    content: str
+    encoding: str = describe("utf-8, or base64 for what is not")
+    returned_bytes: int = describe("Read on from offset + this")
+    size_bytes: int = describe("Of the whole file")
 
 
 @attrs.frozen
 class FileWriteArguments:
-    workspace_id: str = describe(WORKSPACE)
-    path: str = describe("Absolute path in the guest; parents are made.")
-    content: str = describe("The whole content.")
-    encoding: str = describe("How content is encoded.", "utf-8", enum=["utf-8", "base64"])
-    mode: str | None = describe("Octal permissions such as 0644; an existing file keeps its own.", None)
+    workspace_id: str
+    path: str = describe("Absolute; parents are made")
+    content: str = describe()
+    encoding: str = describe("Of content", "utf-8", enum=["utf-8", "base64"])
+    mode: str | None = describe("Octal. Absent: 0644, or as it was", None)
 
 
 @attrs.frozen
 class FileListArguments:
-    workspace_id: str = describe(WORKSPACE)
-    path: str = describe("Absolute directory in the guest.")
+    workspace_id: str
+    path: str = describe(PATH)
 
 
 @attrs.frozen
 class Entry:
-    name: str = describe("Name within the directory.")
-    kind: str = describe("file, dir, symlink or other.")
-    size: int = describe("Bytes.")
-    permissions: str = describe("Octal permissions.")
-    modified: float = describe("Seconds since the Unix epoch.")
+    name: str
+    kind: str = describe("file, dir, symlink or other")
+    size: int = describe("bytes")
+    permissions: str = describe("octal")
+    modified: float = describe("Unix time")
 
 
 @attrs.frozen
 class FileListResult:
-    entries: list[Entry] = describe("Sorted by name.")
+    entries: list[Entry] = outline("By name")
 
 
 @attrs.frozen
 class FileEditArguments:
-    workspace_id: str = describe(WORKSPACE)
-    path: str = describe("Absolute path in the guest.")
-    old_string: str = describe("Text to replace; must occur exactly once unless replace_all.")
-    new_string: str = describe("What replaces it.")
-    replace_all: bool = describe("Replace every occurrence.", False)
+    workspace_id: str
+    path: str = describe(PATH)
+    old_string: str = describe("Occurs exactly once, unless replace_all")
+    new_string: str = describe()
+    replace_all: bool = False
 
 
 @attrs.frozen
 class FileEditResult:
-    replacements: int = describe("How many.")
-    size_bytes: int = describe("Size of the file now.")
+    replacements: int = describe("How many")
+    size_bytes: int = describe()
 
 
 @attrs.frozen
 class FileSearchArguments:
-    workspace_id: str = describe(WORKSPACE)
-    pattern: str = describe("Python regular expression, matched line by line.")
-    path: str = describe("Absolute file or directory in the guest.")
-    glob: str | None = describe("Only files with such a name or relative path, as *.py.", None)
-    fixed: bool = describe("The pattern is plain text.", False)
-    ignore_case: bool = describe("Upper and lower case are the same.", False)
-    max_results: int = describe("At most so many lines.", 50, minimum=1, maximum=1000)
-    timeout_secs: float = describe("Ended after this.", 30.0, minimum=1, maximum=600)
+    workspace_id: str
+    pattern: str = describe("Python regular expression, by line")
+    path: str = describe(PATH)
+    glob: str | None = describe("Only files of such a name or path, as *.py", None)
+    fixed: bool = describe("The pattern is plain text", False)
+    ignore_case: bool = False
+    max_results: int = describe("At most so many lines", 50, minimum=1, maximum=1000)
+    timeout_secs: float = describe("Absent: 30", 30.0, minimum=1, maximum=600)
 
 
 @attrs.frozen
 class MatchResult:
-    path: str = describe("The file.")
-    line: int = describe("Counted from 1.")
-    text: str = describe("The line, at most 500 characters.")
+    path: str
+    line: int
+    text: str = describe("at most 500 characters")
 
 
 @attrs.frozen
 class FileSearchResult:
-    matches: list[MatchResult] = describe("Sorted by path.")
-    files: int = describe("How many files were searched.")
-    truncated: bool = describe("Whether there is more, or time ran out.")
+    matches: list[MatchResult] = outline("By path")
+    files: int = describe("How many were searched")
+    truncated: bool = describe("There is more, or time ran out")
 
 
 @attrs.frozen
 class UploadArguments:
-    workspace_id: str = describe(WORKSPACE)
-    host_path: str = describe("Absolute file or directory of the host, within its transfer roots.")
-    guest_path: str = describe("Absolute path it gets in the guest; a directory is merged into one that exists.")
-    exclude: list[str] | None = describe("Names or relative paths to leave out of a directory, as *.pyc.", None)
+    workspace_id: str
+    host_path: str = describe("Absolute, within the host's transfer roots")
+    guest_path: str = describe("Absolute; directories are merged")
+    exclude: list[str] | None = describe(EXCLUDE, None)
 
 
 @attrs.frozen
 class DownloadArguments:
-    workspace_id: str = describe(WORKSPACE)
-    host_path: str = describe("Absolute path it gets on the host, within its transfer roots.")
-    guest_path: str = describe("Absolute file or directory in the guest.")
-    exclude: list[str] | None = describe("Names or relative paths to leave out of a directory.", None)
+    workspace_id: str
+    host_path: str = describe("Absolute, within the host's transfer roots")
+    guest_path: str = describe("Absolute")
+    exclude: list[str] | None = describe(EXCLUDE, None)
 
 
 @attrs.frozen
 class TransferResult:
-    entries: int = describe("Files, directories and links.")
-    size_bytes: int = describe("Bytes of content.")
-    skipped: list[str] = describe("What was left out and why, the first few.")
-    skipped_count: int = describe("How many were left out.")
+    entries: int = describe("Files, directories and links")
+    size_bytes: int = describe()
+    skipped: list[str] = describe()
+    """The first few, and why."""
+    skipped_count: int = describe()
 
 
 @attrs.frozen
 class FileStatArguments:
-    workspace_id: str = describe(WORKSPACE)
-    path: str = describe("Absolute path in the guest.")
+    workspace_id: str
+    path: str = describe(PATH)
 
 
 async def _file_read(call: Call, a: FileReadArguments) -> FileReadResult:
@@ -142,7 +144,7 @@ async def _file_read(call: Call, a: FileReadArguments) -> FileReadResult:
         content, encoding = found.content.decode(), "utf-8"
     except UnicodeDecodeError:
         content, encoding = base64.b64encode(found.content).decode(), "base64"
-    return FileReadResult(content, encoding, a.offset, len(found.content), found.size_bytes)
+    return FileReadResult(content, encoding, len(found.content), found.size_bytes)
 
 
 async def _file_write(call: Call, a: FileWriteArguments) -> Done:
@@ -226,21 +228,19 @@ class Told:
 
 
 TOOLS: Final = (
-    Tool("file_read", "Read a file", "Read a guest file, or a piece of it.", FileReadArguments, FileReadResult,
-         _file_read, read_only=True),
-    Tool("file_write", "Write a file", "Replace a guest file atomically.", FileWriteArguments, Done, _file_write,
-         destructive=True, idempotent=True),
-    Tool("file_list", "List a directory", "List a guest directory.", FileListArguments, FileListResult, _file_list,
+    Tool("file_read", "Read a guest file, or a piece of it.", FileReadArguments, FileReadResult, _file_read,
          read_only=True),
-    Tool("file_edit", "Edit a file", "Replace text in a guest file, atomically. Refused, with the count, when it is "
-         "ambiguous.", FileEditArguments, FileEditResult, _file_edit, destructive=True),
-    Tool("file_search", "Search files", "Lines of text files in the guest that match. Binary files and .git are left "
-         "out.", FileSearchArguments, FileSearchResult, _file_search, read_only=True),
-    Tool("file_upload", "Upload", "Copy a file or directory of the host into the guest, of any size. For text that you "
-         "have at hand use file_write.", UploadArguments, TransferResult, _file_upload, destructive=True,
-         idempotent=True),
-    Tool("file_download", "Download", "Copy a file or directory of the guest to the host, of any size.",
-         DownloadArguments, TransferResult, _file_download, destructive=True, idempotent=True),
-    Tool("file_stat", "Describe a file", "What is at a path of the guest.", FileStatArguments, Entry, _file_stat,
-         read_only=True, hidden=True),
+    Tool("file_write", "Replace a guest file, or make it, atomically. To change a part: file_edit.", FileWriteArguments,
+         Done, _file_write, destructive=True, idempotent=True),
+    Tool("file_list", "List a guest directory.", FileListArguments, FileListResult, _file_list, read_only=True),
+    Tool("file_edit", "Replace text in a guest file, atomically. Refused, with the count, when it is ambiguous.",
+         FileEditArguments, FileEditResult, _file_edit, destructive=True),
+    Tool("file_search", "Lines of text files in the guest that match. Binary files and .git are left out.",
+         FileSearchArguments, FileSearchResult, _file_search, read_only=True),
+    Tool("file_upload", "Copy a file or directory of any size into the guest. For text at hand: file_write.",
+         UploadArguments, TransferResult, _file_upload, destructive=True, idempotent=True),
+    Tool("file_download", "Copy a file or directory of any size to the host.", DownloadArguments, TransferResult,
+         _file_download, destructive=True, idempotent=True),
+    Tool("file_stat", "What is at a path of the guest.", FileStatArguments, Entry, _file_stat, read_only=True,
+         hidden=True),
 )  # fmt: skip

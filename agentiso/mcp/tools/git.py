@@ -8,101 +8,102 @@ import attrs
 
 from agentiso.git import WORKSPACE as REPOSITORY
 from agentiso.mcp.schema import describe
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool
+from agentiso.mcp.tools.tool import Call, Tool
 
-PATH: Final = "The repository in the guest."
+PATH: Final = f"Absent: {REPOSITORY}"
 
 
 @attrs.frozen
 class GitCloneArguments:
-    workspace_id: str = describe(WORKSPACE)
-    url: str = describe("http(s)://, git://, ssh:// or user@host:path. A token in it is used once and not stored.")
-    path: str = describe("Directory in the guest, new or empty.", REPOSITORY)
-    branch: str | None = describe("Branch or tag.", None)
-    depth: int | None = describe("Only this many commits.", None, minimum=1)
+    workspace_id: str
+    url: str = describe("http(s)://, git://, ssh:// or user@host:path; a token in it is not stored")
+    path: str = describe(f"New or empty. {PATH}", REPOSITORY)
+    branch: str | None = describe("Branch or tag", None)
+    depth: int | None = describe("Only so many commits", None, minimum=1)
 
 
 @attrs.frozen
 class GitCloneResult:
-    path: str = describe("Where it is.")
-    url: str = describe("Without credentials.")
-    commit_sha: str = describe("What is checked out; empty if nothing is.")
-    branch: str | None = describe("Its branch.")
+    path: str
+    url: str
+    """Without credentials."""
+    commit_sha: str
+    branch: str | None
 
 
 @attrs.frozen
 class GitStatusArguments:
-    workspace_id: str = describe(WORKSPACE)
+    workspace_id: str
     path: str = describe(PATH, REPOSITORY)
 
 
 @attrs.frozen
 class GitStatusResult:
-    branch: str | None = describe("Null when none is checked out.")
-    ahead: int = describe("Commits that the upstream lacks.")
-    behind: int = describe("Commits that only the upstream has.")
-    staged: list[str] = describe("Paths, at most 200 of each kind.")
-    modified: list[str] = describe("Changed but not staged.")
-    untracked: list[str] = describe("Not known to git.")
-    conflicted: list[str] = describe("With merge conflicts.")
-    changes: int = describe("How many there are in all.")
-    dirty: bool = describe("Whether there are any.")
-    error: str = describe("Why there is no status, for instance that this is no repository.")
+    branch: str | None
+    ahead: int
+    behind: int
+    staged: list[str] = describe("Paths, at most 200 of a kind")
+    modified: list[str] = describe()
+    untracked: list[str] = describe()
+    conflicted: list[str] = describe()
+    changes: int = describe("How many in all")
+    dirty: bool = describe()
+    error: str = describe("Why there is no status")
 
 
 @attrs.frozen
 class GitDiffArguments:
-    workspace_id: str = describe(WORKSPACE)
+    workspace_id: str
     path: str = describe(PATH, REPOSITORY)
-    staged: bool = describe("What is staged instead of what is not.", False)
-    stat: bool = describe("Only files and line counts.", False)
-    file_path: str | None = describe("Only this file or directory.", None)
-    max_bytes: int = describe("The rest is cut off.", 65536, minimum=256, maximum=262144)
+    staged: bool = describe("Only what is staged", False)
+    stat: bool = describe("Only files and line counts", False)
+    file_path: str | None = describe("Only this file or directory", None)
+    max_bytes: int = describe("The rest is cut off", 65536, minimum=256, maximum=262144)
 
 
 @attrs.frozen
 class GitDiffResult:
-    diff: str = describe("The changes; untracked files are not among them.")
-    truncated: bool = describe("Whether the end was cut off.")
-    diff_bytes: int = describe("Its whole size.")
-    stat: str = describe("Files and lines changed.")
+    diff: str = describe("Untracked files are not in it")
+    truncated: bool = describe()
+    diff_bytes: int = describe("Uncut")
+    stat: str = describe()
 
 
 @attrs.frozen
 class GitCommitArguments:
-    workspace_id: str = describe(WORKSPACE)
-    message: str = describe("The commit message.")
+    workspace_id: str
+    message: str
     path: str = describe(PATH, REPOSITORY)
-    add_all: bool = describe("Stage every change first, new files too.", True)
-    author_name: str | None = describe("As configured if absent.", None)
-    author_email: str | None = describe("As configured if absent.", None)
+    add_all: bool = describe("Stage all changes first; the default", True)
+    author_name: str | None = describe("Absent: as configured", None)
+    author_email: str | None = describe("Absent: as configured", None)
 
 
 @attrs.frozen
 class GitCommitResult:
-    status: str = describe("committed or nothing_to_commit.")
-    commit_sha: str = describe("The commit.")
-    short_sha: str = describe("Its first digits.")
-    branch: str | None = describe("The branch it is on.")
-    summary: str = describe("Subject, files and lines.")
+    status: str = describe("committed or nothing_to_commit")
+    commit_sha: str = describe()
+    short_sha: str = describe()
+    branch: str | None = describe()
+    summary: str = describe()
 
 
 @attrs.frozen
 class GitPushArguments:
-    workspace_id: str = describe(WORKSPACE)
+    workspace_id: str
     path: str = describe(PATH, REPOSITORY)
-    remote: str = describe("Name of the remote.", "origin")
-    branch: str | None = describe("The one checked out if absent.", None)
-    force: bool = describe("Overwrite what the remote has.", False)
-    set_upstream: bool = describe("Track the remote's branch from now on.", False)
-    timeout_secs: float = describe("Ended after this.", 120.0, minimum=1, maximum=3600)
+    remote: str = describe("Absent: origin", "origin")
+    branch: str | None = describe("Absent: the one checked out", None)
+    force: bool = describe("Overwrite what it has", False)
+    set_upstream: bool = describe("Track its branch from now on", False)
+    timeout_secs: float = describe("Absent: 120", 120.0, minimum=1, maximum=3600)
 
 
 @attrs.frozen
 class GitPushResult:
-    remote: str = describe("Where it went.")
-    branch: str = describe("What was pushed.")
-    output: str = describe("What git said.")
+    remote: str
+    branch: str
+    output: str
 
 
 async def _clone(call: Call, a: GitCloneArguments) -> GitCloneResult:
@@ -139,14 +140,11 @@ async def _push(call: Call, a: GitPushArguments) -> GitPushResult:
 
 
 TOOLS: Final = (
-    Tool("git_clone", "Clone a repository", "Clone a repository into the guest. Needs allow_internet for what is not "
-         "in the guest.", GitCloneArguments, GitCloneResult, _clone, open_world=True),
-    Tool("git_status", "Git status", "Branch and changed paths of a repository.", GitStatusArguments, GitStatusResult,
-         _status, read_only=True),
-    Tool("git_diff", "Git diff", "Changes of a repository as text.", GitDiffArguments, GitDiffResult, _diff,
+    Tool("git_clone", "Clone a repository into the guest. From beyond it that needs allow_internet.", GitCloneArguments,
+         GitCloneResult, _clone, open_world=True),
+    Tool("git_status", "Branch and changed paths of a repository.", GitStatusArguments, GitStatusResult, _status,
          read_only=True),
-    Tool("git_commit", "Git commit", "Commit the changes of a repository.", GitCommitArguments, GitCommitResult,
-         _commit),
-    Tool("git_push", "Git push", "Push a branch.", GitPushArguments, GitPushResult, _push, destructive=True,
-         open_world=True),
+    Tool("git_diff", "Changes of a repository as text.", GitDiffArguments, GitDiffResult, _diff, read_only=True),
+    Tool("git_commit", "Commit the changes of a repository.", GitCommitArguments, GitCommitResult, _commit),
+    Tool("git_push", "Push a branch.", GitPushArguments, GitPushResult, _push, destructive=True, open_world=True),
 )  # fmt: skip

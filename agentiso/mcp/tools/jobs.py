@@ -10,110 +10,98 @@ import attrs
 
 from actors.errors import InvalidArgument
 from actors.guest_model import JobInfo
-from agentiso.mcp.schema import describe
+from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, whole
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool, WorkspaceArguments
-
-JOB: Final = "The job_id of exec or exec_background."
+from agentiso.mcp.tools.results import JobResult
+from agentiso.mcp.tools.tool import COMMAND, WORKDIR, Call, Tool, WorkspaceArguments
 
 
 @attrs.frozen
 class BackgroundArguments:
-    workspace_id: str = describe(WORKSPACE)
-    command: str = describe("Shell command, run by /bin/sh -c as root.")
-    workdir: str | None = describe("Absolute directory to run in; / if absent.", None)
-    env: dict[str, str] | None = describe("Additional environment.", None)
-    timeout_secs: float | None = describe("Kill it after this; absent: never.", None, minimum=0.1, maximum=86400)
-    stdin: bool = describe("Whether exec_input will write to it; else its input is empty.", default=False)
+    workspace_id: str
+    command: str = describe(COMMAND)
+    workdir: str | None = describe(WORKDIR, None)
+    env: dict[str, str] | None = None
+    timeout_secs: float | None = describe("Kill it after this. Absent: never", None, minimum=0.1, maximum=86400)
+    stdin: bool = describe("Whether exec_input will feed it", default=False)
 
 
 @attrs.frozen
 class Started:
-    job_id: str = describe("For exec_poll, exec_kill and exec_input.")
-    status: str = describe("started.")
+    job_id: str = describe("For exec_poll, exec_kill, exec_input")
+    status: str = describe()
 
 
 @attrs.frozen
 class PollArguments:
-    workspace_id: str = describe(WORKSPACE)
-    job_id: str = describe(JOB)
-    stdout_cursor: int = describe("Read stdout from this byte on.", 0, minimum=0)
-    stderr_cursor: int = describe("Read stderr from this byte on.", 0, minimum=0)
-    wait_secs: float = describe("Wait so long for its end, or for the text.", 0.0, minimum=0, maximum=3600)
-    wait_for_text: str | None = describe(
-        "Return once this appears after the cursors.", None, minLength=1, maxLength=1000
-    )
-    max_output_bytes: int = describe("At most this of each stream.", DEFAULT_BYTES, minimum=256, maximum=MAX_BYTES)
+    workspace_id: str
+    job_id: str
+    stdout_cursor: int = describe("Read from this byte on", 0, minimum=0)
+    stderr_cursor: int = describe("Read from this byte on", 0, minimum=0)
+    wait_secs: float = describe("Wait so long for its end or the text", 0.0, minimum=0, maximum=3600)
+    wait_for_text: str | None = describe("Return once this appears", None, minLength=1, maxLength=1000)
+    max_output_bytes: int = describe("Of each stream", DEFAULT_BYTES, minimum=256, maximum=MAX_BYTES)
 
 
 @attrs.frozen
-class PollResult:
-    job_id: str = describe("The job.")
-    running: bool = describe("Whether it runs.")
-    exit_code: int | None = describe("Exit status.")
-    signal: int | None = describe("The signal that ended it.")
-    stdout: str = describe("From stdout_cursor on.")
-    stderr: str = describe("From stderr_cursor on.")
-    stdout_cursor: int = describe("Where to read on.")
-    stderr_cursor: int = describe("Where to read on.")
-    stdout_left: int = describe("Bytes that can be read already.")
-    stderr_left: int = describe("Bytes that can be read already.")
-    lost_bytes: int = describe("Skipped since only the last MiB of a stream is kept.")
-    text_found: bool = describe("Whether wait_for_text appeared.")
-    timed_out: bool = describe("Whether its time limit ended it.")
-    duration_secs: float = describe("How long it has run.")
-    note: str = describe("What was killed and why, if anything was.")
+class PollResult(JobResult):
+    stdout_cursor: int
+    stderr_cursor: int
+    left_bytes: int = describe("More that can be read now")
+    lost_bytes: int = describe("Of output no longer kept")
+    text_found: bool = describe()
 
 
 @attrs.frozen
 class KillArguments:
-    workspace_id: str = describe(WORKSPACE)
-    job_id: str = describe(JOB)
-    signal: int = describe("9 kills it and all descendants; others go to its process group.", 9, minimum=1, maximum=64)
+    workspace_id: str
+    job_id: str
+    signal: int = describe("9 kills descendants too; others go to the process group", 9, minimum=1, maximum=64)
 
 
 @attrs.frozen
 class KillResult:
-    job_id: str = describe("The job.")
-    status: str = describe("killed, signalled (it still runs) or already_ended.")
-    exit_code: int | None = describe("Exit status.")
-    signal: int | None = describe("The signal that ended it.")
-    note: str = describe("What was signalled.")
+    job_id: str
+    status: str = describe("killed, signalled (it runs on) or already_ended")
+    exit_code: int | None = describe()
+    signal: int | None = describe()
+    note: str = describe()
 
 
 @attrs.frozen
 class InputArguments:
-    workspace_id: str = describe(WORKSPACE)
-    job_id: str = describe(JOB)
-    input: str = describe("What to write; a line needs its newline.", "", maxLength=1048576)
-    encoding: str = describe("How input is encoded.", "utf-8", enum=["utf-8", "base64"])
-    end: bool = describe("Close its input then.", default=False)
+    workspace_id: str
+    job_id: str
+    input: str = describe("A line needs its newline", "", maxLength=1048576)
+    encoding: str = describe("Of input", "utf-8", enum=["utf-8", "base64"])
+    end: bool = describe("Close its input then", default=False)
 
 
 @attrs.frozen
 class InputResult:
-    taken_bytes: int = describe("How much it took; less if it does not read.")
-    closed: bool = describe("Whether nobody reads its input any more.")
+    taken_bytes: int = describe("Less than given if it does not read")
+    closed: bool = describe("Nobody reads it any more")
 
 
 @attrs.frozen
 class Listed:
-    job_id: str = describe("The job.")
-    command: str = describe("Its beginning.")
-    running: bool = describe("Whether it runs.")
-    exit_code: int | None = describe("Exit status.")
-    signal: int | None = describe("The signal that ended it.")
-    started_at: float = describe("Seconds since the Unix epoch.")
-    duration_secs: float = describe("How long it has run.")
-    stdout_bytes: int = describe("Written so far.")
-    stderr_bytes: int = describe("Written so far.")
-    carried_from: str | None = describe("Its id in the workspace this was forked from.")
+    job_id: str
+    command: str
+    running: bool
+    exit_code: int | None
+    signal: int | None
+    started_at: float = describe("Unix time")
+    duration_secs: float = describe()
+    stdout_bytes: int = describe()
+    stderr_bytes: int = describe()
+    carried_from: str | None = describe("its id in the parent")
 
 
 @attrs.frozen
 class ListResult:
-    jobs: list[Listed] = describe("Newest first, at most 50.")
-    note: str = describe("Whether earlier ones were lost.")
+    jobs: list[Listed] = outline("Newest first, at most 50")
+    note: str = describe()
+    """Whether earlier ones were lost."""
 
 
 MAX_LISTED: Final = 50
@@ -149,15 +137,14 @@ async def _poll(call: Call, a: PollArguments) -> PollResult:
         signal=job.signal,
         stdout=texts[0],
         stderr=texts[1],
-        stdout_cursor=cursors[0],
-        stderr_cursor=cursors[1],
-        stdout_left=left[0],
-        stderr_left=left[1],
-        lost_bytes=sum(found.lost),
-        text_found=found.matched,
         timed_out=job.timed_out,
         duration_secs=job.duration_s,
         note=job.note,
+        stdout_cursor=cursors[0],
+        stderr_cursor=cursors[1],
+        left_bytes=sum(left),
+        lost_bytes=sum(found.lost),
+        text_found=found.matched,
     )
 
 
@@ -199,14 +186,12 @@ def _listed(job: JobInfo) -> Listed:
 
 
 TOOLS: Final = (
-    Tool("exec_background", "Start a command", "Start a shell command as a job and return at once. It outlives this "
-         "call, this client and suspension.", BackgroundArguments, Started, _background, destructive=True,
-         open_world=True),
-    Tool("exec_poll", "Read a job", "Read a job's output and state, now or once it has ended or wait_for_text has "
-         "appeared.", PollArguments, PollResult, _poll, read_only=True),
-    Tool("exec_kill", "Kill a job", "Signal a job and see it end.", KillArguments, KillResult, _kill, destructive=True),
-    Tool("exec_input", "Feed a job", "Write to the standard input of a job started with stdin.", InputArguments,
-         InputResult, _input),
-    Tool("exec_list", "List jobs", "List a workspace's jobs, finished ones too.", WorkspaceArguments, ListResult, _list,
+    Tool("exec_background", "Start a shell command as a job and return at once. It outlives this call, this client and "
+         "suspension.", BackgroundArguments, Started, _background, destructive=True, open_world=True),
+    Tool("exec_poll", "Read a job's output and state: now, at its end, or when wait_for_text appears.", PollArguments,
+         PollResult, _poll, read_only=True),
+    Tool("exec_kill", "Signal a job and see it end.", KillArguments, KillResult, _kill, destructive=True),
+    Tool("exec_input", "Write to the standard input of a job started with stdin.", InputArguments, InputResult, _input),
+    Tool("exec_list", "List a workspace's jobs, finished ones too.", WorkspaceArguments, ListResult, _list,
          read_only=True),
 )  # fmt: skip

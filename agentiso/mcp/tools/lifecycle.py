@@ -8,7 +8,7 @@ import attrs
 
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.results import LifetimeResult, StateResult, state_result
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool, WorkspaceArguments
+from agentiso.mcp.tools.tool import Call, Tool, WorkspaceArguments
 
 LINE_BYTES: Final = 200
 """What a line of a log is counted with; longer ones mean fewer of them."""
@@ -16,34 +16,34 @@ LINE_BYTES: Final = 200
 
 @attrs.frozen
 class SuspendArguments:
-    workspace_id: str = describe(WORKSPACE)
-    keep_in_memory: bool = describe("Only stand still: back at once, but its memory stays in use.", False)
+    workspace_id: str
+    keep_in_memory: bool = describe("Only pause: back at once, but its memory stays in use", False)
 
 
 @attrs.frozen
 class LifetimeArguments:
-    workspace_id: str = describe(WORKSPACE)
-    idle_suspend_secs: float | None = describe("Suspend when idle for so long; null: never.", None)
-    ttl_secs: float | None = describe("Destroy so long from now; null: never.", None)
+    workspace_id: str
+    idle_suspend_secs: float | None = describe("Suspend when idle so long. Absent: never", None)
+    ttl_secs: float | None = describe("Destroy it after this. Absent: never", None)
 
 
 @attrs.frozen
 class IpResult:
-    workspace_id: str = describe("Its id.")
-    ip: str | None = describe("The guest's address on its own network; null without one.")
+    workspace_id: str
+    ip: str | None
 
 
 @attrs.frozen
 class LogsArguments:
-    workspace_id: str = describe(WORKSPACE)
-    log_type: str = describe("console (of the guest), stderr (of QEMU).", "all", enum=["console", "stderr", "all"])
-    max_lines: int = describe("The last lines of each.", 100, minimum=1, maximum=2000)
+    workspace_id: str
+    log_type: str = describe("Absent: all", "all", enum=["console", "stderr", "all"])
+    max_lines: int = describe("The last of each log", 100, minimum=1, maximum=2000)
 
 
 @attrs.frozen
 class LogsResult:
-    console: str | None = describe("The guest's console.")
-    stderr: str | None = describe("QEMU's messages.")
+    console: str | None
+    stderr: str | None
 
 
 async def _start(call: Call, a: WorkspaceArguments) -> StateResult:
@@ -67,7 +67,7 @@ async def _resume(call: Call, a: WorkspaceArguments) -> StateResult:
 async def _set_lifetime(call: Call, a: LifetimeArguments) -> LifetimeResult:
     ws = await call.workspace(a.workspace_id)
     info = await ws.set_lifetime(idle_suspend_s=a.idle_suspend_secs, ttl_s=a.ttl_secs)
-    return LifetimeResult(info.idle_suspend_s, info.idle_s, info.expires_at, info.suspended_by)
+    return LifetimeResult(info.idle_suspend_s, info.expires_at)
 
 
 async def _ip(call: Call, a: WorkspaceArguments) -> IpResult:
@@ -88,18 +88,17 @@ def _last_lines(text: str | None, count: int) -> str | None:
 
 
 TOOLS: Final = (
-    Tool("workspace_start", "Start a workspace", "Boot a stopped or failed workspace from its disk. A suspended one: "
-         "workspace_resume.", WorkspaceArguments, StateResult, _start),
-    Tool("workspace_stop", "Stop a workspace", "Shut the guest down; only the disk is kept. To keep processes: "
-         "workspace_suspend.", WorkspaceArguments, StateResult, _stop, destructive=True),
-    Tool("workspace_suspend", "Suspend a workspace", "Put a workspace away, processes included: it costs only disk "
-         "until workspace_resume.", SuspendArguments, StateResult, _suspend),
-    Tool("workspace_resume", "Resume a workspace", "Have a suspended workspace run on where it was.",
-         WorkspaceArguments, StateResult, _resume),
-    Tool("workspace_set_lifetime", "Set a lifetime", "Say when a workspace is suspended or destroyed by itself.",
-         LifetimeArguments, LifetimeResult, _set_lifetime, idempotent=True),
-    Tool("workspace_ip", "Address of a workspace", "The guest's address.", WorkspaceArguments, IpResult, _ip,
-         read_only=True),
-    Tool("workspace_logs", "Logs of a workspace", "The end of the guest's console and of QEMU's messages: look here "
-         "when a machine failed or does not answer.", LogsArguments, LogsResult, _logs, read_only=True),
+    Tool("workspace_start", "Boot a stopped or failed workspace from its disk. A suspended one: workspace_resume.",
+         WorkspaceArguments, StateResult, _start),
+    Tool("workspace_stop", "Shut the guest down; only the disk is kept. To keep processes: workspace_suspend.",
+         WorkspaceArguments, StateResult, _stop, destructive=True),
+    Tool("workspace_suspend", "Put a workspace away, processes included: it costs only disk until workspace_resume.",
+         SuspendArguments, StateResult, _suspend),
+    Tool("workspace_resume", "Have a suspended workspace run on where it was.", WorkspaceArguments, StateResult,
+         _resume),
+    Tool("workspace_set_lifetime", "Say when a workspace is suspended or destroyed by itself.", LifetimeArguments,
+         LifetimeResult, _set_lifetime, idempotent=True),
+    Tool("workspace_ip", "The guest's address.", WorkspaceArguments, IpResult, _ip, read_only=True),
+    Tool("workspace_logs", "The end of the guest's console and of QEMU's messages: for a machine that failed or is "
+         "silent.", LogsArguments, LogsResult, _logs, read_only=True),
 )  # fmt: skip

@@ -6,44 +6,44 @@ from typing import Final
 
 import attrs
 
-from agentiso.mcp.schema import describe
+from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.results import NetworkResult, network_result
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Done, Tool
+from agentiso.mcp.tools.tool import Call, Done, Tool
 
 
 @attrs.frozen
 class PortForwardArguments:
-    workspace_id: str = describe(WORKSPACE)
-    guest_port: int = describe("TCP port in the guest; the server must not listen on 127.0.0.1 only.")
-    host_port: int | None = describe("Port of the host's 127.0.0.1, 1024 or above; a free one if absent.", None)
+    workspace_id: str
+    guest_port: int = describe("Its server must not listen on 127.0.0.1 only")
+    host_port: int | None = describe("1024 or above. Absent: a free one", None)
 
 
 @attrs.frozen
 class PortForwardResult:
-    workspace_id: str = describe("Id of the workspace.")
-    guest_port: int = describe("TCP port in the guest.")
-    host_port: int = describe("Port of the host's 127.0.0.1 that leads to it.")
+    workspace_id: str
+    guest_port: int
+    host_port: int = describe("Of 127.0.0.1")
 
 
 @attrs.frozen
 class PortRemoveArguments:
-    workspace_id: str = describe(WORKSPACE)
-    guest_port: int = describe("The forwarded port in the guest.")
+    workspace_id: str
+    guest_port: int = describe("The one forwarded to")
 
 
 @attrs.frozen
 class PolicyArguments:
-    workspace_id: str = describe(WORKSPACE)
-    allow_internet: bool | None = describe("Whether the guest may reach the internet.", None)
-    allow_inter_vm: bool | None = describe("Whether other workspaces may reach it; needs the tap network.", None)
-    allowed_ports: list[int] | None = describe("Ports that others may reach; needs the tap network.", None)
+    workspace_id: str
+    allow_internet: bool | None = None
+    allow_inter_vm: bool | None = describe("Others may reach it; tap network only", None)
+    allowed_ports: list[int] | None = describe("What others may reach; tap network only", None)
 
 
 @attrs.frozen
 class PolicyResult:
-    workspace_id: str = describe("Id of the workspace.")
-    network_policy: NetworkResult = describe("What is in force now.")
-    note: str = describe("How it came about.")
+    workspace_id: str
+    network_policy: NetworkResult = outline()
+    note: str = describe()
 
 
 async def _port_forward(call: Call, a: PortForwardArguments) -> PortForwardResult:
@@ -66,12 +66,11 @@ async def _network_policy(call: Call, a: PolicyArguments) -> PolicyResult:
 
 
 TOOLS: Final = (
-    Tool("port_forward", "Forward a port", "Make a TCP port of the guest reachable at 127.0.0.1 of the host. It lasts "
-         "through stop, restore and restart until it is removed; forks do not inherit it. workspace_info lists them.",
-         PortForwardArguments, PortForwardResult, _port_forward, idempotent=True),
-    Tool("port_forward_remove", "Remove a forward", "Forward to a guest port no longer.", PortRemoveArguments, Done,
-         _port_forward_remove, destructive=True),
-    Tool("network_policy", "Change the network policy", "Allow or deny a workspace the internet, while it runs: "
-         "processes run on, open connections are closed. What is absent stays as it is.", PolicyArguments,
-         PolicyResult, _network_policy, idempotent=True),
+    Tool("port_forward", "Make a guest's TCP port reachable at the host's 127.0.0.1 until port_forward_remove. Forks "
+         "do not inherit it. workspace_info lists all.", PortForwardArguments, PortForwardResult, _port_forward,
+         idempotent=True),
+    Tool("port_forward_remove", "Forward to a guest port no longer.", PortRemoveArguments, Done, _port_forward_remove,
+         destructive=True),
+    Tool("network_policy", "Allow or deny a workspace the internet while it runs; open connections are closed. What is "
+         "absent stays.", PolicyArguments, PolicyResult, _network_policy, idempotent=True),
 )  # fmt: skip

@@ -7,25 +7,24 @@ from typing import Final
 import attrs
 
 from actors.errors import AgentisoError
-from agentiso.mcp.schema import describe
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool
+from agentiso.mcp.schema import describe, outline
+from agentiso.mcp.tools.results import BriefResult
+from agentiso.mcp.tools.tool import Call, Tool
 from agentiso.workspace import Workspace
 
 
 @attrs.frozen
 class AdoptArguments:
-    workspace_id: str = describe(WORKSPACE)
-    force: bool = describe("Take it even from a session that is still connected.", False)
+    workspace_id: str
+    force: bool = describe("Even from a connected session", False)
 
 
 @attrs.frozen
-class AdoptResult:
-    workspace_id: str = describe("Its id.")
-    name: str = describe("Its name.")
-    state: str = describe("Its state.")
-    ip: str | None = describe("The guest's address on its own network.")
-    adopted: bool = describe("False if it was yours already.")
-    adopted_from: str | None = describe("The session whose it was.")
+class AdoptResult(BriefResult):
+    adopted: bool
+    """Not if it was the caller's already."""
+    adopted_from: str | None
+    """The session whose it was."""
 
 
 @attrs.frozen
@@ -35,16 +34,16 @@ class AdoptAllArguments:
 
 @attrs.frozen
 class AdoptFailure:
-    name: str = describe("The workspace.")
-    error: str = describe("Why it was not adopted.")
+    name: str
+    error: str
 
 
 @attrs.frozen
 class AdoptAllResult:
-    adopted_count: int = describe("How many are yours now.")
-    adopted: list[AdoptResult] = describe("They.")
-    error_count: int = describe("How many could not be adopted.")
-    errors: list[AdoptFailure] = describe("They, and why.")
+    adopted_count: int
+    adopted: list[AdoptResult] = outline("As of workspace_adopt", parts=False)
+    error_count: int = describe()
+    errors: list[AdoptFailure] = outline()
 
 
 async def _adopt(call: Call, a: AdoptArguments) -> AdoptResult:
@@ -108,8 +107,8 @@ class Declined(AgentisoError):
 
 
 TOOLS: Final = (
-    Tool("workspace_adopt", "Adopt a workspace", "Take over a workspace whose owner, another session, has been gone "
-         "for 60 s. It counts against your quota.", AdoptArguments, AdoptResult, _adopt, idempotent=True),
-    Tool("workspace_adopt_all", "Adopt orphans", "Take over all workspaces of sessions that were revoked or not seen "
-         "for a day; never those of a live session.", AdoptAllArguments, AdoptAllResult, _adopt_all, idempotent=True),
+    Tool("workspace_adopt", "Take over a workspace whose session has been gone for 60 s. It counts against your quota.",
+         AdoptArguments, AdoptResult, _adopt, idempotent=True),
+    Tool("workspace_adopt_all", "Take over all workspaces of sessions that were revoked or unseen for a day.",
+         AdoptAllArguments, AdoptAllResult, _adopt_all, idempotent=True),
 )  # fmt: skip

@@ -5,155 +5,198 @@ from __future__ import annotations
 import attrs
 
 from actors.model import Evidence, NetworkInfo, SnapshotInfo, UndoInfo, WorkspaceInfo
-from agentiso.mcp.schema import describe
+from agentiso.mcp.schema import describe, outline
 
 
 @attrs.frozen
 class Resources:
-    vcpus: int = describe("Virtual CPUs.")
-    memory_mb: int = describe("Memory in MB.")
-    disk_gb: int = describe("Disk in GB.")
+    vcpus: int
+    memory_mb: int
+    disk_gb: int
 
 
 @attrs.frozen
 class SnapshotResult:
-    id: str = describe("Id of the snapshot.")
-    name: str = describe("Its name, unique within the workspace.")
-    has_memory: bool = describe("Whether running processes come back with it.")
-    parent: str | None = describe("The snapshot that the workspace stood on.")
-    created_at: float = describe("Seconds since the Unix epoch.")
-    size_bytes: int = describe("What its memory occupies on the host.")
-    is_head: bool = describe("Whether the present state grew out of it.")
+    id: str
+    name: str
+    has_memory: bool = describe("Whether processes come back with it")
+    created_at: float = describe("Unix time")
+    size_bytes: int = describe("Of its memory")
 
 
 @attrs.frozen
-class StateResult:
-    """What a model needs to know after a change."""
+class NodeResult(SnapshotResult):
+    """A snapshot and its place in the tree."""
 
-    workspace_id: str = describe("Opaque id; valid until the workspace is destroyed.")
-    name: str = describe("Its name.")
-    state: str = describe("running, paused, suspended, stopped or failed.")
-    ip: str | None = describe("The guest's address on its own network.")
-    resources: Resources = describe("Its size.")
-    started_by: str = describe("restore (memory kept) or cold_boot.")
-    start_seconds: float = describe("How long its machine took to start.")
-    note: str = describe("What else there is to know.")
+    parent: str | None = describe()
+    is_head: bool = describe()
+    """Whether the present state grew out of it."""
 
 
 @attrs.frozen
-class SummaryResult:
+class BriefResult:
+    """What a model needs to know a workspace by."""
+
+    workspace_id: str
+    name: str
+    state: str
+    ip: str | None
+
+
+@attrs.frozen
+class StateResult(BriefResult):
+    """What has become of a workspace after a change; workspace_info tells all of it."""
+
+    note: str
+    """How it came about."""
+
+
+@attrs.frozen
+class CreateResult(StateResult):
+    resources: Resources = outline()
+
+
+@attrs.frozen
+class SummaryResult(BriefResult):
     """One line of a list."""
 
-    workspace_id: str = describe("Its id.")
-    name: str = describe("Its name.")
-    state: str = describe("Its state.")
-    ip: str | None = describe("The guest's address.")
-    base_image: str = describe("The image it was made from.")
-    resources: Resources = describe("Its size.")
-    forked_from: str | None = describe("The workspace it was forked from.")
-    snapshot_count: int = describe("How many snapshots it has.")
-    created_at: float = describe("Seconds since the Unix epoch.")
-    owner: str = describe("The session whose it is.")
-    owned: bool = describe("Whether you may use it; if not, see workspace_adopt.")
+    base_image: str
+    resources: Resources = outline()
+    forked_from: str | None = describe()
+    snapshot_count: int = describe()
+    created_at: float = describe("Unix time")
+    owner: str = describe("Its session")
+    owned: bool = describe("By you")
 
 
 @attrs.frozen
 class EvidenceResult:
-    generation: int = describe("Restores that this memory has been through.")
-    nonce_matched: bool = describe("Its memory is the checkpoint's.")
-    rng_reseeded: bool = describe("Its random generator got fresh entropy.")
-    processes_held: bool = describe("No process ran before all was proven.")
-    clock_error_ms: float = describe("Bound on its clock's error at the start.")
-    connections_closed: int = describe("Stale TCP connections that were ended.")
-    failed_hooks: list[str] = describe("Its after-restore programs that failed.")
+    generation: int
+    """Restores that this memory has been through."""
+    nonce_matched: bool
+    """Its memory is the checkpoint's."""
+    rng_reseeded: bool
+    """Its random generator got fresh entropy."""
+    processes_held: bool
+    """No process ran before all was proven."""
+    clock_error_ms: float
+    """Bound on its clock's error at the start."""
+    connections_closed: int
+    """Stale TCP connections that were ended."""
+    failed_hooks: list[str]
+    """Its after-restore programs that failed."""
 
 
 @attrs.frozen
 class LineageResult:
-    workspace_id: str = describe("Id of the parent.")
-    name: str = describe("The parent's name.")
-    snapshot: str | None = describe("The snapshot; null: forked while it ran.")
+    workspace_id: str
+    name: str
+    snapshot: str | None
+    """``None``: forked while it ran."""
 
 
 @attrs.frozen
 class LifetimeResult:
-    idle_suspend_secs: float | None = describe("Suspended when idle for so long; wakes on use.")
-    idle_secs: float = describe("Idle for so long now.")
-    expires_at: float | None = describe("When it is destroyed, Unix epoch.")
-    suspended_by: str | None = describe("request, or idle.")
+    idle_suspend_secs: float | None
+    expires_at: float | None = describe("Unix time")
+
+
+@attrs.frozen
+class IdleResult(LifetimeResult):
+    idle_secs: float = describe()
+    """Idle for so long now."""
+    suspended_by: str | None = describe()
+    """``request`` or ``idle``."""
 
 
 @attrs.frozen
 class UndoResult:
-    before: str = describe("What undo takes back.")
-    created_at: float = describe("When, Unix epoch.")
+    before: str
+    """What undo takes back."""
+    created_at: float
 
 
 @attrs.frozen
 class ForwardResult:
-    guest_port: int = describe("Port in the guest.")
-    host_port: int = describe("Port of the host's 127.0.0.1.")
-    fault: str = describe("Why it does not work now; empty if it does.")
+    guest_port: int
+    host_port: int
+    """Of 127.0.0.1."""
+    fault: str
+    """Why it does not work now; empty if it does."""
 
 
 @attrs.frozen
 class NetworkResult:
-    allow_internet: bool = describe("Whether the guest may reach the internet.")
-    allow_inter_vm: bool = describe("Whether other workspaces may reach it.")
-    allowed_ports: list[int] = describe("Ports that others may reach.")
-    port_forwards: list[ForwardResult] = describe("Forwarded ports.")
+    allow_internet: bool
+    allow_inter_vm: bool
+    """Whether other workspaces may reach it."""
+    allowed_ports: list[int]
+    """Those that others may reach."""
+    port_forwards: list[ForwardResult]
 
 
 @attrs.frozen
-class WorkspaceResult:
-    workspace_id: str = describe("Its id.")
-    name: str = describe("Its name.")
-    state: str = describe("creating, running, paused, suspended, stopped, failed or destroyed.")
-    ip: str | None = describe("The guest's address on its own network.")
-    base_image: str = describe("The image it was made from.")
-    resources: Resources = describe("Its size.")
-    network: NetworkResult = describe("What its network lets through.")
-    accelerator: str = describe("kvm, or tcg for software emulation.")
-    created_at: float = describe("Seconds since the Unix epoch.")
-    disk_volsize_bytes: int = describe("Size of its disk.")
-    disk_used_bytes: int | None = describe("What its disk and snapshots occupy on the host, memory apart.")
-    started_by: str = describe("restore (memory kept), pool (restored ahead) or cold_boot.")
-    start_seconds: float = describe("How long its machine took to start.")
-    evidence: EvidenceResult | None = describe("What it proved at its last start.")
-    forked_from: LineageResult | None = describe("Where it came from.")
-    snapshots: list[SnapshotResult] = describe("Its snapshots, oldest first.")
-    undo: list[UndoResult] = describe("What can be undone, oldest first.")
-    lifetime: LifetimeResult = describe("What becomes of it without being asked.")
-    failure: str | None = describe("Why it failed, if it did.")
-    owner: str = describe("The session whose it is.")
+class WorkspaceResult(BriefResult):
+    base_image: str
+    resources: Resources = outline()
+    network: NetworkResult = outline("What gets through; port_forwards", parts=False)
+    accelerator: str = describe()
+    created_at: float = describe("Unix time")
+    disk_volsize_bytes: int = describe()
+    disk_used_bytes: int | None = describe()
+    started_by: str = describe("restore, pool or cold_boot")
+    start_seconds: float = describe()
+    evidence: EvidenceResult | None = outline("Proven at its last start", parts=False)
+    forked_from: LineageResult | None = outline("The parent", parts=False)
+    snapshots: list[NodeResult] = outline("As in snapshot_list", parts=False)
+    undo: list[UndoResult] = outline("Oldest first", parts=False)
+    lifetime: IdleResult = outline("When it is suspended or destroyed", parts=False)
+    failure: str | None = describe()
+    owner: str = describe()
+    """The session whose it is."""
+
+
+@attrs.frozen
+class JobResult:
+    """How a command is, or was."""
+
+    job_id: str
+    running: bool
+    exit_code: int | None
+    """`None` if it runs, or a signal ended it."""
+    signal: int | None
+    stdout: str
+    stderr: str
+    timed_out: bool
+    duration_secs: float
+    note: str
+    """What was killed and why."""
 
 
 def snapshot_result(s: SnapshotInfo) -> SnapshotResult:
     """Describe a snapshot."""
-    return SnapshotResult(s.id, s.name, s.has_memory, s.parent, s.created_at, s.size_bytes, s.is_head)
+    return SnapshotResult(s.id, s.name, s.has_memory, s.created_at, s.size_bytes)
+
+
+def node_result(s: SnapshotInfo) -> NodeResult:
+    """Describe a snapshot within its tree."""
+    return NodeResult(s.id, s.name, s.has_memory, s.created_at, s.size_bytes, s.parent, s.is_head)
 
 
 def state_result(info: WorkspaceInfo) -> StateResult:
     """Describe what a workspace has become."""
-    return StateResult(
-        workspace_id=info.workspace_id,
-        name=info.name,
-        state=info.state,
-        ip=info.network.ip,
-        resources=_resources(info),
-        started_by=info.started_by,
-        start_seconds=info.start_seconds,
-        note=info.note or info.failure or "",
-    )
+    return StateResult(*_brief(info), note=_note(info))
+
+
+def create_result(info: WorkspaceInfo) -> CreateResult:
+    """Describe a new workspace."""
+    return CreateResult(*_brief(info), note=_note(info), resources=_resources(info))
 
 
 def summary_result(info: WorkspaceInfo, *, owned: bool) -> SummaryResult:
     """Describe a workspace in a line, to a session whose it is or not."""
     return SummaryResult(
-        workspace_id=info.workspace_id,
-        name=info.name,
-        state=info.state,
-        ip=info.network.ip,
+        *_brief(info),
         base_image=info.image,
         resources=_resources(info),
         forked_from=info.forked_from.name if info.forked_from else None,
@@ -178,10 +221,7 @@ def workspace_result(info: WorkspaceInfo) -> WorkspaceResult:
     """Describe a workspace as a whole."""
     parent = info.forked_from
     return WorkspaceResult(
-        workspace_id=info.workspace_id,
-        name=info.name,
-        state=info.state,
-        ip=info.network.ip,
+        *_brief(info),
         base_image=info.image,
         resources=_resources(info),
         network=network_result(info.network),
@@ -193,12 +233,23 @@ def workspace_result(info: WorkspaceInfo) -> WorkspaceResult:
         start_seconds=info.start_seconds,
         evidence=_evidence(info.evidence) if info.evidence else None,
         forked_from=LineageResult(parent.workspace_id, parent.name, parent.snapshot) if parent else None,
-        snapshots=[snapshot_result(s) for s in info.snapshots],
+        snapshots=[node_result(s) for s in info.snapshots],
         undo=[_undo(step) for step in info.undo],
-        lifetime=LifetimeResult(info.idle_suspend_s, info.idle_s, info.expires_at, info.suspended_by),
+        lifetime=IdleResult(info.idle_suspend_s, info.expires_at, info.idle_s, info.suspended_by),
         failure=info.failure,
         owner=info.owner,
     )
+
+
+def _brief(info: WorkspaceInfo) -> tuple[str, str, str, str | None]:
+    return info.workspace_id, info.name, info.state, info.network.ip
+
+
+def _note(info: WorkspaceInfo) -> str:
+    how = f"{info.started_by} in {info.start_seconds:.2f} s" if info.state == "running" else ""
+    if how and info.started_by == "cold_boot":
+        how += ", no process was kept"
+    return ". ".join(part for part in (how, info.note, info.failure) if part)
 
 
 def _resources(info: WorkspaceInfo) -> Resources:

@@ -7,9 +7,16 @@ from typing import Final
 import attrs
 
 from actors.guest_model import FileChange
-from agentiso.mcp.schema import describe
-from agentiso.mcp.tools.results import SnapshotResult, StateResult, snapshot_result, state_result
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool, WorkspaceArguments
+from agentiso.mcp.schema import describe, outline
+from agentiso.mcp.tools.results import (
+    NodeResult,
+    SnapshotResult,
+    StateResult,
+    node_result,
+    snapshot_result,
+    state_result,
+)
+from agentiso.mcp.tools.tool import Call, Tool, WorkspaceArguments
 
 MAX_DIFF_CHARS: Final = 48 * 1024
 """About 12,000 tokens."""
@@ -17,63 +24,61 @@ MAX_DIFF_CHARS: Final = 48 * 1024
 
 @attrs.frozen
 class SnapshotCreateArguments:
-    workspace_id: str = describe(WORKSPACE)
-    name: str = describe("1-63 of a-z, 0-9 and '-', unique within the workspace.")
-    include_memory: bool = describe("Keep running processes too; without it a restore boots cold.", True)
+    workspace_id: str
+    name: str = describe("1-63 of a-z, 0-9, '-'; unique in the workspace")
+    include_memory: bool = describe("Keep processes too; the default", True)
 
 
 @attrs.frozen
 class SnapshotListResult:
-    snapshots: list[SnapshotResult] = describe("Oldest first.")
+    snapshots: list[NodeResult] = outline("Oldest first")
 
 
 @attrs.frozen
 class SnapshotRestoreArguments:
-    workspace_id: str = describe(WORKSPACE)
-    snapshot_name: str = describe("The snapshot to go back to.")
-    disk_only: bool = describe("Leave its memory out and boot from its disk.", False)
+    workspace_id: str
+    snapshot_name: str = describe("What to go back to")
+    disk_only: bool = describe("Boot from its disk, without its memory", False)
 
 
 @attrs.frozen
 class SnapshotDeleteArguments:
-    workspace_id: str = describe(WORKSPACE)
-    snapshot_name: str = describe("The snapshot to forget.")
-    cascade: bool = describe("Forget all that were taken on top of it too; else they become its parent's.", False)
+    workspace_id: str
+    snapshot_name: str = describe("What to forget")
+    cascade: bool = describe("Also all on top of it; else they become its parent's", False)
 
 
 @attrs.frozen
 class SnapshotDeleteResult:
-    deleted: list[str] = describe("The snapshots that went.")
+    deleted: list[str]
 
 
 @attrs.frozen
 class DiffArguments:
-    workspace_id: str = describe(WORKSPACE)
-    base: str = describe("The snapshot to compare from.")
-    other: str | None = describe("The snapshot to compare with; absent: the workspace as it is now.", None)
-    path: str = describe("Only below this absolute directory.", "/")
-    unified: bool = describe("Show changes of text files too.", False)
-    max_changes: int = describe("List at most so many.", 200, minimum=1, maximum=5000)
+    workspace_id: str
+    base: str = describe("The snapshot to compare from")
+    other: str | None = describe("The one to compare with. Absent: now", None)
+    path: str = describe("Only below this directory", "/")
+    unified: bool = describe("Changes of text too", False)
+    max_changes: int = describe("List at most so many", 200, minimum=1, maximum=5000)
 
 
 @attrs.frozen
 class Change:
-    path: str = describe("Absolute path.")
-    change: str = describe("added, removed or changed.")
-    kind: str = describe("file, dir, symlink or other.")
-    size_before: int | None = describe("Bytes; null if added.")
-    size_after: int | None = describe("Bytes; null if removed.")
-    mode_change: str | None = describe("Octal modes, if they differ.")
+    path: str
+    change: str = describe("added, removed or changed")
+    kind: str = describe()
+    size_before: int | None = describe("bytes")
+    size_after: int | None = describe()
+    mode_change: str | None = describe()
 
 
 @attrs.frozen
 class DiffResult:
-    base: str = describe("Compared from.")
-    other: str = describe("Compared with; now: as it is.")
-    changes: list[Change] = describe("Sorted by path.")
-    change_count: int = describe("How many there are, listed or not.")
-    diff: str = describe("Unified diff of text files, if asked for.")
-    truncated: bool = describe("Whether changes or text were left out; narrow path.")
+    changes: list[Change] = outline("By path")
+    change_count: int = describe("Listed or not")
+    diff: str = describe("If unified")
+    truncated: bool = describe("Narrow path for the rest")
 
 
 async def _snapshot_diff(call: Call, a: DiffArguments) -> DiffResult:
@@ -88,7 +93,7 @@ async def _snapshot_diff(call: Call, a: DiffArguments) -> DiffResult:
             break
         text += change.text
     listed = [_change(change) for change in found.changes[: a.max_changes]]
-    return DiffResult(found.base, found.other, listed, len(found.changes), _printable(text), cut)
+    return DiffResult(listed, len(found.changes), _printable(text), cut)
 
 
 def _change(c: FileChange) -> Change:
@@ -116,7 +121,7 @@ async def _snapshot_create(call: Call, a: SnapshotCreateArguments) -> SnapshotRe
 
 async def _snapshot_list(call: Call, a: WorkspaceArguments) -> SnapshotListResult:
     found = await (await call.workspace(a.workspace_id)).snapshots.list()
-    return SnapshotListResult([snapshot_result(s) for s in found])
+    return SnapshotListResult([node_result(s) for s in found])
 
 
 async def _snapshot_restore(call: Call, a: SnapshotRestoreArguments) -> StateResult:
@@ -134,16 +139,16 @@ async def _undo(call: Call, a: WorkspaceArguments) -> StateResult:
 
 
 TOOLS: Final = (
-    Tool("snapshot_create", "Take a snapshot", "Keep the workspace's present state, processes included, under a name; "
-         "it runs on.", SnapshotCreateArguments, SnapshotResult, _snapshot_create),
-    Tool("snapshot_list", "List snapshots", "The snapshots of a workspace.", WorkspaceArguments, SnapshotListResult,
-         _snapshot_list, read_only=True),
-    Tool("snapshot_restore", "Restore a snapshot", "Go back to a snapshot in place. The other snapshots stay; undo "
-         "takes it back.", SnapshotRestoreArguments, StateResult, _snapshot_restore, destructive=True),
-    Tool("snapshot_delete", "Delete a snapshot", "Forget a snapshot; the workspace itself is not touched.",
-         SnapshotDeleteArguments, SnapshotDeleteResult, _snapshot_delete, destructive=True),
-    Tool("snapshot_diff", "Compare snapshots", "Which files differ between a snapshot and another one, or now.",
-         DiffArguments, DiffResult, _snapshot_diff, read_only=True),
-    Tool("undo", "Undo a restore", "Go back to where the workspace was before its last snapshot_restore.",
-         WorkspaceArguments, StateResult, _undo, destructive=True),
+    Tool("snapshot_create", "Keep the workspace's present state, processes included, under a name; it runs on.",
+         SnapshotCreateArguments, SnapshotResult, _snapshot_create),
+    Tool("snapshot_list", "The snapshots of a workspace.", WorkspaceArguments, SnapshotListResult, _snapshot_list,
+         read_only=True),
+    Tool("snapshot_restore", "Go back to a snapshot in place. The other snapshots stay; undo takes it back.",
+         SnapshotRestoreArguments, StateResult, _snapshot_restore, destructive=True),
+    Tool("snapshot_delete", "Forget a snapshot; the workspace itself is not touched.", SnapshotDeleteArguments,
+         SnapshotDeleteResult, _snapshot_delete, destructive=True),
+    Tool("snapshot_diff", "Which files differ between a snapshot and another one, or now.", DiffArguments, DiffResult,
+         _snapshot_diff, read_only=True),
+    Tool("undo", "Go back to where the workspace was before its last snapshot_restore.", WorkspaceArguments,
+         StateResult, _undo, destructive=True),
 )  # fmt: skip

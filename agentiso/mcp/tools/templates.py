@@ -13,9 +13,9 @@ from agentiso.mcp.tools.tool import Call, Tool
 
 @attrs.frozen
 class WarmArguments:
-    base_image: str | None = describe("Image; the configured one if absent.", None)
-    vcpus: int | None = describe("Virtual CPUs.", None)
-    memory_mb: int | None = describe("Memory in MB.", None)
+    base_image: str | None = describe("Image; the configured one if absent", None)
+    vcpus: int | None = describe("Virtual CPUs", None)
+    memory_mb: int | None = describe("Memory in MB", None)
 
 
 @attrs.frozen
@@ -25,27 +25,27 @@ class NoArguments:
 
 @attrs.frozen
 class DropArguments:
-    ids: list[str] | None = describe("Ids or prefixes of them; absent: the stale ones.", None)
+    ids: list[str] | None = describe("Ids or prefixes of them; absent: the stale ones", None)
 
 
 @attrs.frozen
 class TemplateResult:
-    id: str = describe("Its id.")
-    base_image: str = describe("Its image's name.")
-    image_digest: str = describe("Its image's digest.")
-    vcpus: int = describe("Virtual CPUs.")
-    memory_mb: int = describe("Memory in MB.")
-    disk_gb: int = describe("Disk in GB; a workspace's may be larger.")
-    network: str = describe("Network backend.")
-    qemu: str = describe("QEMU's version and build.")
-    created_at: float = describe("Seconds since the Unix epoch.")
-    size_bytes: int = describe("Bytes that it takes on the host.")
-    stale: str | None = describe("Why it is of no use any more.")
+    id: str = describe("Its id")
+    base_image: str = describe("Its image's name")
+    image_digest: str = describe("Its image's digest")
+    vcpus: int = describe("Virtual CPUs")
+    memory_mb: int = describe("Memory in MB")
+    disk_gb: int = describe("Disk in GB; a workspace's may be larger")
+    network: str = describe("Network backend")
+    qemu: str = describe("QEMU's version and build")
+    created_at: float = describe("Seconds since the Unix epoch")
+    size_bytes: int = describe("Bytes that it takes on the host")
+    stale: str | None = describe("Why it is of no use any more")
 
 
 @attrs.frozen
 class TemplatesResult:
-    templates: list[TemplateResult] = describe("Oldest first.")
+    templates: list[TemplateResult] = describe("Oldest first")
 
 
 def _result(info: TemplateInfo) -> TemplateResult:
@@ -71,10 +71,8 @@ async def _drop(call: Call, a: DropArguments) -> TemplatesResult:
 
 
 TOOLS: Final = (
-    Tool("template_warm", "Make a template", "Boot the template of a shape ahead.", WarmArguments, TemplateResult,
-         _warm, idempotent=True, hidden=True),
-    Tool("template_list", "List templates", "All templates.", NoArguments, TemplatesResult, _list, read_only=True,
+    Tool("template_warm", "Boot the template of a shape ahead.", WarmArguments, TemplateResult, _warm, idempotent=True,
          hidden=True),
-    Tool("template_drop", "Forget templates", "Forget templates.", DropArguments, TemplatesResult, _drop,
-         destructive=True, hidden=True),
+    Tool("template_list", "All templates.", NoArguments, TemplatesResult, _list, read_only=True, hidden=True),
+    Tool("template_drop", "Forget templates.", DropArguments, TemplatesResult, _drop, destructive=True, hidden=True),
 )  # fmt: skip

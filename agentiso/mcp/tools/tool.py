@@ -10,13 +10,13 @@ import attrs
 from actors.messages import OnProgress
 from agentiso.audit import Entry
 from agentiso.gate import Gate
-from agentiso.mcp.schema import describe
 from agentiso.sessions import LOCAL, Client
 from agentiso.system import System
 from agentiso.workspace import Workspace
 
-KEY: Final = "A retry with the same key gets the first call's result."
-WORKSPACE: Final = "Name, id, or an id's unambiguous prefix of at least 8 digits."
+KEY: Final = "For retries: same key, same result"
+COMMAND: Final = "For /bin/sh -c, as root"
+WORKDIR: Final = "Absolute. Absent: /"
 
 
 Confirm: TypeAlias = Callable[[str], Awaitable[bool | None]]
@@ -63,7 +63,6 @@ class Tool:
     """One tool; its handler gets the call and the structured arguments."""
 
     name: str
-    title: str
     description: str
     arguments: type
     result: type
@@ -78,9 +77,9 @@ class Tool:
 
 @attrs.frozen
 class WorkspaceArguments:
-    workspace_id: str = describe(WORKSPACE)
+    workspace_id: str
 
 
 @attrs.frozen
 class Done:
-    message: str = describe("What was done.")
+    message: str

@@ -9,37 +9,37 @@ import attrs
 
 from actors.errors import InvalidArgument
 from agentiso.mcp.schema import describe
-from agentiso.mcp.tools.tool import WORKSPACE, Call, Tool
+from agentiso.mcp.tools.tool import Call, Tool
 
 
 @attrs.frozen
 class ExportArguments:
-    workspace_id: str = describe(WORKSPACE)
-    path: str = describe("Absolute path of the host's file to write.")
-    snapshot_name: str | None = describe("This snapshot; absent: the workspace as it is now.", None)
+    workspace_id: str
+    path: str = describe("Absolute path of the host's file to write")
+    snapshot_name: str | None = describe("This snapshot; absent: the workspace as it is now", None)
 
 
 @attrs.frozen
 class ExportResult:
-    size_bytes: int = describe("Size of the file.")
-    has_memory: bool = describe("Whether running processes are in it.")
-    seconds: float = describe("How long it took.")
+    size_bytes: int = describe("Size of the file")
+    has_memory: bool = describe("Whether running processes are in it")
+    seconds: float = describe("How long it took")
 
 
 @attrs.frozen
 class ImportArguments:
-    path: str = describe("Absolute path of the host's file to read.")
-    name: str | None = describe("Name of the workspace; absent: the one that it had.", None)
+    path: str = describe("Absolute path of the host's file to read")
+    name: str | None = describe("Name of the workspace; absent: the one that it had", None)
 
 
 @attrs.frozen
 class ImportResult:
-    workspace_id: str = describe("Its id.")
-    name: str = describe("Its name.")
-    started_by: str = describe("restore (memory kept) or cold_boot.")
-    memory_kept: bool = describe("Whether it goes on where it was.")
-    note: str = describe("Why not.")
-    seconds: float = describe("How long it took.")
+    workspace_id: str = describe("Its id")
+    name: str = describe("Its name")
+    started_by: str = describe("restore (memory kept) or cold_boot")
+    memory_kept: bool = describe("Whether it goes on where it was")
+    note: str = describe("Why not")
+    seconds: float = describe("How long it took")
 
 
 def _absolute(path: str) -> Path:
@@ -66,8 +66,8 @@ async def _import(call: Call, a: ImportArguments) -> ImportResult:
 
 
 TOOLS: Final = (
-    Tool("workspace_export", "Export a workspace", "Write a workspace or a snapshot to a file of the host.",
-         ExportArguments, ExportResult, _export, hidden=True),
-    Tool("workspace_import", "Import a workspace", "Make a workspace of an exported file.", ImportArguments,
-         ImportResult, _import, hidden=True),
+    Tool("workspace_export", "Write a workspace or a snapshot to a file of the host.", ExportArguments, ExportResult,
+         _export, hidden=True),
+    Tool("workspace_import", "Make a workspace of an exported file.", ImportArguments, ImportResult, _import,
+         hidden=True),
 )  # fmt: skip

@@ -8,112 +8,111 @@ import attrs
 
 from actors.errors import InvalidArgument
 from actors.model import ForkedChild, ForkReport, Lifetime
-from agentiso.mcp.schema import describe
+from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.ownership import check_destroyable
 from agentiso.mcp.tools.results import (
-    StateResult,
+    CreateResult,
     SummaryResult,
     WorkspaceResult,
-    state_result,
+    create_result,
     summary_result,
     workspace_result,
 )
-from agentiso.mcp.tools.tool import KEY, WORKSPACE, Call, Done, Tool, WorkspaceArguments
+from agentiso.mcp.tools.tool import KEY, Call, Done, Tool, WorkspaceArguments
 
 
 @attrs.frozen
 class CreateArguments:
-    name: str | None = describe("1-63 of a-z, 0-9 and '-'; becomes the hostname. Made up if absent.", None)
-    base_image: str | None = describe("Image to start from; the configured one if absent.", None)
-    vcpus: int | None = describe("Virtual CPUs.", None)
-    memory_mb: int | None = describe("Memory in MB.", None)
-    disk_gb: int | None = describe("Disk in GB.", None)
-    allow_internet: bool | None = describe("Whether the guest may reach the internet; off by default.", None)
-    idle_suspend_secs: float | None = describe("Suspend when idle for so long; it wakes on use.", None)
+    name: str | None = describe("1-63 of a-z, 0-9, '-'. Absent: made up", None)
+    base_image: str | None = describe("Absent: the configured one", None)
+    vcpus: int | None = None
+    memory_mb: int | None = None
+    disk_gb: int | None = None
+    allow_internet: bool | None = describe("Internet access; off by default", None)
+    idle_suspend_secs: float | None = describe("Suspend when idle so long; wakes on use", None)
     idempotency_key: str | None = describe(KEY, None)
-    ttl_secs: float | None = describe("Destroy after so long.", None)
+    ttl_secs: float | None = describe("Destroy it after this", None)
 
 
 @attrs.frozen
 class ListArguments:
     state_filter: str | None = describe(
-        "Only workspaces in this state.", None, enum=["running", "paused", "stopped", "suspended", "failed", None]
+        "Only workspaces in this state", None, enum=["running", "paused", "stopped", "suspended", "failed", None]
     )
 
 
 @attrs.frozen
 class ListResult:
-    workspaces: list[SummaryResult] = describe("Oldest first.")
+    workspaces: list[SummaryResult] = describe("Oldest first")
 
 
 @attrs.frozen
 class DestroyArguments:
-    workspace_id: str = describe(WORKSPACE)
-    force: bool = describe("Even if another session's work is lost with it.", False)
+    workspace_id: str
+    force: bool = describe("Even if another session's work is lost", False)
     idempotency_key: str | None = describe(KEY, None)
 
 
 @attrs.frozen
 class ForkArguments:
-    workspace_id: str = describe(WORKSPACE)
-    count: int = describe("How many children.", 1, minimum=1, maximum=50)
-    snapshot_name: str | None = describe("Fork from this snapshot; absent: the running workspace, as it is now.", None)
+    workspace_id: str
+    count: int = describe("How many children, 1 to 50", 1, minimum=1, maximum=50)
+    snapshot_name: str | None = describe("Absent: the workspace as it is now", None)
     idempotency_key: str | None = describe(KEY, None)
-    new_name: str | None = describe("Name of the child, if there is one only.", None)
-    name_prefix: str | None = describe("Children are named PREFIX-1 and on.", None)
+    new_name: str | None = describe("Name of an only child", None)
+    name_prefix: str | None = describe("Names: PREFIX-1 and on", None)
 
 
 @attrs.frozen
 class ForkChild:
-    name: str = describe("The child's name.")
-    workspace_id: str | None = describe("Its id; null if it failed.")
-    ready_ms: float | None = describe("Time from the fork point to its proven start.")
-    error: str | None = describe("Why it failed; the others are not affected.")
-    carried_jobs: dict[str, str] = describe("Jobs that run on in it: their ids here, by those in the parent.")
+    name: str
+    workspace_id: str | None
+    ready_ms: float | None
+    error: str | None
+    carried_jobs: dict[str, str] = describe("their ids here, by those in the parent")
 
 
 @attrs.frozen
 class ForkToolResult:
-    forked_from: str = describe("Id of the parent, which runs on.")
-    snapshot: str | None = describe("The snapshot forked from; null: the running workspace.")
-    pause_ms: float | None = describe("How long the parent stood still.")
-    workers: list[ForkChild] = describe("One per child; all stem from the same instant.")
+    forked_from: str = describe("The parent's id")
+    pause_ms: float | None = describe("The parent stood still for it")
+    workers: list[ForkChild] = outline("The children")
 
 
 @attrs.frozen
 class BatchForkArguments:
-    workspace_id: str = describe(WORKSPACE)
-    count: int = describe("How many.", minimum=1, maximum=20)
-    snapshot_name: str = describe("The snapshot to fork from.", "golden")
-    name_prefix: str = describe("Workers are named PREFIX-1 and on.", "worker")
+    workspace_id: str
+    count: int = describe("How many workers, 1 to 20", minimum=1, maximum=20)
+    snapshot_name: str = describe("Absent: golden", "golden")
+    name_prefix: str = describe("Names: PREFIX-1 and on. Absent: worker", "worker")
 
 
 @attrs.frozen
 class BatchWorker:
-    workspace_id: str = describe("Its id.")
-    name: str = describe("Its name.")
-    ip: str | None = describe("Its address.")
+    workspace_id: str
+    name: str
+    ip: str | None
 
 
 @attrs.frozen
 class BatchFailure:
-    index: int = describe("Which one.")
-    name: str = describe("Its name.")
-    error: str = describe("Why it failed.")
+    index: int
+    name: str
+    error: str
 
 
 @attrs.frozen
 class BatchForkResult:
-    source_workspace_id: str = describe("Id of the parent.")
-    snapshot_name: str = describe("The snapshot forked from.")
-    requested_count: int = describe("Asked for.")
-    success_count: int = describe("Running.")
-    failure_count: int = describe("Failed; the others are not affected.")
-    workers: list[BatchWorker] = describe("Those that run.")
-    failures: list[BatchFailure] = describe("Those that do not.")
+    source_workspace_id: str
+    snapshot_name: str
+    requested_count: int
+    success_count: int
+    failure_count: int
+    workers: list[BatchWorker] = outline()
+    failures: list[BatchFailure] = outline()
 
 
-async def _create(call: Call, a: CreateArguments) -> StateResult:
+async def _create(call: Call, a: CreateArguments) -> CreateResult:
     unset = call.system.settings.lifetime
     lifetime = Lifetime(
         unset.idle_suspend_s if a.idle_suspend_secs is None else a.idle_suspend_secs,
@@ -124,7 +123,7 @@ async def _create(call: Call, a: CreateArguments) -> StateResult:
         allow_internet=a.allow_internet, lifetime=lifetime, on_progress=call.report,
         owner=call.client.session,
     )  # fmt: skip
-    return state_result(await ws.info())
+    return create_result(await ws.info())
 
 
 async def _list(call: Call, a: ListArguments) -> ListResult:
@@ -153,7 +152,7 @@ async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
     )
     report = fork.report
     workers = [ForkChild(c.name, c.workspace_id, c.ready_ms, c.error, _carried(c)) for c in report.children]
-    return ForkToolResult(ws.id, report.snapshot, report.pause_ms, workers)
+    return ForkToolResult(ws.id, report.pause_ms, workers)
 
 
 def _carried(child: ForkedChild) -> dict[str, str]:
@@ -179,19 +178,17 @@ def _batch_result(report: ForkReport, snapshot: str, ip: str | None) -> BatchFor
 
 
 TOOLS: Final = (
-    Tool("workspace_create", "Create a workspace",
-         "Make a disposable Linux machine of your own, root inside. It lives until workspace_destroy. "
-         "To copy one that you have prepared, use workspace_fork.", CreateArguments, StateResult, _create),
-    Tool("workspace_list", "List workspaces", "All workspaces and their states, those of other "
-         "sessions too: they are not owned until you take them with workspace_adopt.", ListArguments, ListResult, _list,
+    Tool("workspace_create", "Make a disposable Linux machine, root inside, that lives until workspace_destroy. To "
+         "copy a prepared one: workspace_fork. Tools take its name or id as workspace_id.", CreateArguments,
+         CreateResult, _create),
+    Tool("workspace_list", "All workspaces and their states. Another session's is not owned until workspace_adopt.",
+         ListArguments, ListResult, _list, read_only=True),
+    Tool("workspace_info", "All that is known of one workspace.", WorkspaceArguments, WorkspaceResult, _info,
          read_only=True),
-    Tool("workspace_info", "Describe a workspace", "All that is known of one workspace.", WorkspaceArguments,
-         WorkspaceResult, _info, read_only=True),
-    Tool("workspace_destroy", "Destroy a workspace", "End a workspace for good, with its snapshots. Its forks live on.",
-         DestroyArguments, Done, _destroy, destructive=True, idempotent=True),
-    Tool("workspace_fork", "Fork a workspace", "Copy a running workspace, memory and disk, into new ones that go on "
-         "from the same instant with identities of their own. The parent runs on.", ForkArguments, ForkToolResult,
-         _fork),
-    Tool("workspace_batch_fork", "Fork many workers", "Fork workers from a snapshot, each may fail alone. Without a "
-         "snapshot: workspace_fork.", BatchForkArguments, BatchForkResult, _batch_fork),
+    Tool("workspace_destroy", "End a workspace for good, with its snapshots. Its forks live on.", DestroyArguments,
+         Done, _destroy, destructive=True, idempotent=True),
+    Tool("workspace_fork", "Copy a workspace, memory and disk, into new ones that go on from the same instant with "
+         "identities of their own. It runs on.", ForkArguments, ForkToolResult, _fork),
+    Tool("workspace_batch_fork", "Fork workers from a snapshot, each may fail alone. Without a snapshot: "
+         "workspace_fork.", BatchForkArguments, BatchForkResult, _batch_fork),
 )  # fmt: skip
