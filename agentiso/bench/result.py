@@ -1,17 +1,12 @@
-"""What a benchmark found: samples and their percentiles, a row with its floor, and the table for people."""
+"""What a benchmark found: samples and their percentiles, and a row with its floor."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import attrs
-from rich.table import Table
-
-BAR_WIDTH: Final = 24
-BAR_RATIO: Final = 2.0
-"""The ratio that fills a bar."""
 
 
 @attrs.frozen
@@ -119,26 +114,3 @@ class Row:
             "aim": self.aim.text(self.unit),
             "met": self.met,
         }
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """Lay rows out for people, with a bar for each ratio to the floor."""
-    laid = Table(box=None, pad_edge=False)
-    for heading in ("row", "unit"):
-        laid.add_column(heading, no_wrap=True)
-    for heading in ("p50", "p95", "floor p50", "peer p50", "ratio"):
-        laid.add_column(heading, no_wrap=True, justify="right")
-    for heading in ("", "aim"):
-        laid.add_column(heading, no_wrap=True)
-    for row in rows:
-        ratio = row.ratio
-        filled = min(BAR_WIDTH, round(BAR_WIDTH * (ratio or 0) / BAR_RATIO))
-        mark = {True: "ok", False: "MISSED", None: ""}[row.met]
-        laid.add_row(
-            *(row.name, row.unit, f"{row.ours.p50:.2f}", f"{row.ours.p95:.2f}"),
-            *(f"{stat.p50:.2f}" if stat else "-" for stat in (row.floor, row.peer)),
-            f"{ratio:.2f}" if ratio is not None else "-",
-            "█" * filled + "·" * (BAR_WIDTH - filled) if ratio is not None else "",
-            f"{row.aim.text(row.unit)} {mark}",
-        )
-    return laid

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+import sys
+from typing import Any, Final
 
 import attrs
 import trio
@@ -13,19 +14,36 @@ from agentiso.cli.common import Commands, columns, run_interruptibly, show
 from agentiso.config import load_settings, settings_to_plain
 from agentiso.sessions import DEFAULT_SESSION, PROFILES
 
+SERVE_EXAMPLES: Final = """\
+  claude mcp add agentiso -- agentiso serve
+  agentiso serve --session build --tools core
+"""
+DAEMON_EXAMPLES: Final = """\
+  agentiso daemon                          run it in the foreground; other commands start it as they need it
+  agentiso daemon --http 127.0.0.1:8080    serve MCP over HTTP too
+  agentiso daemon stop                     machines run on, and the next one adopts them
+"""
+BENCH_EXAMPLES: Final = """\
+  agentiso bench --quick
+  agentiso bench create_to_exec fork_pause
+"""
+
 
 def register(commands: Commands) -> None:
     """Add these commands."""
     commands.add("check", _check, "look at this host and say what is missing and how to get it")
-    made = commands.add("serve", _serve, "be an MCP server on stdio, for an agent's configuration")
+    made = commands.add("serve", _serve, "be an MCP server on stdio, for an agent's configuration", SERVE_EXAMPLES)
     made.add_argument("--session", default=os.environ.get("AGENTISO_SESSION", DEFAULT_SESSION), metavar="NAME",
                       help="whose workspaces are one's own, across restarts; made on first use")  # fmt: skip
     made.add_argument("--tools", choices=PROFILES, default="full", help="all tools, or a few for small models")
-    made = commands.add("daemon", _daemon, "run, or stop, the supervisor of the state directory")
-    made.add_argument("action", nargs="?", choices=("run", "stop"), default="run")
+    made = commands.add("daemon", _daemon, "run, or stop, the supervisor of the state directory", DAEMON_EXAMPLES)
+    made.add_argument("action", nargs="?", choices=("run", "stop"), default="run",
+                      help="run it here, or end the one that runs; machines survive it")  # fmt: skip
     made.add_argument("--idle-exit", type=float, metavar="SECONDS", help="end after being idle for so long")
     made.add_argument("--http", metavar="HOST:PORT", help="serve MCP over HTTP too, to whoever has a session's token")
-    made = commands.add("bench", _bench, "measure agentiso against a bare script that drives the same QEMU")
+    made = commands.add(
+        "bench", _bench, "measure agentiso against a bare script that drives the same QEMU", BENCH_EXAMPLES
+    )
     made.add_argument("rows", nargs="*", metavar="ROW", help="only these rows")
     made.add_argument("--quick", action="store_true", help="fewer samples")
     commands.add("config", _config, "print the configuration in force, as TOML")
@@ -65,6 +83,8 @@ def _daemon(a: Any) -> int:
 
 
 def _bench(a: Any) -> int:
+    import shutil
+
     from rich.console import Console
 
     from agentiso.bench import run_bench, table, to_json
@@ -75,8 +95,7 @@ def _bench(a: Any) -> int:
     if a.json:
         print(json.dumps(to_json(rows, settings)))
     else:
-        console = Console()
-        console.print(table(rows), width=max(console.width, 110))
+        print(table(rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return 0
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from actors.errors import InvalidArgument
 from agentiso.bench.result import Aim, Found, Row, Stat
-from agentiso.bench.run import run_bench
+from agentiso.bench.run import PLANS, run_bench
+from agentiso.bench.table import table
 from agentiso.config import load_settings
 
 
@@ -48,3 +49,35 @@ async def test_an_unknown_row_is_refused_with_those_that_exist() -> None:
     with pytest.raises(InvalidArgument, match="no benchmark nonsense") as refused:
         await run_bench(load_settings(None), names=["nonsense"], quick=True, report=lambda _text: None)
     assert "create_to_exec" in refused.value.remedy
+
+
+# -- the table
+
+
+def measured(*, peer: bool) -> list[Row]:
+    """Every row there is, with figures as wide as they get."""
+    found = Found((18727.123,), (11485.456,), (12345.678,) if peer else ())
+    return [Row.of(plan.name, plan.unit, plan.aim, [found]) for plan in PLANS]
+
+
+@pytest.mark.parametrize("peer", [False, True])
+def test_the_table_fits_80_columns_with_every_figure_whole(peer: bool) -> None:
+    lines = table(measured(peer=peer), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) == len(PLANS) + 1
+    for plan, line in zip(PLANS, lines[1:], strict=True):
+        assert line.split()[0] == plan.name
+        assert {"18727.12", "11485.46", "1.63"} <= set(line.split())
+
+
+def test_without_a_terminal_the_table_takes_the_width_that_it_needs() -> None:
+    rows = measured(peer=True)
+    for plan, line in zip(PLANS, table(rows).splitlines()[1:], strict=True):
+        assert plan.aim.text(plan.unit) in line
+        assert "12345.68" in line
+        assert line.endswith("█" * 20 + "·" * 4)
+    assert "…" not in table(rows)
+
+
+def test_on_the_narrowest_terminal_nothing_is_cut_either() -> None:
+    assert all("18727.12" in line for line in table(measured(peer=True), 20).splitlines()[1:])
