@@ -2,60 +2,90 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, Final
 
 import trio
 
-from agentiso.cli.common import Commands, call_tool, columns, show
+from agentiso.cli.common import Commands, add_workspace, call_tool, columns, show
+from agentiso.cli.environment import assigned
+from agentiso.cli.parser import Misuse, Parser
 from agentiso.config import load_settings
+
+EXEC_EXAMPLES: Final = """\
+  agentiso exec demo -- uname -a
+  agentiso exec demo --json -- 'cd /srv && make'   one word is a shell's line
+  agentiso exec demo -i -- tar -x < files.tar      with this command's standard input
+  agentiso exec demo --env TOKEN -- ./deploy       with a variable of this shell
+  agentiso exec demo --background -- ./serve       a job: see `agentiso jobs demo`
+"""
+JOB_EXAMPLES: Final = """\
+  agentiso jobs demo                 every command that runs or ran there, newest first
+  agentiso output -f demo JOB        what it says, until its end
+  agentiso kill demo JOB
+"""
+SHELL_EXAMPLES: Final = """\
+  agentiso shell demo
+  agentiso shell demo -- top
+"""
+KILL_EXAMPLES: Final = """\
+  agentiso kill demo JOB               it and all that it started
+  agentiso kill demo JOB --signal 15   ask its process group to end
+"""
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("exec", _exec, "run a command in a workspace; exits with its status")
-    made.add_argument("workspace")
+    made = commands.add("exec", _exec, "run a command in a workspace; exits with its status", EXEC_EXAMPLES)
+    _add_command(made, "the command; its own options come after --, or after its first word")
     made.add_argument("--timeout-secs", type=float, help="kill it after this; 120, or no limit with --yield")
-    made.add_argument("--workdir")
+    made.add_argument("--workdir", metavar="DIRECTORY", help="of the guest, to run it in; / if left out")
+    made.add_argument("--env", "-e", action="append", default=[], metavar="NAME[=VALUE]",
+                      help="a variable for it alone (again); this shell's value if left out")  # fmt: skip
     made.add_argument("--stdin", "-i", action="store_true", help="give it this command's standard input")
     made.add_argument("--yield", type=float, dest="yield_secs", metavar="SECONDS", help="leave it alone after this")
     made.add_argument("--background", action="store_true", help="print its job id and return at once")
-    made.add_argument("command", nargs=argparse.REMAINDER, help="after --, the command")
-    made = commands.add("jobs", _jobs, "list a workspace's jobs: every command that runs or ran there")
-    made.add_argument("workspace")
-    made = commands.add("output", _output, "print a job's output")
-    made.add_argument("workspace")
-    made.add_argument("job")
+    made = commands.add("jobs", _jobs, "list a workspace's jobs: every command that runs or ran there", JOB_EXAMPLES)
+    add_workspace(made)
+    made = commands.add("output", _output, "print a job's output", JOB_EXAMPLES)
+    _add_job(made)
     made.add_argument("--follow", "-f", action="store_true", help="until its end; exits with its status")
-    made = commands.add("kill", _kill, "kill a job and all its descendants")
-    made.add_argument("workspace")
-    made.add_argument("job")
-    made.add_argument("--signal", type=int, default=9)
-    made = commands.add("shell", _shell, "open a terminal in a workspace; exits with its status")
-    made.add_argument("workspace")
-    made.add_argument("command", nargs=argparse.REMAINDER, help="after --, a command instead of a shell")
+    made = commands.add("kill", _kill, "kill a job and all its descendants", KILL_EXAMPLES)
+    _add_job(made)
+    made.add_argument("--signal", type=int, default=9, metavar="NUMBER", help="to send instead of 9, SIGKILL")
+    made = commands.add("shell", _shell, "open a terminal in a workspace; exits with its status", SHELL_EXAMPLES)
+    _add_command(made, "what to run instead of a shell")
+
+
+def _add_command(parser: Parser, text: str) -> None:
+    parser.runs_command = True
+    add_workspace(parser)
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help=text)
+
+
+def _add_job(parser: Parser) -> None:
+    add_workspace(parser)
+    parser.add_argument("job", help="its id, as `agentiso jobs` lists it")
 
 
 def _words(a: Any) -> str | None:
     import shlex
 
-    words = a.command[1:] if a.command[:1] == ["--"] else a.command
-    if not words:
+    if not a.command:
         return None
-    return str(words[0]) if len(words) == 1 else shlex.join(words)
+    return str(a.command[0]) if len(a.command) == 1 else shlex.join(a.command)
 
 
 def _exec(a: Any) -> int:
     command = _words(a)
     if command is None:
-        print("error: no command was given. Use: agentiso exec WORKSPACE -- COMMAND", file=sys.stderr)
-        return 2
+        raise Misuse("No command was given.", remedy="Use: agentiso exec WORKSPACE -- COMMAND")
+    env = assigned(a.env)
     if a.background:
-        made = call_tool(a, "exec_background", workspace_id=a.workspace, command=command, workdir=a.workdir,
+        made = call_tool(a, "exec_background", workspace_id=a.workspace, command=command, workdir=a.workdir, env=env,
                          timeout_secs=a.timeout_secs)  # fmt: skip
         return show(a, made, made["job_id"])
     limit_s = 120.0 if a.timeout_secs is None and a.yield_secs is None else a.timeout_secs
@@ -63,6 +93,7 @@ def _exec(a: Any) -> int:
         "workspace": a.workspace,
         "command": command,
         "workdir": a.workdir,
+        "env": env,
         "timeout_s": limit_s,
         "stdin": a.stdin,
     }
@@ -136,8 +167,7 @@ def _shell(a: Any) -> int:
     from agentiso.cli.attach import attach, raw_terminal, terminal_size, write_through
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        print("error: a shell needs a terminal. For a script use: agentiso exec -i WORKSPACE -- sh", file=sys.stderr)
-        return 2
+        raise Misuse("A shell needs a terminal.", remedy="For a script use: agentiso exec -i WORKSPACE -- sh")
     request = {
         "workspace": a.workspace,
         "command": _words(a) or 'cd; exec "$(command -v bash || command -v sh)" -l',

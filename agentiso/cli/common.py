@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import trio
 
-from agentiso.cli.client import call
+from actors.errors import AgentisoError
+from agentiso.cli.client import ToolFailed, call
+from agentiso.cli.parser import Parser
 from agentiso.config import load_settings
 
 T = TypeVar("T")
@@ -20,13 +22,17 @@ T = TypeVar("T")
 class Commands:
     """The subcommands of `agentiso`."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
+    def __init__(self, parser: Parser) -> None:
         self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(self, name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+    def add(self, name: str, run: Callable[[Any], int], text: str, examples: str = "") -> Parser:
         """Add a command that ``run`` carries out, and return its parser; every command takes ``--json``."""
-        made: argparse.ArgumentParser = self._commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        made: Parser = self._commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"examples:\n{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         made.set_defaults(run=run)
         made.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -44,6 +50,17 @@ def call_tool(arguments: Any, tool: str, *, session: str | None = None, **values
 
     with Console(stderr=True).status("") as status:
         return trio.run(call, settings, arguments.config, tool, given, status.update, session)
+
+
+def add_workspace(parser: Parser) -> None:
+    """Have a command take a workspace."""
+    parser.add_argument("workspace", help="its name or id")
+
+
+def error_object(error: AgentisoError) -> dict[str, Any]:
+    """Return an error as programs get it; of a tool's, the code that the supervisor gave it."""
+    code = error.facts.get("code", error.code) if isinstance(error, ToolFailed) else error.code
+    return {"code": code, "message": error.message, "remedy": error.remedy}
 
 
 def show(arguments: Any, result: Any, text: str) -> int:

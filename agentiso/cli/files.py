@@ -16,7 +16,6 @@ from agentiso.cli.common import Commands, call_tool, show
 from agentiso.config import load_settings
 
 EXAMPLES = """\
-examples:
   agentiso cp notes.txt demo:/root/           a file into a directory of the guest
   agentiso cp ./project demo:/workspace       a directory, under a name of its own
   agentiso cp demo:/workspace/out . --exclude '*.o'
@@ -25,8 +24,7 @@ examples:
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("cp", _cp, "copy files and directories into a workspace, or out of one")
-    made.epilog = EXAMPLES
+    made = commands.add("cp", _cp, "copy files and directories into a workspace, or out of one", EXAMPLES)
     made.add_argument("source", help="a path here, or WORKSPACE:PATH")
     made.add_argument("target", help="the same; a directory that exists gets the source in it, under its name")
     made.add_argument("--exclude", action="append", metavar="PATTERN", help="leave such names or paths out (again)")

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Final
 
 from agentiso.cli.common import Commands, call_tool, columns, run_interruptibly, show
 from agentiso.config import load_settings
 from agentiso.daemon import is_running
 
+EXAMPLES: Final = """\
+  agentiso image build base                    kernel, guest layer and a Debian root disk, in a minute
+  agentiso image build tiny --root busybox     a root disk of a few MB
+  agentiso image warm base --memory-mb 1024    so that the first such workspace starts fast too
+  agentiso image verify base
+"""
+
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("image", _image, "build, list, verify or remove images, or boot their templates ahead")
-    made.add_argument("action", choices=("build", "list", "verify", "remove", "warm"))
-    made.add_argument("name", nargs="?", default="base")
+    made = commands.add(
+        "image", _image, "build, list, verify or remove images, or boot their templates ahead", EXAMPLES
+    )
+    made.add_argument(
+        "action", choices=("build", "list", "verify", "remove", "warm"),
+        help="verify: hold its files against their digests; warm: boot its template now, so that no create has to",
+    )  # fmt: skip
+    made.add_argument("name", nargs="?", default="base", help="of the image; base if left out")
     made.add_argument("--root", choices=("debian", "busybox"), default="debian", help="kind of root disk to build")
     made.add_argument(
         "--kernel", choices=("stock", "small"), default="stock",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from agentiso.cli.common import Commands, call_tool, show
+from agentiso.cli.common import Commands, add_workspace, call_tool, show
 from agentiso.units import span
 
 MOVES: Final = {
@@ -16,27 +16,32 @@ MOVES: Final = {
     "resume": ("workspace_resume", {}, "have a paused or suspended workspace run on where it was"),
     "undo": ("undo", {}, "go back to where a workspace was before its last snapshot restore"),
 }
-LIFETIME_HELP: Final = """\
-A workspace that was suspended for idleness wakes by itself as soon as it is asked for something.
-What is left out is switched off: `agentiso lifetime demo` lets demo live for ever.
+LIFETIME_EXAMPLES: Final = """\
+  agentiso lifetime demo --idle-suspend 600   suspended when idle; wakes by itself when it is asked for something
+  agentiso lifetime demo --ttl 86400          destroyed in a day
+  agentiso lifetime demo                      lives for ever: what is left out is switched off
+"""
+LOG_EXAMPLES: Final = """\
+  agentiso logs demo                          the guest's console and QEMU's messages
+  agentiso logs demo --of console -n 20
 """
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
     for name, (tool, arguments, text) in MOVES.items():
-        made = commands.add(name, _mover(tool, arguments), text)
-        made.add_argument("workspace")
-    made = commands.add("lifetime", _lifetime, "say when a workspace is suspended or destroyed by itself")
-    made.epilog = LIFETIME_HELP
-    made.add_argument("workspace")
+        add_workspace(commands.add(name, _mover(tool, arguments), text))
+    made = commands.add(
+        "lifetime", _lifetime, "say when a workspace is suspended or destroyed by itself", LIFETIME_EXAMPLES
+    )
+    add_workspace(made)
     add_lifetime(made)
-    made = commands.add("logs", _logs, "print the end of a machine's logs")
-    made.add_argument("workspace")
+    made = commands.add("logs", _logs, "print the end of a machine's logs", LOG_EXAMPLES)
+    add_workspace(made)
     made.add_argument(
         "--of", choices=("console", "stderr", "all"), default="all", help="the guest's console, or QEMU's"
     )
-    made.add_argument("-n", "--lines", type=int, default=100)
+    made.add_argument("-n", "--lines", type=int, default=100, help="how many of each log; 100 if left out")
 
 
 def add_lifetime(parser: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from actors.errors import AgentisoError
 from agentiso.cli import (
     commands,
+    environment,
     files,
     images,
     lifecycle,
@@ -28,8 +29,8 @@ from agentiso.cli import (
     tree,
     workspaces,
 )
-from agentiso.cli.client import ToolFailed
-from agentiso.cli.common import Commands
+from agentiso.cli.common import Commands, error_object
+from agentiso.cli.parser import Misuse, Parser
 from guest.errors import only_error
 
 GROUPS: Final = (
@@ -37,6 +38,7 @@ GROUPS: Final = (
     tree,
     lifecycle,
     commands,
+    environment,
     files,
     snapshots,
     network,
@@ -60,12 +62,19 @@ examples:
   agentiso suspend demo                put it away; `agentiso resume demo` has it run on
   agentiso serve                       be an MCP server on stdio
 """
+COMPLETION: Final = """\
+  . <(agentiso completion bash)        completion, in this shell
+"""
 
 
 def main() -> None:
     """Run the command and exit with its status: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C, exec's own."""
-    arguments = _parser().parse_args()
+    # Of a line that cannot be parsed, whether it asks for JSON must be known all the same.
+    words = sys.argv[1:]
+    as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
     try:
+        arguments = make_parser().parse_args(words)
+        as_json = arguments.json
         sys.exit(arguments.run(arguments))
     except BrokenPipeError:
         # Whoever read our output has enough; nothing may be flushed to it at exit.
@@ -76,21 +85,21 @@ def main() -> None:
             case KeyboardInterrupt():
                 sys.exit(130)
             case AgentisoError() as error:
-                _report(error, as_json=arguments.json)
-                sys.exit(1)
+                _report(error, as_json=as_json)
+                sys.exit(2 if isinstance(error, Misuse) else 1)
         raise
 
 
 def _report(error: AgentisoError, *, as_json: bool) -> None:
-    code = error.facts.get("code", error.code) if isinstance(error, ToolFailed) else error.code
     if as_json:
-        print(json.dumps({"error": {"code": code, "message": error.message, "remedy": error.remedy}}))
+        print(json.dumps({"error": error_object(error)}))
     else:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{error.facts.get('usage', '')}error: {error}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    """Return the parser of all commands."""
+    parser = Parser(
         prog="agentiso",
         description="Disposable Linux machines for AI agents: microVM workspaces that fork while they run.",
         epilog=EXAMPLES,
@@ -101,13 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     available = Commands(parser)
     for group in GROUPS:
         group.register(available)
-    made = available.add("completion", _completion, "print a shell's completion script")
-    made.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    made = available.add("completion", _completion, "print a shell's completion script", COMPLETION)
+    made.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="whose")
     return parser
 
 
 def _completion(a: Any) -> int:
     import shtab
 
-    print(shtab.complete(_parser(), shell=a.shell))
+    print(shtab.complete(make_parser(), shell=a.shell))
     return 0

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from actors.errors import InvalidArgument
-from agentiso.cli.common import Commands, call_tool, columns, show
+from agentiso.cli.common import Commands, add_workspace, call_tool, columns, show
+from agentiso.cli.parser import Misuse
+
+PORT_EXAMPLES: Final = """\
+  agentiso port add demo 8080                    prints the port of this host that leads there
+  agentiso port add demo 8080 --host-port 9000
+  agentiso port list demo
+  agentiso port remove demo 8080
+"""
+NETWORK_EXAMPLES: Final = """\
+  agentiso network demo                          what it lets through
+  agentiso network demo --internet off
+"""
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("port", _port, "make ports of a workspace reachable at 127.0.0.1 of this host")
-    made.add_argument("action", choices=("add", "remove", "list"))
-    made.add_argument("workspace")
-    made.add_argument("guest_port", type=int, nargs="?")
-    made.add_argument("--host-port", type=int, help="port of this host; a free one if left out")
-    made = commands.add("network", _network, "show or change what a workspace's network lets through")
-    made.add_argument("workspace")
-    made.add_argument("--internet", choices=("on", "off"))
+    made = commands.add("port", _port, "make ports of a workspace reachable at 127.0.0.1 of this host", PORT_EXAMPLES)
+    made.add_argument("action", choices=("add", "remove", "list"), help="forward a port, do so no longer, or list all")
+    add_workspace(made)
+    made.add_argument("guest_port", type=int, nargs="?", help="where the guest's server listens")
+    made.add_argument("--host-port", type=int, metavar="PORT", help="add: port of this host; a free one if left out")
+    made = commands.add("network", _network, "show or change what a workspace's network lets through", NETWORK_EXAMPLES)
+    add_workspace(made)
+    made.add_argument("--internet", choices=("on", "off"), help="let it reach the internet, or not; it runs on")
 
 
 def _port(a: Any) -> int:
@@ -27,7 +38,7 @@ def _port(a: Any) -> int:
         rows += [(str(f["guest_port"]), f"127.0.0.1:{f['host_port']}", f["fault"] or "open") for f in found]
         return show(a, found, columns(rows))
     if a.guest_port is None:
-        raise InvalidArgument("The port in the guest is missing.", remedy=f"agentiso port {a.action} WORKSPACE PORT")
+        raise Misuse("The port in the guest is missing.", remedy=f"agentiso port {a.action} WORKSPACE PORT")
     if a.action == "remove":
         done = call_tool(a, "port_forward_remove", workspace_id=a.workspace, guest_port=a.guest_port)
         return show(a, done, done["message"])

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from agentiso.audit import read_last
 from agentiso.cli.common import Commands, columns, show
+from agentiso.cli.parser import Misuse
 from agentiso.config import load_settings
 from agentiso.sessions import SessionStore
+
+EXAMPLES: Final = """\
+  agentiso session create ann      prints the token with which an HTTP client is ann
+  agentiso session token ann
+  agentiso session revoke ann
+"""
+AUDIT_EXAMPLES: Final = """\
+  agentiso audit -n 50
+  agentiso audit --json            all that is known of each call
+"""
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("session", _session, "the sessions that clients act as, and their tokens")
-    made.add_argument("action", choices=("create", "list", "token", "revoke"))
-    made.add_argument("name", nargs="?")
-    made = commands.add("audit", _audit, "who did what: the last calls of tools")
-    made.add_argument("-n", "--lines", type=int, default=20, help="how many")
+    made = commands.add("session", _session, "the sessions that clients act as, and their tokens", EXAMPLES)
+    made.add_argument("action", choices=("create", "list", "token", "revoke"),
+                      help="token: print it again; revoke: have it be worth nothing from now on")  # fmt: skip
+    made.add_argument("name", nargs="?", help="of the session; not for list")
+    made = commands.add("audit", _audit, "who did what: the last calls", AUDIT_EXAMPLES)
+    made.add_argument("-n", "--lines", type=int, default=20, metavar="COUNT", help="how many; 20 if left out")
 
 
 def _audit(a: Any) -> int:
@@ -38,6 +50,8 @@ def _session(a: Any) -> int:
     sessions = SessionStore(load_settings(a.config).state_dir)
     if a.action == "list":
         return _list(a, sessions)
+    if a.name is None:
+        raise Misuse("The session's name is missing.", remedy=f"Use: agentiso session {a.action} NAME")
     match a.action:
         case "create":
             token = sessions.create(a.name)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any, Final
 
-from agentiso.cli.common import Commands, call_tool, columns, show
+from agentiso.cli.common import Commands, add_workspace, call_tool, columns, show
+from agentiso.cli.parser import Misuse
 from agentiso.units import size, span
 
-HELP: Final = """\
+EXAMPLES: Final = """\
   agentiso snapshot create demo tidy      keep the present state, processes included
   agentiso snapshot restore demo tidy     go back to it; the others stay; `agentiso undo demo` takes it back
   agentiso snapshot list demo             the same as a tree: agentiso tree demo
   agentiso snapshot delete demo tidy      forget it; with --cascade also all that were taken on top of it
 """
-DIFF_HELP: Final = """\
+DIFF_EXAMPLES: Final = """\
   agentiso diff demo tidy                 what has changed since tidy
   agentiso diff demo tidy later -u        between two snapshots, with the text
 """
@@ -23,18 +23,19 @@ DIFF_HELP: Final = """\
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("snapshot", _snapshot, "create, list, restore or delete snapshots")
-    made.epilog = HELP
-    made.add_argument("action", choices=("create", "list", "restore", "delete"))
-    made.add_argument("workspace")
+    made = commands.add("snapshot", _snapshot, "create, list, restore or delete snapshots", EXAMPLES)
+    made.add_argument("action", choices=("create", "list", "restore", "delete"),
+                      help="keep the present state, list what is kept, go back to it, or forget it")  # fmt: skip
+    add_workspace(made)
     made.add_argument("name", nargs="?", help="the snapshot")
     made.add_argument(
         "--disk-only", action="store_true", help="create: keep the disk alone; restore: boot from the disk alone"
     )
     made.add_argument("--cascade", action="store_true", help="delete: also all that stand on it")
-    made = commands.add("diff", _diff, "tell which files differ between a snapshot and another one, or now")
-    made.epilog = DIFF_HELP
-    made.add_argument("workspace")
+    made = commands.add(
+        "diff", _diff, "tell which files differ between a snapshot and another one, or now", DIFF_EXAMPLES
+    )
+    add_workspace(made)
     made.add_argument("base", help="the snapshot to compare from")
     made.add_argument("other", nargs="?", help="the snapshot to compare with; the workspace as it is now if left out")
     made.add_argument("--path", default="/", metavar="DIRECTORY", help="only below this directory of the guest")
@@ -70,8 +71,7 @@ def _snapshot(a: Any) -> int:
     if a.action == "list":
         return _list(a)
     if not a.name:
-        print("error: a snapshot's name is needed.", file=sys.stderr)
-        return 2
+        raise Misuse("The snapshot's name is missing.", remedy=f"Use: agentiso snapshot {a.action} WORKSPACE NAME")
     if a.action == "create":
         made = call_tool(a, "snapshot_create", workspace_id=a.workspace, name=a.name, include_memory=not a.disk_only)
         return show(a, made, f"snapshot {a.name} was taken")

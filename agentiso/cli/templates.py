@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from agentiso.cli.common import Commands, call_tool, columns, show
+
+EXAMPLES: Final = """\
+  agentiso templates
+  agentiso templates remove              the stale ones
+"""
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("templates", _templates, "list the templates, or remove some: those named, or the stale ones")
-    made.add_argument("action", nargs="?", choices=("list", "remove"), default="list")
+    made = commands.add(
+        "templates", _templates, "list the templates, or remove some: those named, or the stale ones", EXAMPLES
+    )
+    made.add_argument("action", nargs="?", choices=("list", "remove"), default="list", help="list if left out")
     made.add_argument("ids", nargs="*", metavar="ID", help="to remove; a prefix will do")
 
 

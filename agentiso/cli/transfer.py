@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -16,15 +17,22 @@ from typing import Any, Final
 from agentiso.cli.common import Commands, call_tool, show
 
 STDOUT: Final = "-"
+EXPORT_EXAMPLES: Final = """\
+  agentiso export demo demo.agentiso
+  agentiso export demo@tidy - | ssh host 'cat > tidy.agentiso'   with --json it is told on stderr what was written
+"""
+IMPORT_EXAMPLES: Final = """\
+  agentiso import demo.agentiso again    a workspace named again
+"""
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("export", _export, "write a workspace, memory and disk, to a file")
-    made.add_argument("workspace", metavar="WORKSPACE[@SNAPSHOT]")
+    made = commands.add("export", _export, "write a workspace, memory and disk, to a file", EXPORT_EXAMPLES)
+    made.add_argument("workspace", metavar="WORKSPACE[@SNAPSHOT]", help="as it is now, or a snapshot of it")
     made.add_argument("file", help="to make; - for the standard output")
-    made = commands.add("import", _import, "make a workspace of an exported file")
-    made.add_argument("file")
+    made = commands.add("import", _import, "make a workspace of an exported file", IMPORT_EXAMPLES)
+    made.add_argument("file", help="that `agentiso export` wrote")
     made.add_argument("name", nargs="?", help="of the workspace; the one that it had unless given")
 
 
@@ -33,7 +41,10 @@ def _export(a: Any) -> int:
     given = {"workspace_id": workspace, "snapshot_name": snapshot or None}
     if a.file == STDOUT:
         with _pipe_to_stdout() as path:
-            call_tool(a, "workspace_export", path=str(path), **given)
+            result = call_tool(a, "workspace_export", path=str(path), **given)
+        if a.json:
+            # The standard output is the file.
+            print(json.dumps(result), file=sys.stderr)
         return 0
     result = call_tool(a, "workspace_export", path=str(Path(a.file).absolute()), **given)
     what = "memory and disk" if result["has_memory"] else "the disk"

@@ -7,27 +7,26 @@ import time
 from typing import Any, Final
 
 from agentiso.cli.client import ToolFailed
-from agentiso.cli.common import Commands, call_tool, show
+from agentiso.cli.common import Commands, add_workspace, call_tool, show
 from agentiso.forest import draw, grow, pick, to_plain
 from agentiso.units import size, span
 
-TREE_HELP: Final = """\
-Forks hang below their parent, below a snapshot if they were forked from one; a snapshot hangs below the one that the
-workspace stood on when it was taken. The filled circle is where the workspace stands now.
-
+TREE_EXAMPLES: Final = """\
   agentiso snapshot restore demo tidy   go to a node; the others stay
   agentiso undo demo                    and back again
   agentiso fork demo --snapshot tidy    a new workspace from a node
+
+Forks hang below their parent, below a snapshot if they were forked from one; a snapshot hangs
+below the one that the workspace stood on when it was taken. The filled circle is where the
+workspace stands now.
 """
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("tree", _tree, "draw the workspaces, their forks and snapshots")
-    made.epilog = TREE_HELP
+    made = commands.add("tree", _tree, "draw the workspaces, their forks and snapshots", TREE_EXAMPLES)
     made.add_argument("workspace", nargs="?", help="only this one and its forks")
-    made = commands.add("info", _info, "describe a workspace")
-    made.add_argument("workspace")
+    add_workspace(commands.add("info", _info, "describe a workspace"))
 
 
 def _tree(a: Any) -> int:

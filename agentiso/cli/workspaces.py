@@ -2,33 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import sys
+from typing import Any, Final
 
-from agentiso.cli.common import Commands, call_tool, columns, show
+from agentiso.cli.client import ToolFailed
+from agentiso.cli.common import Commands, add_workspace, call_tool, columns, error_object, show
 from agentiso.cli.lifecycle import add_lifetime
+
+CONFIGURED: Final = "as configured if left out"
+CREATE_EXAMPLES: Final = """\
+  agentiso create demo
+  agentiso create big --vcpus 4 --memory-mb 4096 --disk-gb 40
+  agentiso create guest --no-internet --ttl 3600
+"""
+FORK_EXAMPLES: Final = """\
+  agentiso fork demo                          demo-fork-1 goes on from the same instant
+  agentiso fork demo -n 3 --name-prefix try   try-1, try-2 and try-3
+  agentiso fork demo --snapshot tidy
+"""
+ADOPT_EXAMPLES: Final = """\
+  agentiso adopt demo                         it is yours, whosever it was
+  agentiso adopt demo --session ann
+"""
+DESTROY_EXAMPLES: Final = """\
+  agentiso destroy demo demo-fork-1
+"""
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    made = commands.add("create", _create, "make a workspace")
-    made.add_argument("name", nargs="?")
-    made.add_argument("--image", dest="base_image")
-    made.add_argument("--vcpus", type=int)
-    made.add_argument("--memory-mb", type=int)
-    made.add_argument("--disk-gb", type=int)
-    made.add_argument("--allow-internet", action="store_true", default=None)
+    made = commands.add("create", _create, "make a workspace", CREATE_EXAMPLES)
+    made.add_argument("name", nargs="?", help="1 to 63 of a-z, 0-9 and -; made up if left out")
+    made.add_argument("--image", dest="base_image", metavar="NAME", help=f"what it starts from; {CONFIGURED}")
+    made.add_argument("--vcpus", type=int, metavar="COUNT", help=f"virtual CPUs; {CONFIGURED}")
+    made.add_argument("--memory-mb", type=int, metavar="MB", help=f"memory; {CONFIGURED}")
+    made.add_argument("--disk-gb", type=int, metavar="GB", help=f"disk, which takes what is written; {CONFIGURED}")
+    internet = made.add_mutually_exclusive_group()
+    internet.add_argument("--allow-internet", action="store_true", default=None, help=f"let it out; {CONFIGURED}")
+    internet.add_argument("--no-internet", action="store_false", dest="allow_internet", default=None,
+                          help="do not, even if the configuration does")  # fmt: skip
     add_lifetime(made)
     commands.add("list", _list, "list the workspaces")
-    made = commands.add("fork", _fork, "fork a workspace, memory and disk, while it runs")
-    made.add_argument("workspace")
-    made.add_argument("-n", "--count", type=int, default=1)
-    made.add_argument("--snapshot", help="fork from this snapshot instead of the running machine")
-    made.add_argument("--name-prefix")
-    made = commands.add("adopt", _adopt, "have a workspace be yours, or a session's")
-    made.add_argument("workspace")
+    made = commands.add("fork", _fork, "fork a workspace, memory and disk, while it runs", FORK_EXAMPLES)
+    add_workspace(made)
+    made.add_argument("-n", "--count", type=int, default=1, help="how many children; 1 if left out")
+    made.add_argument("--snapshot", metavar="NAME", help="fork from this snapshot instead of the running machine")
+    made.add_argument("--name-prefix", metavar="NAME", help="the children are NAME-1 and on; WORKSPACE-fork-1 and on")
+    made = commands.add("adopt", _adopt, "have a workspace be yours, or a session's", ADOPT_EXAMPLES)
+    add_workspace(made)
     made.add_argument("--session", metavar="NAME", help="the session that is to have it")
-    made = commands.add("destroy", _destroy, "destroy workspaces for good")
-    made.add_argument("workspaces", nargs="+")
+    made = commands.add("destroy", _destroy, "destroy workspaces for good", DESTROY_EXAMPLES)
+    made.add_argument("workspaces", nargs="+", metavar="WORKSPACE", help="its name or id; forks of it live on")
 
 
 def _create(a: Any) -> int:
@@ -72,5 +97,21 @@ def _adopt(a: Any) -> int:
 
 
 def _destroy(a: Any) -> int:
-    done = [call_tool(a, "workspace_destroy", workspace_id=name)["message"] for name in a.workspaces]
-    return show(a, done, "\n".join(done))
+    """Destroy each; one that cannot be does not save those after it."""
+    outcomes: list[dict[str, Any]] = []
+    for name in a.workspaces:
+        try:
+            done = call_tool(a, "workspace_destroy", workspace_id=name)
+        except ToolFailed as error:
+            if len(a.workspaces) == 1:
+                raise
+            outcomes.append({"workspace": name, "message": "", "error": error_object(error)})
+            if not a.json:
+                print(f"error: {error}", file=sys.stderr)
+        else:
+            outcomes.append({"workspace": name, "message": done["message"], "error": None})
+            if not a.json:
+                print(done["message"])
+    if a.json:
+        print(json.dumps(outcomes))
+    return 1 if any(outcome["error"] for outcome in outcomes) else 0
