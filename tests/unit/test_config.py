@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 import tomli_w
 
 from actors.errors import InvalidArgument
 from actors.settings import Rate, Settings
 from agentiso.config import load_settings, settings_to_plain
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+OF_THE_HOST = {"state_dir", "limits.concurrent_starts"}
+"""Keys whose defaults depend on where one is."""
 
 
 @pytest.fixture
@@ -47,3 +56,62 @@ def test_a_wrong_value_or_an_unknown_key_is_refused_with_its_place(tmp_path: Pat
     path.write_text(text)
     with pytest.raises(InvalidArgument, match=said):
         load_settings(path)
+
+
+def keys(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key of a configuration with its default."""
+    for field in attrs.fields(type(settings)):
+        value = getattr(settings, field.name)
+        if attrs.has(type(value)):
+            yield from keys(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def documented() -> dict[str, str]:
+    """Return the keys of the page, by table, with what it says of their defaults."""
+    found, section = {}, ""
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("## "):
+            name = re.search(r"\[(\w+)\]", line)
+            section = f"{name[1]}." if name else ""
+        elif row := re.match(r"\| `([\w.]+)` \| ([^|]+) \|", line):
+            found[section + row[1]] = row[2]
+    return found
+
+
+def test_the_documentation_has_every_key_and_its_default_and_no_others() -> None:
+    known, said = dict(keys(Settings())), documented()
+    assert set(said) == set(known)
+    for key in known.keys() - OF_THE_HOST:
+        value = known[key]
+        assert said[key] == ("unset" if value is None else f"`{json.dumps(value)}`"), key
+
+
+@pytest.mark.usefixtures("no_override")
+def test_the_documented_example_can_be_read(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    path = tmp_path / "config.toml"
+    path.write_text(example)
+    assert load_settings(path).pool.size == 2
+
+
+@pytest.mark.usefixtures("no_override")
+def test_the_configuration_is_looked_for_where_the_documentation_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, named = tmp_path / "agentiso" / "config.toml", tmp_path / "named.toml"
+    home.parent.mkdir()
+    home.write_text('image = "home"')
+    named.write_text('image = "named"')
+    monkeypatch.delenv("AGENTISO_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert load_settings().image == "home"
+    monkeypatch.setenv("AGENTISO_CONFIG", str(named))
+    assert load_settings().image == "named"
+    assert load_settings(home).image == "home"
+    monkeypatch.setenv("AGENTISO_STATE_DIR", "/elsewhere")
+    assert load_settings().state_dir == Path("/elsewhere")
+    monkeypatch.setenv("AGENTISO_CONFIG", str(tmp_path / "none"))
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        load_settings()
