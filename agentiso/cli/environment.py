@@ -11,8 +11,8 @@ from agentiso.cli.common import Commands, add_workspace, call_tool, show
 from agentiso.cli.parser import Misuse
 
 EXAMPLES: Final = """\
-  agentiso env demo API_TOKEN < token.txt    a value that appears in no argument list; typed in on a terminal
-  agentiso env demo EDITOR=vi PAGER=less     values that are no secrets
+  agentiso env demo API_TOKEN < token.txt   in no argument list; typed in on a terminal
+  agentiso env demo EDITOR=vi PAGER=less    values that are no secrets
   agentiso env demo --unset API_TOKEN
 """
 

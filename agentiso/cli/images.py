@@ -10,7 +10,7 @@ from agentiso.config import load_settings
 from agentiso.daemon import is_running
 
 EXAMPLES: Final = """\
-  agentiso image build base                    kernel, guest layer and a Debian root disk, in a minute
+  agentiso image build base                    kernel, guest layer, Debian root disk
   agentiso image build tiny --root busybox     a root disk of a few MB
   agentiso image warm base --memory-mb 1024    so that the first such workspace starts fast too
   agentiso image verify base

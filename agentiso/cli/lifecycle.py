@@ -17,7 +17,7 @@ MOVES: Final = {
     "undo": ("undo", {}, "go back to where a workspace was before its last snapshot restore"),
 }
 LIFETIME_EXAMPLES: Final = """\
-  agentiso lifetime demo --idle-suspend 600   suspended when idle; wakes by itself when it is used
+  agentiso lifetime demo --idle-suspend 600   suspended when idle, woken by use
   agentiso lifetime demo --ttl 86400          destroyed in a day
   agentiso lifetime demo                      lives for ever: what is left out is switched off
 """

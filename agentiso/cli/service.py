@@ -19,7 +19,7 @@ SERVE_EXAMPLES: Final = """\
   agentiso serve --session build --tools core
 """
 DAEMON_EXAMPLES: Final = """\
-  agentiso daemon                          run it in the foreground; other commands start it as they need it
+  agentiso daemon                          run it in the foreground; others start it on demand
   agentiso daemon --http 127.0.0.1:8080    serve MCP over HTTP too
   agentiso daemon stop                     machines run on, and the next one adopts them
 """

@@ -11,9 +11,9 @@ from agentiso.units import size, span
 
 EXAMPLES: Final = """\
   agentiso snapshot create demo tidy      keep the present state, processes included
-  agentiso snapshot restore demo tidy     go back to it; the others stay; `agentiso undo demo` takes it back
+  agentiso snapshot restore demo tidy     go back to it; `agentiso undo demo` takes that back
   agentiso snapshot list demo             the same as a tree: agentiso tree demo
-  agentiso snapshot delete demo tidy      forget it; with --cascade also all that were taken on top of it
+  agentiso snapshot delete demo tidy      forget it; with --cascade also all on top of it
 """
 DIFF_EXAMPLES: Final = """\
   agentiso diff demo tidy                 what has changed since tidy

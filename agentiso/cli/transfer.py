@@ -19,7 +19,8 @@ from agentiso.cli.common import Commands, call_tool, show
 STDOUT: Final = "-"
 EXPORT_EXAMPLES: Final = """\
   agentiso export demo demo.agentiso
-  agentiso export demo@tidy - | ssh host 'cat > tidy.agentiso'   with --json it is told on stderr what was written
+  agentiso export demo@tidy - | ssh host 'cat > tidy.agentiso'
+  agentiso export demo - --json > demo.agentiso   the JSON goes to the standard error then
 """
 IMPORT_EXAMPLES: Final = """\
   agentiso import demo.agentiso again    a workspace named again
