@@ -17,8 +17,11 @@ import trio
 
 from actors.errors import AgentisoError, GuestBroken, GuestRefused, InvalidArgument, RemoteProtocolError
 from actors.guest_model import JobInfo
+from actors.model import USER
 from actors.runtime import open_plain_nursery
+from agentiso.audit import AuditLog, Entry
 from agentiso.jobs import READ_BYTES
+from agentiso.sessions import Client
 from agentiso.system import System
 from agentiso.workspace import Workspace
 from guest.wire import FILE_STREAM, STDERR, STDOUT, Codec, Data, Event, Message, encode
@@ -26,6 +29,7 @@ from guest.wire import FILE_STREAM, STDERR, STDOUT, Codec, Data, Event, Message,
 SOCKET: Final = "attach.sock"
 RECEIVE_BYTES: Final = 65536
 HANG_UP_S: Final = 10.0
+PERSON: Final = Client(USER, "attach")
 
 
 class Framed:
@@ -59,8 +63,8 @@ class Framed:
         return event
 
 
-async def serve_attach(system: System, stream: trio.SocketStream) -> None:
-    """Serve one client until its job has ended or it goes away."""
+async def serve_attach(system: System, stream: trio.SocketStream, audit: AuditLog) -> None:
+    """Serve one client until its job has ended or it goes away; the audit log tells of it."""
     async with stream:
         peer = Framed(stream)
         with contextlib.suppress(trio.BrokenResourceError, RemoteProtocolError):
@@ -68,22 +72,33 @@ async def serve_attach(system: System, stream: trio.SocketStream) -> None:
             if not isinstance(asked, Message):
                 return
             try:
-                await _attach(system, peer, asked.body)
+                with audit.call(PERSON, _what(asked.body), asked.body) as entry:
+                    await _attach(system, peer, asked.body, entry)
             except AgentisoError as error:
                 said = {"code": error.code, "message": error.message, "remedy": error.remedy}
                 await peer.send(Message({"error": said}))
 
 
-async def _attach(system: System, peer: Framed, body: dict[str, Any]) -> None:
+def _what(body: dict[str, Any]) -> str:
+    """Return the command of `agentiso` that asks for this."""
+    return "output" if body.get("job") is not None else "shell" if body.get("terminal") else "exec"
+
+
+async def _attach(system: System, peer: Framed, body: dict[str, Any], entry: Entry) -> None:
     ws = await system.get(str(body.get("workspace")))
+    entry.about(ws.id, ws.name)
+    # Unless it is told of its end, the client has gone before.
+    entry.outcome = "cancelled"
     if body.get("job") is not None:
         show = _follow if body.get("follow") else _read
-        await show(ws, peer, str(body["job"]))
+        if await show(ws, peer, str(body["job"])):
+            entry.outcome = "ok"
         return
     job = await _start(ws, body)
     ended = False
     try:
-        ended = await _follow(ws, peer, job.job_id)
+        if ended := await _follow(ws, peer, job.job_id):
+            entry.outcome = "ok"
     finally:
         if not ended and body.get("terminal"):
             await _hang_up(ws, job.job_id)
@@ -150,8 +165,8 @@ async def _feed(ws: Workspace, job_id: str, data: bytes) -> None:
         data = data[taken.taken_bytes :]
 
 
-async def _read(ws: Workspace, peer: Framed, job_id: str) -> None:
-    """Send what a job has written so far."""
+async def _read(ws: Workspace, peer: Framed, job_id: str) -> bool:
+    """Send what a job has written so far, and return ``True``."""
     await peer.send(Message({"job": job_id}))
     cursors, lost, sent, found = (0, 0), 0, 0, None
     # A job that writes faster than it is read would never be at its end.
@@ -162,6 +177,7 @@ async def _read(ws: Workspace, peer: Framed, job_id: str) -> None:
             for start in range(0, len(data), RECEIVE_BYTES):
                 await peer.send(Data(0, stream, data[start : start + RECEIVE_BYTES]))
     await peer.send(Message({"end": attrs.asdict(found.job), "lost": lost}))
+    return True
 
 
 async def _hang_up(ws: Workspace, job_id: str) -> None:

@@ -1,7 +1,8 @@
-"""The audit log: one line of JSON for each call of a tool, with what is secret left out.
+"""The audit log: one line of JSON for each call, with what is secret left out.
 
-It says who did what to which workspace, how it ended and how long it took.  File contents, input, environment values
-and credentials in addresses never reach it.
+A call is that of a tool, a resource that is read, a live connection of the command line, or what an attached program
+asks for.  Its line says who did what to which workspace, how it ended and how long it took.  File contents, input,
+environment values and credentials in addresses never reach it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 import attrs
 
+from actors.errors import AgentisoError
 from actors.settings import Audit
 from agentiso.sessions import Client
 
@@ -31,8 +33,8 @@ HIDDEN: Final = "***"
 SECRET_NAME: Final = re.compile(r"token|secret|passw|api_?key|credential|authorization|private", re.IGNORECASE)
 BULK: Final = frozenset(
     {
-        "body", "content", "data", "diff", "input", "message", "new_string", "new_text", "old_string", "old_text",
-        "patch", "prompt", "stdin", "text", "value",
+        "body", "content", "data", "diff", "input", "message", "new", "new_string", "new_text", "old", "old_string",
+        "old_text", "patch", "prompt", "stdin", "text", "value",
     }
 )  # fmt: skip
 """Arguments of which only the size is told."""
@@ -53,8 +55,8 @@ class Entry:
     workspace_id: str | None = None
     workspace: str | None = None
     """Its name."""
-    outcome: str = "cancelled"
-    """``ok``, or the code of the error."""
+    outcome: str = ""
+    """``ok``, ``cancelled``, or the code of the error."""
 
     def about(self, workspace_id: str, name: str) -> None:
         """Note which workspace the call is about."""
@@ -70,10 +72,14 @@ class AuditLog:
 
     @contextmanager
     def call(self, client: Client, tool: str, arguments: Mapping[str, Any]) -> Iterator[Entry]:
-        """Write a line about a call when it is over."""
+        """Write a line about a call when it is over; how it ended is told by the block unless the entry has it."""
         began, entry = time.perf_counter(), Entry()
         try:
             yield entry
+            entry.outcome = entry.outcome or "ok"
+        except AgentisoError as error:
+            entry.outcome = error.code
+            raise
         finally:
             self._write(
                 {
@@ -83,7 +89,7 @@ class AuditLog:
                     "tool": tool[:MAX_TEXT_CHARS],
                     "workspace_id": entry.workspace_id,
                     "workspace": entry.workspace,
-                    "outcome": entry.outcome,
+                    "outcome": entry.outcome or "cancelled",
                     "duration_ms": round((time.perf_counter() - began) * 1000, 1),
                     "arguments": summary(arguments),
                 }
@@ -127,6 +133,11 @@ def read_last(state_dir: Path, count: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def fields_of(message: Any) -> dict[str, Any]:
+    """Return the fields of an attrs object by name."""
+    return {field.name: getattr(message, field.name) for field in attrs.fields(type(message))}
+
+
 def summary(arguments: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     """Return arguments as they may be written down: short, and without what is secret."""
     few = list(arguments.items())[:MAX_ITEMS]
@@ -146,12 +157,16 @@ def _shown(name: str, value: Any, depth: int) -> Any:
         case dict():
             # Environments and headers: the names are told, the values are not.
             return {str(key)[:MAX_TEXT_CHARS]: HIDDEN for key in list(value)[:MAX_ITEMS]}
-        case list():
+        case bytes():
+            return f"<{len(value)} bytes>"
+        case Path():
+            return _redacted(str(value))
+        case list() | tuple():
             return [
                 summary(inner, depth + 1) if isinstance(inner, dict) else _shown(name, inner, depth + 1)
                 for inner in value[:MAX_ITEMS]
             ]
-    return HIDDEN
+    return summary(fields_of(value), depth + 1) if attrs.has(type(value)) else HIDDEN
 
 
 def _redacted(text: str) -> str:

@@ -25,6 +25,7 @@ from actors.machine.sockets import dial, listen
 from actors.settings import Settings
 from agentiso.attach import SOCKET as ATTACH_SOCKET
 from agentiso.attach import serve_attach
+from agentiso.audit import AuditLog
 from agentiso.gate import Gate
 from agentiso.hello import meet
 from agentiso.system import System, open_system
@@ -73,7 +74,7 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
         async def serve_attached(stream: trio.SocketStream) -> None:
             clients.add(stream)
             try:
-                await serve_attach(system, stream)
+                await serve_attach(system, stream, gate.audit)
             except Exception:
                 log.exception("a live connection failed; the others go on")
             finally:
@@ -89,19 +90,21 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
                 if settings.http.bind:
                     await nursery.start(_serve_http, server, gate, settings)
                 nursery.start_soon(trio.serve_listeners, serve_attached, [attaching])
-                await nursery.start(_serve_library, system, clients)
+                await nursery.start(_serve_library, system, gate.audit, clients)
                 log.info("serving %s", path)
                 await trio.serve_listeners(serve, [listener], handler_nursery=nursery)
 
 
-async def _serve_library(system: System, clients: set[object], *, task_status: trio.TaskStatus[None]) -> None:
+async def _serve_library(
+    system: System, audit: AuditLog, clients: set[object], *, task_status: trio.TaskStatus[None]
+) -> None:
     """Serve the programs that attach with the library, until cancelled."""
     from agentiso.remote.server import serve_library
 
     async def serve(stream: trio.SocketStream) -> None:
         clients.add(stream)
         try:
-            await serve_library(stream, system.registry, system.settings)
+            await serve_library(stream, system.registry, system.settings, audit)
         except Exception:
             log.exception("a program's connection failed; the others go on")
         finally:

@@ -41,7 +41,7 @@ class Client:
 
     session: str
     transport: str
-    """``unix``, ``http`` or ``memory``."""
+    """``unix``, ``http``, ``memory``, ``attach`` (the command line's live connections) or ``library``."""
     profile: str = "full"
     """Which of the tools it is shown; see `agentiso.mcp.profiles`."""
 

@@ -15,7 +15,8 @@ import attrs
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
-from actors.errors import AgentisoError
+from actors.errors import AgentisoError, NotFound
+from agentiso.audit import Entry
 from agentiso.forest import grow, pick, to_text
 from agentiso.gate import Gate
 from agentiso.mcp.calls import client_of
@@ -24,6 +25,7 @@ from agentiso.system import System
 from agentiso.workspace import Workspace
 
 ROOT: Final = "agentiso://workspaces"
+READ: Final = "resources/read"
 LOG_BYTES: Final = 64 * 1024
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
@@ -77,12 +79,13 @@ class Resources:
         """Read one resource; for what does not exist, or belongs to another session, the request is wrong."""
         uri = str(params.uri)
         try:
-            kind, text = await self._read(context, uri)
+            with self._gate.audit.call(client_of(context), READ, {"uri": uri}) as entry:
+                kind, text = await self._read(context, uri, entry)
         except AgentisoError as error:
             raise MCPError(types.INVALID_PARAMS, str(error), data={"uri": uri}) from error
         return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=kind, text=text)])
 
-    async def _read(self, context: Any, uri: str) -> tuple[str, str]:
+    async def _read(self, context: Any, uri: str, entry: Entry) -> tuple[str, str]:
         if uri == ROOT:
             infos, client = await self._system.list(), client_of(context)
             owned = [summary_result(info, owned=self._gate.owns(client, info.owner)) for info in infos]
@@ -91,8 +94,9 @@ class Resources:
         part = (matched.group(2) or "") if matched else ""
         job = part.removeprefix("jobs/") if part.startswith("jobs/") else None
         if matched is None or (job is None and part not in self._parts):
-            raise MCPError(types.INVALID_PARAMS, f"There is no resource {uri}.", data={"uri": uri})
+            raise NotFound(f"There is no resource {uri}.")
         workspace = await self._system.get(matched.group(1))
+        entry.about(workspace.id, workspace.name)
         self._gate.check_owner(client_of(context), workspace)
         if job is not None:
             return TEXT, await workspace.jobs.text(job)

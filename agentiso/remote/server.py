@@ -6,14 +6,17 @@ import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import trio
 
 from actors import messages as m
 from actors.errors import ActorGone, AgentisoError, InvalidArgument, NoCapacity, RemoteProtocolError
 from actors.machine.guest_jobs import Window
+from actors.model import LIBRARY, WorkspaceInfo
 from actors.runtime import ActorRef, Message, open_plain_nursery
 from actors.settings import Settings
+from agentiso.audit import AuditLog, fields_of
 from agentiso.remote.carry import assemble, plain_error, plain_result, plain_settings, vocabulary
 from agentiso.remote.frames import (
     Ask,
@@ -30,21 +33,28 @@ from agentiso.remote.frames import (
     Welcome,
 )
 from agentiso.remote.link import Link
+from agentiso.sessions import Client
 
 log = logging.getLogger("agentiso.remote")
 END_S: Final = 120.0
+PROGRAM: Final = Client(LIBRARY, "library")
 
 
-async def serve_library(stream: trio.abc.Stream, registry: m.RegistryRef, settings: Settings) -> None:
-    """Serve one connection until its client leaves or is gone; then destroy what it made, unless it is to be kept."""
+async def serve_library(stream: trio.abc.Stream, registry: m.RegistryRef, settings: Settings, audit: AuditLog) -> None:
+    """Serve one connection until its client leaves or is gone; then destroy what it made, unless it is to be kept.
+
+    The audit log tells of each message.
+    """
     async with stream:
-        await _Connection(stream, registry, settings).run()
+        await _Connection(stream, registry, settings, audit).run()
 
 
 class _Connection:
-    def __init__(self, stream: trio.abc.Stream, registry: m.RegistryRef, settings: Settings) -> None:
+    def __init__(self, stream: trio.abc.Stream, registry: m.RegistryRef, settings: Settings, audit: AuditLog) -> None:
         self._registry = registry
         self._settings = settings
+        self._audit = audit
+        self._found: WeakKeyDictionary[ActorRef[Any], m.Found] = WeakKeyDictionary()
         self._link = Link(stream, export=self._export, resolve=self._resolve)
         self._actors: dict[int, ActorRef[Any]] = {}
         self._last_key = 0
@@ -122,7 +132,7 @@ class _Connection:
                 actor = self._actors.get(ask.to)
                 if actor is None:
                     raise ActorGone("The workspace is gone.")
-                result = await actor.ask(message, deadline_s=ask.deadline_s)
+                result = await self._ask(actor, message, ask)
                 self._note(message, result)
                 await self._link.send(Done(ask.ask, plain_result(type(message), result)))
             if scope.cancelled_caught:
@@ -135,6 +145,19 @@ class _Connection:
                 self._streams.pop((ask.ask, field), None)
                 self._windows.pop((ask.ask, field), None)
                 self._sinks.pop((ask.ask, field), None)
+
+    async def _ask(self, actor: ActorRef[Any], message: Message[Any], ask: Ask) -> Any:
+        """Ask an actor, and note in the audit log what came of it."""
+        given = {name: value for name, value in fields_of(message).items() if name not in ask.live}
+        with self._audit.call(PROGRAM, ask.kind, given) as entry:
+            if (found := self._found.get(actor)) is not None:
+                entry.about(found.workspace_id, found.name)
+            result = await actor.ask(message, deadline_s=ask.deadline_s)
+            if isinstance(result, m.Found):
+                self._found[result.ref] = result
+            if isinstance(result, m.Found | WorkspaceInfo):
+                entry.about(result.workspace_id, result.name)
+            return result
 
     def _live(self, number: int, field: str, kind: list[Any]) -> Any:
         match kind:

@@ -12,7 +12,9 @@ from trio.testing import memory_stream_pair
 
 from actors import job_messages
 from actors.machine.guest_client import GuestClient
+from actors.settings import Audit
 from agentiso.attach import Framed, serve_attach
+from agentiso.audit import AuditLog, read_last
 from agentiso.jobs import Jobs
 from agentiso.system import System
 from guest.wire import Data, Message
@@ -23,6 +25,8 @@ LIMIT_S = 30
 
 class Guest:
     """Stands in for the supervisor: hands the messages to the guest itself."""
+
+    id, name = "0123", "any"
 
     def __init__(self, client: GuestClient) -> None:
         self._client = client
@@ -43,7 +47,9 @@ async def attached(tmp_path: Path) -> AsyncIterator[tuple[Guest, Framed]]:
     async with connected(tmp_path) as client:
         guest, (ours, theirs) = Guest(client), memory_stream_pair()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_attach, cast("System", guest), cast("trio.SocketStream", theirs))
+            nursery.start_soon(
+                serve_attach, cast("System", guest), cast("trio.SocketStream", theirs), AuditLog(tmp_path, Audit())
+            )
             with trio.fail_after(LIMIT_S):
                 yield guest, Framed(ours)
                 await ours.aclose()
@@ -132,3 +138,32 @@ async def test_an_unknown_job_is_an_error_of_the_live_connection(tmp_path: Path)
         await peer.send(Message({"workspace": "any", "job": "nobody", "follow": True}))
         _, said = await everything(peer)
     assert "no job 'nobody'" in said["error"]["message"]
+
+
+async def test_the_audit_log_tells_of_every_live_connection_and_how_it_ended(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = [
+        {"workspace": "any", "command": "export TOKEN=s3cret", "env": {"KEY": "s3cret"}},
+        {"workspace": "any", "job": "nobody"},
+        {"workspace": "any", "command": "true", "terminal": [24, 80]},
+    ]
+    for body in asked:
+        async with attached(tmp_path) as (_, peer):
+            await peer.send(Message(body))
+            await everything(peer)
+    async with attached(tmp_path) as (guest, peer):
+        await peer.send(Message({"workspace": "any", "command": "exec sleep 300"}))
+        named = await peer.receive()
+        assert isinstance(named, Message)
+        await peer._stream.aclose()
+        await guest.jobs.kill(named.body["job"])
+    assert "s3cret" not in (tmp_path / "audit.log").read_text()
+    lines = read_last(tmp_path, 9)
+    assert [(line["tool"], line["outcome"]) for line in lines] == [
+        ("exec", "ok"),
+        ("output", "guest_refused"),
+        ("shell", "ok"),
+        ("exec", "cancelled"),
+    ]
+    for line in lines:
+        assert (line["session"], line["transport"], line["workspace"]) == ("cli", "attach", "any")
+    assert lines[0]["arguments"]["command"] == "export TOKEN=***"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import mcp_types as types
 import pytest
 import trio
+from mcp.shared.exceptions import MCPError
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.errors import InvalidArgument
@@ -17,6 +19,7 @@ from actors.settings import Audit, Rate, RateLimits, Settings
 from agentiso.audit import HIDDEN, AuditLog, read_last, summary
 from agentiso.gate import Gate
 from agentiso.mcp.once import Once
+from agentiso.mcp.resources import READ, ROOT
 from agentiso.mcp.tools import TOOLS
 from agentiso.ratelimits import CREATE, EXEC, Limiter, RateLimited, bucket_of
 from agentiso.sessions import Client
@@ -158,6 +161,19 @@ async def test_each_call_is_one_line_with_who_what_and_how_it_ended(system: Syst
         assert line["duration_ms"] >= 0
     assert lines[4]["arguments"]["content"] == f"<{len(content)} characters>"
     assert read_last(system.settings.state_dir, 2) == lines[-2:]
+
+
+async def test_a_resource_that_is_read_is_a_line_too(system: System, gate: Gate) -> None:
+    uris = {"/mine": "ok", "/other": "not_owner", "/nobody": "not_found", "/mine/nothing": "not_found", "": "ok"}
+    with trio.fail_after(LIMIT_S):
+        async with caller(system, gate, "ann") as ann:
+            for uri, outcome in uris.items():
+                with contextlib.nullcontext() if outcome == "ok" else pytest.raises(MCPError):
+                    await ann.client.read_resource(ROOT + uri)
+    lines = read_last(system.settings.state_dir, 9)
+    assert [(line["tool"], line["outcome"]) for line in lines] == [(READ, outcome) for outcome in uris.values()]
+    assert [line["arguments"]["uri"] for line in lines] == [ROOT + uri for uri in uris]
+    assert [line["workspace"] for line in lines] == ["mine", "other", None, None, None]
 
 
 def test_what_is_secret_is_left_out() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import io
+import tempfile
 import types
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,13 +30,15 @@ from actors.errors import (
     RemoteProtocolError,
     SupervisorGone,
 )
-from actors.guest_model import FileContent, JobInfo
-from actors.job_messages import FollowJob
+from actors.file_messages import EditFile
+from actors.guest_model import CommandSpec, Edited, FileContent, JobInfo
+from actors.job_messages import FollowJob, StartJob
 from actors.machine.guest_jobs import Followed, Window
 from actors.model import ForkedChild, ForkReport
 from actors.runtime import Actor, ActorRef, Message, Supervisor, open_plain_nursery
 from actors.runtime.actor import Mailbox
-from actors.settings import Settings
+from actors.settings import Audit, Settings
+from agentiso.audit import AuditLog, read_last
 from agentiso.remote.carry import (
     LIVE,
     MESSAGES,
@@ -241,12 +244,13 @@ class Attached:
 
 
 @asynccontextmanager
-async def attached(script: Script, *, keep: bool = True) -> AsyncIterator[Attached]:
+async def attached(script: Script, *, keep: bool = True, log: Path | None = None) -> AsyncIterator[Attached]:
     ours, theirs = trio.testing.memory_stream_pair()
-    with trio.fail_after(LIMIT_S):
+    with trio.fail_after(LIMIT_S), tempfile.TemporaryDirectory() as scratch:
+        audit = AuditLog(log or Path(scratch), Audit())
         async with open_plain_nursery() as nursery:
             actor = await Supervisor(nursery).start("scripted", lambda: Scripted(script))
-            nursery.start_soon(serve_library, theirs, actor, Settings())
+            nursery.start_soon(serve_library, theirs, actor, Settings(), audit)
             async with open_remote(ours, keep=keep) as (remote, theirs_in_force):
                 assert theirs_in_force == Settings()
                 yield Attached(remote, actor, theirs)
@@ -507,12 +511,50 @@ async def test_a_supervisor_of_another_version_is_refused_with_what_to_do(monkey
             pass
 
 
-async def test_a_client_that_talks_nonsense_is_cut_off_and_harms_nobody() -> None:
+async def test_the_audit_log_tells_of_every_message_and_no_secret(tmp_path: Path) -> None:
+    async def script(message: Message[Any]) -> Any:
+        match message:
+            case m.FindWorkspace():
+                return m.Found("0123", "mine", actor, "ann")
+            case EditFile():
+                return Edited(1, 6)
+            case m.Start():
+                scope.cancel()
+                await trio.sleep_forever()
+        raise NotFound("There is none.")
+
+    scope = trio.CancelScope()
+    command = CommandSpec("curl https://user:s3cret@host/", env={"KEY": "s3cret"})
+    async with attached(script, log=tmp_path) as both:
+        actor = both.actor
+        workspace = (await both.remote.ask(m.FindWorkspace("mine"))).ref
+        with pytest.raises(NotFound):
+            await workspace.ask(StartJob(command))
+        await workspace.ask(EditFile("/f", "s3cret", "s3cret"))
+        with pytest.raises(NotFound):
+            await workspace.ask(WriteFile("/f", b"s3cret"))
+        with scope:
+            await workspace.ask(m.Start(None))
+    lines = read_last(tmp_path, 9)
+    assert [(line["tool"], line["outcome"]) for line in lines] == [
+        ("FindWorkspace", "ok"),
+        ("StartJob", "not_found"),
+        ("EditFile", "ok"),
+        ("WriteFile", "not_found"),
+        ("Start", "cancelled"),
+    ]
+    for line in lines:
+        assert (line["session"], line["transport"], line["workspace"]) == ("library", "library", "mine")
+    assert lines[1]["arguments"]["command"]["command"] == "curl https://***@host/"
+    assert "s3cret" not in (tmp_path / "audit.log").read_text()
+
+
+async def test_a_client_that_talks_nonsense_is_cut_off_and_harms_nobody(tmp_path: Path) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             actor = await Supervisor(nursery).start("scripted", lambda: Scripted(trio.sleep))
-            nursery.start_soon(serve_library, theirs, actor, Settings())
+            nursery.start_soon(serve_library, theirs, actor, Settings(), AuditLog(tmp_path, Audit()))
             await ours.send_all(encode(to_body(Hello(vocabulary(), True)), lambda _value: 1) + b"\xff" * 64)
             while await ours.receive_some(4096):
                 pass
