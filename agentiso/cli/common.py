@@ -48,8 +48,18 @@ def call_tool(arguments: Any, tool: str, *, session: str | None = None, **values
         return trio.run(call, settings, arguments.config, tool, given, lambda _text: None, session)
     from rich.console import Console
 
+    from agentiso.mcp.progress import STILL
+
     with Console(stderr=True).status("") as status:
-        return trio.run(call, settings, arguments.config, tool, given, status.update, session)
+        step = ""
+
+        def report(text: str) -> None:
+            nonlocal step
+            if not text.startswith(STILL):
+                step = text
+            status.update(text if text is step or not step else f"{step} ({text})")
+
+        return trio.run(call, settings, arguments.config, tool, given, report, session)
 
 
 def add_workspace(parser: Parser) -> None:

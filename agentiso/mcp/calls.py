@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
 import attrs
 import mcp_types as types
-import trio
 
 from actors.errors import AgentisoError
-from actors.messages import OnProgress
-from actors.runtime import open_plain_nursery
 from agentiso.audit import Entry
 from agentiso.gate import Gate
 from agentiso.mcp.elicitation import InputNeeded, confirm, question_result
 from agentiso.mcp.once import Once
 from agentiso.mcp.profiles import is_shown
+from agentiso.mcp.progress import open_progress
 from agentiso.mcp.schema import structure
 from agentiso.mcp.tools import TOOLS, Call
 from agentiso.sessions import CLIENT, Client
 from agentiso.system import System
 
 log = logging.getLogger("agentiso.mcp")
-PROGRESS_BUFFER: Final = 64
 ERROR_META: Final = "agentiso/error"
 """Key of a failed result's ``_meta`` under which programs find the error's code, message and remedy."""
 
@@ -87,17 +82,18 @@ class Calls:
         arguments = structure(tool.arguments, given)
 
         async def work() -> Any:
-            async with _reporting(context.session) as report:
-                ask = partial(confirm, context, params.input_responses)
-                taken_back = partial(_cancelled, context.session)
-                call = Call(self._system, report, self._rules, entry, ask, asked, taken_back)
-                result = await tool.handler(call, arguments)
+            ask = partial(confirm, context, params.input_responses)
+            taken_back = partial(_cancelled, context.session)
+            call = Call(self._system, report, self._rules, entry, ask, asked, taken_back)
+            result = await tool.handler(call, arguments)
             if entry.workspace_id is None and hasattr(result, "workspace_id"):
                 entry.about(result.workspace_id, result.name)
             return result
 
         key = getattr(arguments, "idempotency_key", None)
-        return await work() if key is None else await self._once((asked.session, tool.name, key), given, work)
+        # Also while it waits for another call of the same key.
+        async with open_progress(context.session) as report:
+            return await work() if key is None else await self._once((asked.session, tool.name, key), given, work)
 
 
 def _cancelled(session: Any) -> bool:
@@ -112,27 +108,6 @@ def client_of(context: Any) -> Client:
         return client
     of_connection: Client = context.lifespan_context
     return of_connection
-
-
-@asynccontextmanager
-async def _reporting(session: Any) -> AsyncIterator[OnProgress]:
-    """Yield a function whose texts go to the client as progress; a slow client misses some."""
-    sending, receiving = trio.open_memory_channel[str](PROGRESS_BUFFER)
-
-    def report(text: str) -> None:
-        with contextlib.suppress(trio.WouldBlock):
-            sending.send_nowait(text)
-
-    async def forward() -> None:
-        number = 0
-        async for text in receiving:
-            number += 1
-            await session.report_progress(number, None, text)
-
-    async with open_plain_nursery() as nursery:
-        nursery.start_soon(forward)
-        yield report
-        nursery.cancel_scope.cancel(reason="the call is over")
 
 
 def _error(code: str, message: str, remedy: str, facts: Mapping[str, Any] | None = None) -> types.CallToolResult:

@@ -173,7 +173,9 @@ async def _file_edit(call: Call, a: FileEditArguments) -> FileEditResult:
 
 
 async def _file_search(call: Call, a: FileSearchArguments) -> FileSearchResult:
-    found = await (await call.workspace(a.workspace_id)).files.search(
+    files = (await call.workspace(a.workspace_id)).files
+    call.report("searching")
+    found = await files.search(
         a.pattern, a.path, glob=a.glob, fixed=a.fixed, ignore_case=a.ignore_case, max_results=a.max_results,
         timeout_s=a.timeout_secs,
     )  # fmt: skip

@@ -133,7 +133,9 @@ async def _commit(call: Call, a: GitCommitArguments) -> GitCommitResult:
 
 
 async def _push(call: Call, a: GitPushArguments) -> GitPushResult:
-    p = await (await call.workspace(a.workspace_id)).git.push(
+    git = (await call.workspace(a.workspace_id)).git
+    call.report("pushing")
+    p = await git.push(
         a.path, remote=a.remote, branch=a.branch, force=a.force, set_upstream=a.set_upstream, timeout_s=a.timeout_secs
     )
     return GitPushResult(p.remote, p.branch, p.output)

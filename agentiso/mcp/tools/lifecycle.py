@@ -52,16 +52,21 @@ async def _start(call: Call, a: WorkspaceArguments) -> StateResult:
 
 
 async def _stop(call: Call, a: WorkspaceArguments) -> StateResult:
-    return state_result(await (await call.workspace(a.workspace_id)).stop())
+    ws = await call.workspace(a.workspace_id)
+    call.report("shutting the guest down")
+    return state_result(await ws.stop())
 
 
 async def _suspend(call: Call, a: SuspendArguments) -> StateResult:
     ws = await call.workspace(a.workspace_id)
+    call.report("pausing" if a.keep_in_memory else "writing memory and disk out")
     return state_result(await (ws.pause() if a.keep_in_memory else ws.suspend()))
 
 
 async def _resume(call: Call, a: WorkspaceArguments) -> StateResult:
-    return state_result(await (await call.workspace(a.workspace_id)).resume())
+    ws = await call.workspace(a.workspace_id)
+    call.report("bringing it back")
+    return state_result(await ws.resume())
 
 
 async def _set_lifetime(call: Call, a: LifetimeArguments) -> LifetimeResult:

@@ -59,6 +59,7 @@ async def _port_forward_remove(call: Call, a: PortRemoveArguments) -> Done:
 
 async def _network_policy(call: Call, a: PolicyArguments) -> PolicyResult:
     ws = await call.workspace(a.workspace_id)
+    call.report("changing the network under it")
     info = await ws.set_network_policy(
         allow_internet=a.allow_internet, allow_inter_vm=a.allow_inter_vm, allowed_ports=a.allowed_ports
     )

@@ -115,7 +115,9 @@ def _printable(text: str) -> str:
 
 
 async def _snapshot_create(call: Call, a: SnapshotCreateArguments) -> SnapshotResult:
-    s = await (await call.workspace(a.workspace_id)).snapshots.create(a.name, include_memory=a.include_memory)
+    ws = await call.workspace(a.workspace_id)
+    call.report("keeping memory and disk" if a.include_memory else "keeping the disk")
+    s = await ws.snapshots.create(a.name, include_memory=a.include_memory)
     return snapshot_result(s)
 
 
@@ -126,6 +128,7 @@ async def _snapshot_list(call: Call, a: WorkspaceArguments) -> SnapshotListResul
 
 async def _snapshot_restore(call: Call, a: SnapshotRestoreArguments) -> StateResult:
     ws = await call.workspace(a.workspace_id)
+    call.report(f"going back to {a.snapshot_name}")
     return state_result(await ws.snapshots.restore(a.snapshot_name, disk_only=a.disk_only))
 
 
@@ -135,7 +138,9 @@ async def _snapshot_delete(call: Call, a: SnapshotDeleteArguments) -> SnapshotDe
 
 
 async def _undo(call: Call, a: WorkspaceArguments) -> StateResult:
-    return state_result(await (await call.workspace(a.workspace_id)).undo())
+    ws = await call.workspace(a.workspace_id)
+    call.report("going back to before the last restore")
+    return state_result(await ws.undo())
 
 
 TOOLS: Final = (

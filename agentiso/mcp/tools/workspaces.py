@@ -138,6 +138,7 @@ async def _info(call: Call, a: WorkspaceArguments) -> WorkspaceResult:
 async def _destroy(call: Call, a: DestroyArguments) -> Done:
     ws = await call.find(a.workspace_id)
     await check_destroyable(call, ws, force=a.force)
+    call.report("ending its machine")
     await ws.destroy()
     return Done(f"Workspace {ws.name} was destroyed; its forks live on.")
 
@@ -147,6 +148,7 @@ async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
         raise InvalidArgument("new_name names one child, but count is not 1.", remedy="Use name_prefix.")
     ws = await call.workspace(a.workspace_id)
     names = [a.new_name] if a.new_name else None
+    call.report(f"starting {a.count} from {a.snapshot_name or 'a checkpoint'}")
     fork = await ws.fork(
         a.count, snapshot=a.snapshot_name, names=names, name_prefix=a.name_prefix, owner=call.client.session
     )
