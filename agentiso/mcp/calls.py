@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import mcp_types as types
 from actors.errors import AgentisoError
 from agentiso.audit import Entry
 from agentiso.gate import Gate
+from agentiso.mcp.content import content_of
 from agentiso.mcp.elicitation import InputNeeded, confirm, question_result
 from agentiso.mcp.once import Once
 from agentiso.mcp.profiles import is_shown
@@ -63,10 +63,8 @@ class Calls:
                 what = f"Something unexpected failed (incident {incident})."
                 return _error(entry.outcome, what, "See the daemon's log.")
             entry.outcome = "ok"
-        content = attrs.asdict(result)
-        return types.CallToolResult(
-            content=[types.TextContent(type="text", text=json.dumps(content))], structured_content=content
-        )
+        content = content_of(result, entry.workspace_id, str(context.protocol_version))
+        return types.CallToolResult(content=content, structured_content=attrs.asdict(result))
 
     async def _attempt(self, context: Any, params: types.CallToolRequestParams, entry: Entry) -> Any:
         """Do what a call asks and return the tool's result."""

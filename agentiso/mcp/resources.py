@@ -21,10 +21,10 @@ from agentiso.forest import grow, pick, to_text
 from agentiso.gate import Gate
 from agentiso.mcp.calls import client_of
 from agentiso.mcp.tools.results import summary_result, workspace_result
+from agentiso.mcp.uris import ROOT, workspace_uri
 from agentiso.system import System
 from agentiso.workspace import Workspace
 
-ROOT: Final = "agentiso://workspaces"
 READ: Final = "resources/read"
 LOG_BYTES: Final = 64 * 1024
 JSON: Final = "application/json"
@@ -58,7 +58,7 @@ class Resources:
         found += [
             types.Resource(
                 name=info.name,
-                uri=f"{ROOT}/{info.workspace_id}",
+                uri=workspace_uri(info.workspace_id),
                 description=f"It is {info.state}.",
                 mime_type=JSON,
             )

@@ -19,8 +19,9 @@ from actors.settings import Audit, Rate, RateLimits, Settings
 from agentiso.audit import HIDDEN, AuditLog, read_last, summary
 from agentiso.gate import Gate
 from agentiso.mcp.once import Once
-from agentiso.mcp.resources import READ, ROOT
+from agentiso.mcp.resources import READ
 from agentiso.mcp.tools import TOOLS
+from agentiso.mcp.uris import ROOT
 from agentiso.ratelimits import CREATE, EXEC, Limiter, RateLimited, bucket_of
 from agentiso.sessions import Client
 from agentiso.system import System
@@ -164,7 +165,15 @@ async def test_each_call_is_one_line_with_who_what_and_how_it_ended(system: Syst
 
 
 async def test_a_resource_that_is_read_is_a_line_too(system: System, gate: Gate) -> None:
-    uris = {"/mine": "ok", "/other": "not_owner", "/nobody": "not_found", "/mine/nothing": "not_found", "": "ok"}
+    uris = {
+        "/mine": "ok",
+        "/mine/qemu-log": "ok",
+        "/other": "not_owner",
+        "/other/jobs/x": "not_owner",
+        "/nobody": "not_found",
+        "/mine/nothing": "not_found",
+        "": "ok",
+    }
     with trio.fail_after(LIMIT_S):
         async with caller(system, gate, "ann") as ann:
             for uri, outcome in uris.items():
@@ -173,7 +182,7 @@ async def test_a_resource_that_is_read_is_a_line_too(system: System, gate: Gate)
     lines = read_last(system.settings.state_dir, 9)
     assert [(line["tool"], line["outcome"]) for line in lines] == [(READ, outcome) for outcome in uris.values()]
     assert [line["arguments"]["uri"] for line in lines] == [ROOT + uri for uri in uris]
-    assert [line["workspace"] for line in lines] == ["mine", "other", None, None, None]
+    assert [line["workspace"] for line in lines] == ["mine", "mine", "other", "other", None, None, None]
 
 
 def test_what_is_secret_is_left_out() -> None:

@@ -1,0 +1,17 @@
+"""The addresses of resources: ``agentiso://workspaces``, and below it a workspace and what it has."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ROOT: Final = "agentiso://workspaces"
+
+
+def workspace_uri(workspace_id: str) -> str:
+    """Return the address of all that is known of a workspace."""
+    return f"{ROOT}/{workspace_id}"
+
+
+def job_uri(workspace_id: str, job_id: str) -> str:
+    """Return the address of all output that is kept of a job."""
+    return f"{workspace_uri(workspace_id)}/jobs/{job_id}"
