@@ -124,6 +124,10 @@ class SnapshotInfo:
     """Bytes allocated on the host for this snapshot alone (RAM image and device state)."""
     is_head: bool = False
     """Whether the workspace stands on it: its present state grew out of this one."""
+    pause_ms: float | None = None
+    """How long the workspace stood still for it; told when it is made."""
+    seconds: float | None = None
+    """How long it took to make; told when it is made."""
 
 
 @attrs.frozen
@@ -274,3 +278,5 @@ class ForkReport:
     """Changed guest memory copied during the pause."""
     seconds: float
     children: tuple[ForkedChild, ...]
+    dropped_forwards: tuple[int, ...] = ()
+    """Ports of the parent's guest that are forwarded to it and not to its children."""

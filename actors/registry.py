@@ -441,6 +441,7 @@ class RegistryActor(Actor):
             copied_bytes=taken.copied_bytes,
             seconds=time.perf_counter() - began,
             children=tuple(children),
+            dropped_forwards=tuple(forward.guest_port for forward in info.network.port_forwards),
         )
 
     async def _fork_point(

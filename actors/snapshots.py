@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import attrs
 import trio
 
@@ -61,9 +63,10 @@ def _take_disk(own: Holdings, owner: str) -> checkpoints.Taken:
 async def create(own: Holdings, name: str, *, with_memory: bool) -> SnapshotInfo:
     """Keep a checkpoint under a name, flushed to stable storage."""
     tree.check_new_name(own.record, name)
-    owner = f"snapshot:{new_id()}"
+    owner, began = f"snapshot:{new_id()}", time.perf_counter()
     try:
-        made = (await take(own, owner, with_memory=with_memory, durable=True)).checkpoint
+        taken = await take(own, owner, with_memory=with_memory, durable=True)
+        made = taken.checkpoint
         path = own.save(**tree.add(own.record, name, made))
     finally:
         own.store.release(owner)
@@ -71,7 +74,8 @@ async def create(own: Holdings, name: str, *, with_memory: bool) -> SnapshotInfo
         await make_durable(path)
     if not made.digest:
         own.nursery.start_soon(checkpoints.add_digest_later, own.store, made)
-    return tree.infos(own.record)[-1]
+    info = tree.infos(own.record)[-1]
+    return attrs.evolve(info, pause_ms=taken.pause_s * 1000, seconds=time.perf_counter() - began)
 
 
 async def restore(own: Holdings, name: str, *, disk_only: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from agentiso.cli.client import ToolFailed
 from agentiso.cli.common import Commands, add_workspace, call_tool, columns, error_object, show
 from agentiso.cli.lifecycle import add_lifetime
+from agentiso.units import size
 
 CONFIGURED: Final = "as configured if left out"
 CREATE_EXAMPLES: Final = """\
@@ -84,9 +85,14 @@ def _fork(a: Any) -> int:
         snapshot_name=a.snapshot,
         name_prefix=a.name_prefix,
     )
-    pause = "" if result["pause_ms"] is None else f"; the parent stood still for {result['pause_ms']:.0f} ms"
     lines = [w["error"] or f"{w['name']} was ready in {w['ready_ms']:.0f} ms" for w in result["workers"]]
-    show(a, result, "\n".join(lines) + pause)
+    if result["pause_ms"] is not None:
+        copied = size(result["copied_bytes"])
+        lines.append(f"the parent stood still for {result['pause_ms']:.0f} ms, in which {copied} of memory were copied")
+    if result["dropped_forwards"]:
+        ports = ", ".join(map(str, result["dropped_forwards"]))
+        lines.append(f"the parent's forwarded ports are not theirs: {ports}")
+    show(a, result, "\n".join(lines))
     return 1 if any(worker["error"] for worker in result["workers"]) else 0
 
 

@@ -203,7 +203,11 @@ def _change(c: Change) -> str:
 @text_of.register
 def _(r: ForkToolResult) -> str:
     jobs = {w.name: f"  jobs {json.dumps(w.carried_jobs)}" if w.carried_jobs else "" for w in r.workers}
-    return _lines(f"{w.name}  {w.error or w.workspace_id}{jobs[w.name]}" for w in r.workers)
+    ports = ", ".join(map(str, r.dropped_forwards))
+    return _lines(
+        (f"{w.name}  {w.error or w.workspace_id}{jobs[w.name]}" for w in r.workers),
+        f"not forwarded to them: port {ports}" if ports else "",
+    )
 
 
 @text_of.register

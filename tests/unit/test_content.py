@@ -22,8 +22,8 @@ from agentiso.mcp.tools.workspaces import ForkChild, ForkToolResult, ListResult
 
 NOW, BEFORE = "2025-11-25", "2025-03-26"
 SCALARS: dict[Any, Any] = {str: "word", int: 7, float: 1.5, bool: True, types.NoneType: None}
-FORKED = ForkChild("a", "id", 1.0, None, {"j1": "j2"})
-UNBORN = ForkChild("b", None, None, "No.", {})
+FORKED = ForkChild("a", "id", 1.0, None, {"j1": "j2"}, 0)
+UNBORN = ForkChild("b", None, None, "No.", {}, None)
 BULKY = (ListResult, WorkspaceResult, SnapshotListResult)
 
 
@@ -87,8 +87,8 @@ def test_a_client_from_before_structured_content_gets_all_of_it_as_text(tool: To
         (Done("5 bytes were written."), "5 bytes were written."),
         (ListResult([]), "no workspaces"),
         (
-            ForkToolResult("p", 9.5, [FORKED, UNBORN]),
-            'a  id  jobs {"j1": "j2"}\nb  No.',
+            ForkToolResult("p", 9.5, 0, [8080, 9090], [FORKED, UNBORN]),
+            'a  id  jobs {"j1": "j2"}\nb  No.\nnot forwarded to them: port 8080, 9090',
         ),
     ],
 )  # fmt: skip

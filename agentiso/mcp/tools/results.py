@@ -25,6 +25,15 @@ class SnapshotResult:
 
 
 @attrs.frozen
+class SnapshotCreateResult(SnapshotResult):
+    """A snapshot that was just taken."""
+
+    pause_ms: float | None = describe()
+    """The workspace stood still for it."""
+    duration_secs: float | None = describe()
+
+
+@attrs.frozen
 class NodeResult(SnapshotResult):
     """A snapshot and its place in the tree."""
 
@@ -173,9 +182,9 @@ class JobResult:
     """What was killed and why."""
 
 
-def snapshot_result(s: SnapshotInfo) -> SnapshotResult:
-    """Describe a snapshot."""
-    return SnapshotResult(s.id, s.name, s.has_memory, s.created_at, s.size_bytes)
+def taken_result(s: SnapshotInfo) -> SnapshotCreateResult:
+    """Describe a snapshot that was just taken, with what it cost."""
+    return SnapshotCreateResult(s.id, s.name, s.has_memory, s.created_at, s.size_bytes, s.pause_ms, s.seconds)
 
 
 def node_result(s: SnapshotInfo) -> NodeResult:
@@ -247,8 +256,8 @@ def _brief(info: WorkspaceInfo) -> tuple[str, str, str, str | None]:
 
 def _note(info: WorkspaceInfo) -> str:
     how = f"{info.started_by} in {info.start_seconds:.2f} s" if info.state == "running" else ""
-    if how and info.started_by == "cold_boot":
-        how += ", no process was kept"
+    if how:
+        how += {"cold_boot": ", no process was kept", "pool": ", it was restored ahead"}.get(info.started_by, "")
     return ". ".join(part for part in (how, info.note, info.failure) if part)
 
 

@@ -10,11 +10,11 @@ from actors.guest_model import FileChange
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.results import (
     NodeResult,
-    SnapshotResult,
+    SnapshotCreateResult,
     StateResult,
     node_result,
-    snapshot_result,
     state_result,
+    taken_result,
 )
 from agentiso.mcp.tools.tool import Call, Tool, WorkspaceArguments
 
@@ -114,11 +114,10 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-async def _snapshot_create(call: Call, a: SnapshotCreateArguments) -> SnapshotResult:
+async def _snapshot_create(call: Call, a: SnapshotCreateArguments) -> SnapshotCreateResult:
     ws = await call.workspace(a.workspace_id)
     call.report("keeping memory and disk" if a.include_memory else "keeping the disk")
-    s = await ws.snapshots.create(a.name, include_memory=a.include_memory)
-    return snapshot_result(s)
+    return taken_result(await ws.snapshots.create(a.name, include_memory=a.include_memory))
 
 
 async def _snapshot_list(call: Call, a: WorkspaceArguments) -> SnapshotListResult:
@@ -145,7 +144,7 @@ async def _undo(call: Call, a: WorkspaceArguments) -> StateResult:
 
 TOOLS: Final = (
     Tool("snapshot_create", "Keep the workspace's present state, processes included, under a name; it runs on.",
-         SnapshotCreateArguments, SnapshotResult, _snapshot_create),
+         SnapshotCreateArguments, SnapshotCreateResult, _snapshot_create),
     Tool("snapshot_list", "The snapshots of a workspace.", WorkspaceArguments, SnapshotListResult, _snapshot_list,
          read_only=True),
     Tool("snapshot_restore", "Go back to a snapshot in place. The other snapshots stay; undo takes it back.",

@@ -43,7 +43,7 @@ class ListArguments:
 
 @attrs.frozen
 class ListResult:
-    workspaces: list[SummaryResult] = describe("Oldest first")
+    workspaces: list[SummaryResult] = outline("Oldest first")
 
 
 @attrs.frozen
@@ -70,12 +70,15 @@ class ForkChild:
     ready_ms: float | None
     error: str | None
     carried_jobs: dict[str, str] = describe("their ids here, by those in the parent")
+    connections_closed: int | None = describe()
 
 
 @attrs.frozen
 class ForkToolResult:
     forked_from: str = describe("The parent's id")
     pause_ms: float | None = describe("The parent stood still for it")
+    copied_bytes: int = describe()
+    dropped_forwards: list[int] = describe("The parent's forwarded ports")
     workers: list[ForkChild] = outline("The children")
 
 
@@ -85,6 +88,7 @@ class BatchForkArguments:
     count: int = describe("How many workers, 1 to 20", minimum=1, maximum=20)
     snapshot_name: str = describe("Absent: golden", "golden")
     name_prefix: str = describe("Names: PREFIX-1 and on. Absent: worker", "worker")
+    idempotency_key: str | None = describe(KEY, None)
 
 
 @attrs.frozen
@@ -152,9 +156,15 @@ async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
     fork = await ws.fork(
         a.count, snapshot=a.snapshot_name, names=names, name_prefix=a.name_prefix, owner=call.client.session
     )
-    report = fork.report
-    workers = [ForkChild(c.name, c.workspace_id, c.ready_ms, c.error, _carried(c)) for c in report.children]
-    return ForkToolResult(ws.id, report.pause_ms, workers)
+    r = fork.report
+    return ForkToolResult(
+        ws.id, r.pause_ms, r.copied_bytes, list(r.dropped_forwards), [_fork_child(c) for c in r.children]
+    )
+
+
+def _fork_child(child: ForkedChild) -> ForkChild:
+    closed = child.evidence.connections_closed if child.evidence else None
+    return ForkChild(child.name, child.workspace_id, child.ready_ms, child.error, _carried(child), closed)
 
 
 def _carried(child: ForkedChild) -> dict[str, str]:

@@ -1,0 +1,137 @@
+"""What creating, forking and keeping tell of what was paid for it, and that a repetition does nothing again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import attrs
+import pytest
+import trio
+
+from actors.errors import AgentisoError, NoCapacity
+from actors.model import Evidence, ForkedChild, ForkReport, NetworkInfo, Shape, SnapshotInfo, WorkspaceInfo
+from actors.settings import Settings
+from agentiso.gate import Gate
+from agentiso.mcp.tools.results import state_result
+from agentiso.system import System
+from tests.standins import Caller, caller
+
+LIMIT_S = 30
+INFO = WorkspaceInfo(
+    workspace_id="0123", name="ws", state="running", image="base", image_digest="0", shape=Shape(),
+    network=NetworkInfo("user", allow_internet=False), accelerator="tcg", channel="serial", created_at=0.0,
+    started_by="pool", start_seconds=0.25, owner="ann",
+)  # fmt: skip
+EVIDENCE = Evidence("e", True, 1, True, 0.0, "ws-fork-1", connections_closed=2)
+REPORT = ForkReport(
+    parent="0123", checkpoint_id="c", snapshot=None, pause_ms=9.5, copied_bytes=4096, seconds=0.5,
+    children=(
+        ForkedChild(0, "ws-fork-1", "4567", 80.0, EVIDENCE),
+        ForkedChild(1, "ws-fork-2", error="QEMU did not start."),
+    ),
+    dropped_forwards=(8080,),
+)  # fmt: skip
+
+
+class Stub:
+    """A system of one workspace that counts what it is asked for."""
+
+    id, name, owner = "0123", "ws", "ann"
+
+    def __init__(self, state_dir: Path) -> None:
+        self.settings = Settings(state_dir=state_dir)
+        self.snapshots = SimpleNamespace(create=self._keep)
+        self.asked: list[str] = []
+        self.failures: list[AgentisoError] = []
+
+    async def get(self, _workspace: str) -> Stub:
+        return self
+
+    async def info(self) -> WorkspaceInfo:
+        return INFO
+
+    async def create(self, *_: Any, **__: Any) -> Stub:
+        await self._note("create")
+        return self
+
+    async def fork(self, *_: Any, **__: Any) -> Any:
+        await self._note("fork")
+        return SimpleNamespace(report=REPORT)
+
+    async def _keep(self, name: str, **_: Any) -> SnapshotInfo:
+        return SnapshotInfo("s", name, None, 0.0, True, 7, pause_ms=12.5, seconds=0.75)
+
+    async def _note(self, what: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(what)
+        if self.failures:
+            raise self.failures.pop()
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Stub:
+    return Stub(tmp_path)
+
+
+@pytest.fixture
+async def ann(stub: Stub) -> AsyncIterator[Caller]:
+    gate = Gate(stub.settings)
+    gate.sessions.open("ann")
+    with trio.fail_after(LIMIT_S):
+        async with caller(cast("System", stub), gate, "ann") as calling:
+            yield calling
+
+
+REPEATED = (
+    ("workspace_create", {"name": "ws"}, "create"),
+    ("workspace_fork", {"workspace_id": "ws", "count": 2}, "fork"),
+    ("workspace_batch_fork", {"workspace_id": "ws", "count": 2}, "fork"),
+)
+
+
+@pytest.mark.parametrize(("tool", "arguments", "does"), REPEATED)
+async def test_a_repetition_gives_the_first_ones_result_and_makes_nothing(
+    stub: Stub, ann: Caller, tool: str, arguments: dict[str, Any], does: str
+) -> None:
+    first = await ann(tool, **arguments, idempotency_key="k")
+    assert await ann(tool, **arguments, idempotency_key="k") == first
+    assert stub.asked == [does]
+    await ann(tool, **arguments, idempotency_key="another")
+    await ann(tool, **arguments)
+    assert stub.asked == [does] * 3
+
+
+@pytest.mark.parametrize(("tool", "arguments", "does"), REPEATED)
+async def test_what_failed_is_done_again_when_it_is_repeated(
+    stub: Stub, ann: Caller, tool: str, arguments: dict[str, Any], does: str
+) -> None:
+    stub.failures.append(NoCapacity("The host is full."))
+    assert (await ann.refused(tool, **arguments, idempotency_key="k"))["code"] == "no_capacity"
+    await ann(tool, **arguments, idempotency_key="k")
+    assert stub.asked == [does] * 2
+
+
+async def test_a_fork_tells_what_it_cost_and_what_was_dropped(ann: Caller) -> None:
+    fork = await ann("workspace_fork", workspace_id="ws", count=2)
+    assert (fork["pause_ms"], fork["copied_bytes"], fork["dropped_forwards"]) == (9.5, 4096, [8080])
+    assert [worker["connections_closed"] for worker in fork["workers"]] == [2, None]
+
+
+async def test_a_snapshot_tells_what_it_cost(ann: Caller) -> None:
+    made = await ann("snapshot_create", workspace_id="ws", name="tidy")
+    assert (made["pause_ms"], made["duration_secs"]) == (12.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("started_by", "note"),
+    [
+        ("restore", "restore in 0.25 s"),
+        ("pool", "pool in 0.25 s, it was restored ahead"),
+        ("cold_boot", "cold_boot in 0.25 s, no process was kept"),
+    ],
+)
+def test_a_start_tells_by_what_it_was_and_how_long_it_took(started_by: str, note: str) -> None:
+    assert state_result(attrs.evolve(INFO, started_by=started_by)).note == note
