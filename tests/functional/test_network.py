@@ -92,8 +92,9 @@ async def test_a_server_in_the_guest_is_reached_through_everything_that_replaces
         # What is not named stays as it is.
         assert (await ws.set_network_policy()).network.allow_internet
 
-        child = (await ws.fork(1))[0]
-        assert await child.ports.list() == ()
+        fork = await ws.fork(1)
+        child = fork[0]
+        assert (await child.ports.list(), fork.report.dropped_forwards) == ((), (80,))
         await output(child, "printf child > /dev/shm/who")
         own = await child.ports.forward(80)
         assert (await get(own.host_port), await get(forward.host_port)) == ("child", "me")

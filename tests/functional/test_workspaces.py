@@ -106,6 +106,9 @@ async def test_a_snapshot_restores_memory_and_disk_any_number_of_times(system: a
         await output(ws, "echo disk > /root/d; echo memory > /dev/shm/m")
         snapshot = await ws.snapshots.create("one")
         assert snapshot.has_memory
+        assert snapshot.pause_ms
+        assert snapshot.seconds
+        assert snapshot.seconds * 1000 >= snapshot.pause_ms
         for _ in range(2):
             await output(ws, "rm /root/d /dev/shm/m")
             info = await ws.snapshots.restore("one")
