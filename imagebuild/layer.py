@@ -162,6 +162,7 @@ def _layer_tree(parts: Path, tree: Path) -> str:
             destination = tree / "opt/agentiso/guest" / module.name
             destination.parent.mkdir(exist_ok=True)
             destination.write_bytes(module.read_bytes())
+    (tree / "manual.txt").write_bytes((resources.files("guest") / "manual.txt").read_bytes())
     return library.name
 
 

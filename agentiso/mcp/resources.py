@@ -1,6 +1,7 @@
 """Resources: what there is to read without calling a tool.
 
-One scheme: ``agentiso://workspaces``, and below it a workspace by its id or name, its tree, its logs, its jobs.
+One scheme: ``agentiso://workspaces``, and below it a workspace by its id or name, its tree, its logs, its jobs; and
+``agentiso://manual``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable
+from importlib.resources import files
 from typing import Any, Final
 
 import attrs
@@ -21,7 +23,7 @@ from agentiso.forest import grow, pick, to_text
 from agentiso.gate import Gate
 from agentiso.mcp.calls import client_of
 from agentiso.mcp.tools.results import summary_result, workspace_result
-from agentiso.mcp.uris import ROOT, workspace_uri
+from agentiso.mcp.uris import MANUAL, ROOT, workspace_uri
 from agentiso.system import System
 from agentiso.workspace import Workspace
 
@@ -53,8 +55,9 @@ class Resources:
         }
 
     async def listed(self, _context: Any, _params: Any) -> types.ListResourcesResult:
-        """List the workspaces, and the resource that lists them."""
+        """List the workspaces, the resource that lists them, and the manual."""
         found = [types.Resource(name="workspaces", uri=ROOT, description="All workspaces.", mime_type=JSON)]
+        found.append(types.Resource(name="manual", uri=MANUAL, description="What a workspace is.", mime_type=TEXT))
         found += [
             types.Resource(
                 name=info.name,
@@ -90,6 +93,8 @@ class Resources:
             infos, client = await self._system.list(), client_of(context)
             owned = [summary_result(info, owned=self._gate.owns(client, info.owner)) for info in infos]
             return JSON, json.dumps([attrs.asdict(summary) for summary in owned])
+        if uri == MANUAL:
+            return TEXT, files("guest").joinpath("manual.txt").read_text()
         matched = _PART.fullmatch(uri)
         part = (matched.group(2) or "") if matched else ""
         job = part.removeprefix("jobs/") if part.startswith("jobs/") else None

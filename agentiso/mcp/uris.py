@@ -1,10 +1,12 @@
-"""The addresses of resources: ``agentiso://workspaces``, and below it a workspace and what it has."""
+"""The addresses of resources: ``agentiso://workspaces``, below it a workspace and what it has, and the manual."""
 
 from __future__ import annotations
 
 from typing import Final
 
 ROOT: Final = "agentiso://workspaces"
+MANUAL: Final = "agentiso://manual"
+"""What a workspace is, from inside and outside; the guest has the same text."""
 
 
 def workspace_uri(workspace_id: str) -> str:

@@ -83,12 +83,15 @@ async def test_an_agent_puts_away_brings_back_forks_and_undoes(environment: dict
             )
             await call("exec", command="echo spoken > /dev/console")
             assert "spoken" in await text("agentiso://workspaces/agent/console")
-            assert "agent" not in await text("agentiso://workspaces/agent/qemu-log")
+            said = (await call("workspace_logs", log_type="stderr"))["stderr"]
+            assert (await text("agentiso://workspaces/agent/qemu-log")).splitlines()[-100:] == said.splitlines()
             command = "head -c 100000 /dev/zero | tr '\\0' x; echo end"
             big = await client.call_tool("exec", {"workspace_id": "agent", "command": command})
             shown, link = big.content
             assert getattr(shown, "text", "").startswith("exit 0, ")
             assert await text(getattr(link, "uri", "")) == f"--- stdout\n{'x' * 100000}end\n"
+            inside = await call("file_read", path="/run/agentiso/layer/manual.txt")
+            assert inside["content"] == await text("agentiso://manual")
             for missing in ("agentiso://workspaces/nobody", "agentiso://workspaces/agent/nothing", "agentiso://x"):
                 with pytest.raises(MCPError) as refused:
                     await text(missing)

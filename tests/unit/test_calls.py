@@ -21,7 +21,7 @@ from agentiso.gate import Gate
 from agentiso.mcp.once import Once
 from agentiso.mcp.resources import READ
 from agentiso.mcp.tools import TOOLS
-from agentiso.mcp.uris import ROOT
+from agentiso.mcp.uris import MANUAL, ROOT
 from agentiso.ratelimits import CREATE, EXEC, Limiter, RateLimited, bucket_of
 from agentiso.sessions import Client
 from agentiso.system import System
@@ -162,6 +162,14 @@ async def test_each_call_is_one_line_with_who_what_and_how_it_ended(system: Syst
         assert line["duration_ms"] >= 0
     assert lines[4]["arguments"]["content"] == f"<{len(content)} characters>"
     assert read_last(system.settings.state_dir, 2) == lines[-2:]
+
+
+async def test_whoever_asks_can_read_the_manual(system: System, gate: Gate) -> None:
+    with trio.fail_after(LIMIT_S):
+        async with caller(system, gate, "ann") as ann:
+            assert MANUAL in [str(each.uri) for each in (await ann.client.list_resources()).resources]
+            (content,) = (await ann.client.read_resource(MANUAL)).contents
+    assert "is an agentiso workspace" in getattr(content, "text", "")
 
 
 async def test_a_resource_that_is_read_is_a_line_too(system: System, gate: Gate) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.resources import files
 
 import mcp_types as types
 import pytest
@@ -24,6 +25,13 @@ def test_the_instructions_are_short_and_name_only_tools_that_exist() -> None:
     assert len(INSTRUCTIONS.encode()) < 2048
     assert named(INSTRUCTIONS)
     assert named(INSTRUCTIONS) <= NAMES
+
+
+def test_the_manual_names_only_tools_that_exist_and_fits_a_terminal() -> None:
+    manual = (files("guest") / "manual.txt").read_text()
+    assert named(manual) - {"file_", "after_restore"} <= NAMES
+    assert max(map(len, manual.splitlines())) <= 120
+    assert len(manual) < 4096
 
 
 async def test_every_workflow_takes_its_arguments_and_names_only_tools_that_exist() -> None:
