@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
 
 
 def _cp(a: Any) -> int:
-    source, target = _split(a.source), _split(a.target)
+    source, target = split(a.source), split(a.target)
     if (source is None) == (target is None):
         raise InvalidArgument(
             "One of source and target has to be in a workspace, and the other here.",
@@ -81,7 +81,7 @@ def _kind(a: Any, workspace: str, path: str) -> str | None:
         raise
 
 
-def _split(text: str) -> tuple[str, str] | None:
+def split(text: str) -> tuple[str, str] | None:
     """Return the workspace and the path of ``WORKSPACE:PATH``, or ``None`` for a path here."""
     workspace, colon, path = text.partition(":")
     return (workspace, path) if colon and path.startswith("/") and "/" not in workspace else None

@@ -31,6 +31,18 @@ async def test_a_workspace_is_made_used_forked_and_destroyed(environment: dict[s
         env=environment, capture_stdout=True, capture_stderr=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+    await trio.run_process([*ARGV, "env", "cli", "TOKEN"], env=environment, stdin=b"s3cret\n", capture_stdout=True)
+    shown = await run(
+        environment, "exec", "cli", "--json", "-e", "A=1", "--", "sh", "-c", 'echo "$A $TOKEN" > /f; cat /f'
+    )
+    assert json.loads(shown.stdout)["stdout"] == "1 s3cret\n"
+    assert (await run(environment, "cat", "cli:/f")).stdout == b"1 s3cret\n"
+    assert "f" in [entry["name"] for entry in await run_json(environment, "ls", "cli:/")]
+    assert b"/f:1:1 s3cret" in (await run(environment, "search", "cli:/f", "s3")).stdout
+    audit = await run(environment, "audit", "--json")
+    assert b"s3cret" not in audit.stdout
+    lines = [(line["tool"], line["transport"], line["outcome"]) for line in json.loads(audit.stdout)]
+    assert {("set_env", "unix", "ok"), ("exec", "attach", "ok"), ("file_read", "unix", "ok")} <= set(lines)
     await run(environment, "snapshot", "create", "cli", "tidy")
     assert [s["name"] for s in await run_json(environment, "snapshot", "list", "cli")] == ["tidy"]
     fork = await run_json(environment, "fork", "cli", "-n", "2")
@@ -39,7 +51,10 @@ async def test_a_workspace_is_made_used_forked_and_destroyed(environment: dict[s
     listed = await run_json(environment, "list")
     names = ["cli", "cli-fork-1", "cli-fork-2"]
     assert [(w["name"], w["state"]) for w in listed] == [(name, "running") for name in names]
-    await run(environment, "destroy", "cli", "cli-fork-1", "cli-fork-2")
+    many = [*ARGV, "destroy", "cli", "nobody", "cli-fork-1", "cli-fork-2"]
+    done = await trio.run_process(many, env=environment, capture_stdout=True, capture_stderr=True, check=False)
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 3)
+    assert b"There is no workspace 'nobody'" in done.stderr
     assert await run_json(environment, "list") == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import io
 import json
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentiso.cli import common, environment, main, workspaces
+from agentiso.cli import common, environment, looking, main, workspaces
 from agentiso.cli.client import ToolFailed
 from agentiso.cli.main import make_parser
 from agentiso.cli.parser import Misuse, Parser
@@ -188,3 +189,37 @@ def test_a_variable_without_a_value_is_passed_on_from_here(monkeypatch: pytest.M
 
 def test_columns_are_aligned() -> None:
     assert common.columns([("A", "B"), ("long", "x")]) == "A     B\nlong  x"
+
+
+class File:
+    """A file of a workspace, read in pieces."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __call__(self, _arguments: Any, tool: str, *, offset: int, limit: int, **_: Any) -> dict[str, Any]:
+        assert tool == "file_read"
+        piece = self._content[offset : offset + limit]
+        size = {"returned_bytes": len(piece), "size_bytes": len(self._content)}
+        try:
+            return {"content": piece.decode(), "encoding": "utf-8", **size}
+        except UnicodeDecodeError:
+            return {"content": base64.b64encode(piece).decode(), "encoding": "base64", **size}
+
+
+@pytest.mark.parametrize("content", [b"", b"text\n", bytes(range(256)), "ä".encode() * 300_001, b"\0" * 524_288])
+def test_a_file_is_printed_whole_and_unchanged(
+    content: bytes, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setattr(looking, "call_tool", File(content))
+    assert status_of(monkeypatch, "cat", "demo:/f") == 0
+    assert capfdbinary.readouterr().out == content
+
+
+@pytest.mark.parametrize("command", ["ls", "cat", "search"])
+def test_a_place_without_a_workspace_is_misuse(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = ["x"] if command == "search" else []
+    assert status_of(monkeypatch, command, "/etc/passwd", *pattern) == 2
+    assert "WORKSPACE:PATH" in capsys.readouterr().err
