@@ -84,6 +84,7 @@ class Host:
             image=image.digest,
             network=network,
             channel=channel,
+            tsc_khz=verdict.tsc_khz,
         )
 
     def adopted_spec(
@@ -98,6 +99,7 @@ class Host:
             shape=record.shape,
             accelerator=fingerprint.accelerator,
             cpu_model=fingerprint.cpu_model,
+            tsc_khz=fingerprint.tsc_khz,
             image=image,
             ram=Path(machine.ram),
             ram_read_only=False,
@@ -135,6 +137,7 @@ class Host:
             shape=Shape(vcpus=fingerprint.vcpus, memory_mb=fingerprint.memory_mb),
             accelerator=fingerprint.accelerator,
             cpu_model=fingerprint.cpu_model,
+            tsc_khz=fingerprint.tsc_khz,
             image=image,
             ram=ram,
             ram_read_only=shares and qemu.version[:2] >= READ_ONLY_RAM_SINCE,

@@ -11,8 +11,8 @@ from typing import Final
 
 import attrs
 
+from actors.machine import tsc
 from actors.machine.image import BootImage
-from actors.machine.tsc import rate_argument
 from actors.model import Shape
 
 QMP_FD: Final = 3
@@ -47,6 +47,8 @@ class MachineSpec:
     shape: Shape
     accelerator: str
     cpu_model: str
+    tsc_khz: int | None
+    """Rate of the time-stamp counter that an emulated guest is told."""
     image: BootImage
     ram: Path
     """RAM image, mapped privately; never written."""
@@ -90,11 +92,11 @@ def build(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     )
 
 
-def kernel_arguments(accelerator: str) -> str:
-    """Return the arguments that every kernel gets under an accelerator."""
+def kernel_arguments(accelerator: str, tsc_khz: int | None) -> str:
+    """Return the arguments that every kernel gets under an accelerator; ``tsc_khz`` is the host's."""
     if accelerator != "tcg":
         return KERNEL_ARGUMENTS
-    return f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} {rate_argument()}".rstrip()
+    return f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} {tsc.kernel_arguments(tsc_khz)}".rstrip()
 
 
 def _machine(spec: MachineSpec) -> tuple[str, ...]:
@@ -124,7 +126,8 @@ def _boot(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
         # The saved state has no configuration section.  Nobody announces the guest's address, which is still another's.
         quiet = ("-global", "migration.send-configuration=off", "-global", "migration.announce-rounds=0")
         return ("-incoming", f"fd:{STATE_FD}", *quiet)
-    arguments = f"{kernel_arguments(spec.accelerator)} agentiso.channel={spec.channel} {spec.image.cmdline}".rstrip()
+    general = kernel_arguments(spec.accelerator, spec.tsc_khz)
+    arguments = f"{general} agentiso.channel={spec.channel} {spec.image.cmdline}".rstrip()
     return (
         *("-kernel", str(spec.image.kernel), "-initrd", str(spec.image.initrd), "-append", arguments),
         *("-fw_cfg", f"name={KEY_FILE},file={_escape(spec.key_file)}"),
