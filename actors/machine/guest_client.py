@@ -219,7 +219,7 @@ class GuestClient:
 
     async def ping(self) -> None:
         """Have the guest answer."""
-        await self.call({"op": "ping"})
+        await self.call({"op": "ping"}, limit_s=FREEZE_LIMIT_S)
 
     async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
         """Have all commands of the guest stand still; tell whether they do.
