@@ -36,7 +36,7 @@ class System:
 
     def __init__(self, registry: m.RegistryRef, settings: Settings) -> None:
         self._registry = registry
-        self.settings = settings
+        self.settings: Settings = settings
         self.templates = Templates(registry, settings)
 
     @property
