@@ -13,7 +13,7 @@ from actors import record as records
 from actors.errors import IllegalState, NoCapacity
 from actors.host import Host
 from actors.launch import Prepared
-from actors.lifecycle import Lifecycle
+from actors.lifecycle import Lifecycle, State
 from actors.machine.machine import Machine
 from actors.machine.store import Store
 from actors.record import WorkspaceRecord
@@ -68,6 +68,9 @@ class Holdings:
         """
         self.record = attrs.evolve(self.record, state=self.lifecycle.state, **changes)
         self.hold()
+        if self.lifecycle.state is not State.DESTROYED:
+            # The registry says so once it has forgotten it; nobody was ever told of a machine of the pool.
+            self.host.changes.note(self.record.id)
         return records.save(self.host.state_dir, self.record)
 
     def note(self, **changes: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trio
 
+from actors.changes import Changes
 from actors.machine.accelerator import AcceleratorVerdict, probe_accelerators
 from actors.machine.checkpoint import Checkpoint, Fingerprint
 from actors.machine.cids import Cids
@@ -39,6 +40,7 @@ class Host:
         self.load_image = load_image
         self.starts = trio.CapacityLimiter(settings.limits.concurrent_starts)
         self.looks = trio.CapacityLimiter(CONCURRENT_LOOKS)
+        self.changes = Changes()
         self.expired: Callable[[str], None] = lambda _workspace_id: None
         """Called with the id of a workspace whose time is over; set by the registry."""
         self.forwarded: dict[int, str] = {}

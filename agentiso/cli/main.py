@@ -30,6 +30,7 @@ from agentiso.cli import (
 )
 from agentiso.cli.client import ToolFailed
 from agentiso.cli.common import Commands
+from agentiso.daemon import RUNS_ALREADY, DaemonRunning
 from guest.errors import only_error
 
 GROUPS: Final = (
@@ -63,7 +64,10 @@ examples:
 
 
 def main() -> None:
-    """Run the command and exit with its status: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C, exec's own."""
+    """Run the command and exit with its status: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C, exec's own.
+
+    A daemon that another one makes superfluous ends with 3.
+    """
     arguments = _parser().parse_args()
     try:
         sys.exit(arguments.run(arguments))
@@ -77,7 +81,7 @@ def main() -> None:
                 sys.exit(130)
             case AgentisoError() as error:
                 _report(error, as_json=arguments.json)
-                sys.exit(1)
+                sys.exit(RUNS_ALREADY if isinstance(error, DaemonRunning) else 1)
         raise
 
 
