@@ -11,7 +11,7 @@ from actors.changes import Changes
 from actors.machine.accelerator import AcceleratorVerdict, probe_accelerators
 from actors.machine.checkpoint import Checkpoint, Fingerprint
 from actors.machine.cids import Cids
-from actors.machine.command_line import MachineSpec
+from actors.machine.command_line import MachineSpec, machine_arguments
 from actors.machine.host import QemuBuild, probe_qemu
 from actors.machine.image import BootImage
 from actors.machine.machine import MachineRecord
@@ -86,6 +86,7 @@ class Host:
             image=image.digest,
             network=network,
             channel=channel,
+            machine_arguments=machine_arguments(image, network, channel),
             tsc_khz=verdict.tsc_khz,
         )
 

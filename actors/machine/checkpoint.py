@@ -57,6 +57,8 @@ class Fingerprint:
     """Digest of the image: kernel, initrd and guest layer."""
     network: str
     channel: str
+    machine_arguments: str = ""
+    """Digest of the machine's type and devices; see `command_line.machine_arguments`."""
     tsc_khz: int | None = None
     """Rate of the time-stamp counter by which an emulated guest keeps time."""
 

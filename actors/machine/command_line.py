@@ -6,6 +6,8 @@ restore: saved device state loads only into the machine that wrote it.
 
 from __future__ import annotations
 
+import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -90,6 +92,22 @@ def build(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
         *_network(spec),
         *_channel(spec),
     )
+
+
+def machine_arguments(image: BootImage, network: str, channel: str) -> str:
+    """Return a digest of what the arguments make of a machine: its type, and its devices in their order.
+
+    Device state loads only into an equal one.  The kernel's arguments are in the guest's memory, and matter to no load.
+    """
+    nowhere = Path()
+    spec = MachineSpec(
+        qemu="", uuid="", shape=Shape(), accelerator="", cpu_model="", tsc_khz=None, image=image, ram=nowhere,
+        ram_read_only=False, disk=nowhere, network=network, allow_internet=False, mac="", channel=channel,
+        vsock_cid=None, directory=nowhere,
+    )  # fmt: skip
+    words = pairwise(build(spec, restoring=True))
+    made = [value for option, value in words if option in ("-machine", "-device", "-serial", "-global")]
+    return hashlib.sha256("\n".join(made).encode()).hexdigest()[:16]
 
 
 def kernel_arguments(accelerator: str, tsc_khz: int | None) -> str:
