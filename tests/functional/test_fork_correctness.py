@@ -179,9 +179,7 @@ async def test_ten_generations_keep_every_write_and_their_identities(system: age
     with trio.fail_after(LIMIT_S):
         workspace = await system.create("gen-0", memory_mb=256, vcpus=1, network="none")
         written, epochs = "head -c 65536 /dev/urandom | tee -a /root/bytes >> /dev/shm/bytes", set()
-        identity = (
-            "hostname; cat /etc/hostname /etc/machine-id /proc/sys/kernel/random/boot_id /run/agentiso/generation"
-        )
+        files = "/etc/hostname /etc/machine-id /proc/sys/kernel/random/boot_id /run/agentiso/generation"
         for generation in range(1, 11):
             await output(workspace, f"echo {generation} | tee -a /root/log >> /dev/shm/log; {written}")
             digests = await output(workspace, "sha256sum < /root/bytes; sha256sum < /dev/shm/bytes")
@@ -192,7 +190,7 @@ async def test_ten_generations_keep_every_write_and_their_identities(system: age
             evidence = (await workspace.info()).evidence
             assert evidence
             name, machine_id = f"gen-{generation}", workspace.id.replace("-", "")
-            seen = (await output(workspace, identity)).split()
+            seen = (await output(workspace, f"hostname; cat {files}")).split()
             assert seen == [name, name, machine_id, evidence.epoch, evidence.epoch]
             epochs.add(evidence.epoch)
         assert len(epochs) == 10

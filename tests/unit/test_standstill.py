@@ -73,10 +73,14 @@ async def test_a_fork_needs_no_whole_disk_and_says_that_processes_were_not_held(
 
 async def test_a_machine_runs_on_after_whatever_failed_while_it_stood_still() -> None:
     guest = StandIn(holds=True)
-    with pytest.raises(ValueError, match="of any kind"):
+
+    async def fail() -> None:
         async with standstill.standing_still(guest.machine, FileSystem.QUIESCED) as pause:
             assert pause.processes_held
             raise ValueError("a failure of any kind")
+
+    with pytest.raises(ValueError, match="of any kind"):
+        await fail()
     assert guest.asked == ["sync", "ping", "quiesce", "stop", "cont", "release"]
 
 
