@@ -95,6 +95,9 @@ class WorkspaceActor(Actor):
                 return self._own.machine.log(message.log, message.max_bytes) if self._own.machine else ""
         with exhaustion_reported(), self._idleness.use():
             if isinstance(message, m.GuestWork):
+                async with self._changing:
+                    # What begins in the middle of a change would be lost in it.
+                    self.check(message)
                 return await self._work(message)
             if isinstance(message, m.CompareNodes):
                 return await self._compare(message)
