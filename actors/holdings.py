@@ -13,7 +13,7 @@ from actors import record as records
 from actors.errors import IllegalState, NoCapacity
 from actors.host import Host
 from actors.launch import Prepared
-from actors.lifecycle import Lifecycle
+from actors.lifecycle import Lifecycle, State
 from actors.machine.machine import Machine
 from actors.machine.store import Store
 from actors.record import WorkspaceRecord
@@ -59,8 +59,8 @@ class Holdings:
         doubtful = self.machine.doubtful_layer if self.machine else None
         self.store.hold(self.owner, self.record.needs | ({doubtful} if doubtful else set()))
 
-    def save(self, **changes: Any) -> Path:
-        """Change fields of the record and write it down; return its path.
+    def save(self, **changes: Any) -> None:
+        """Change fields of the record and write it down; the actor has the store flush it before it answers.
 
         Raises:
             NoCapacity: the host's disk is full.
@@ -68,7 +68,14 @@ class Holdings:
         """
         self.record = attrs.evolve(self.record, state=self.lifecycle.state, **changes)
         self.hold()
-        return records.save(self.host.state_dir, self.record)
+        if self.lifecycle.state is not State.DESTROYED:
+            # The registry says so once it has forgotten it; nobody was ever told of a machine of the pool.
+            self.host.changes.note(self.record.id)
+        unflushed, path = self.store.unflushed, self.directory / records.RECORD
+        records.save(self.host.state_dir, self.record, keep_earlier=path not in unflushed)
+        unflushed.add(path)
+        if self.record.layer:
+            unflushed.add(self.store.layer(self.record.layer))
 
     def note(self, **changes: Any) -> None:
         """Save what a later supervisor finds out by itself, and therefore may miss when the disk is full."""

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import trio
 
+from actors.changes import Changes
 from actors.machine.accelerator import AcceleratorVerdict, probe_accelerators
 from actors.machine.checkpoint import Checkpoint, Fingerprint
 from actors.machine.cids import Cids
-from actors.machine.command_line import MachineSpec
+from actors.machine.command_line import MachineSpec, machine_arguments
 from actors.machine.host import QemuBuild, probe_qemu
 from actors.machine.image import BootImage
 from actors.machine.machine import MachineRecord
@@ -39,6 +40,7 @@ class Host:
         self.load_image = load_image
         self.starts = trio.CapacityLimiter(settings.limits.concurrent_starts)
         self.looks = trio.CapacityLimiter(CONCURRENT_LOOKS)
+        self.changes = Changes()
         self.expired: Callable[[str], None] = lambda _workspace_id: None
         """Called with the id of a workspace whose time is over; set by the registry."""
         self.forwarded: dict[int, str] = {}
@@ -84,6 +86,8 @@ class Host:
             image=image.digest,
             network=network,
             channel=channel,
+            machine_arguments=machine_arguments(image, network, channel),
+            tsc_khz=verdict.tsc_khz,
         )
 
     def adopted_spec(
@@ -98,6 +102,7 @@ class Host:
             shape=record.shape,
             accelerator=fingerprint.accelerator,
             cpu_model=fingerprint.cpu_model,
+            tsc_khz=fingerprint.tsc_khz,
             image=image,
             ram=Path(machine.ram),
             ram_read_only=False,
@@ -135,6 +140,7 @@ class Host:
             shape=Shape(vcpus=fingerprint.vcpus, memory_mb=fingerprint.memory_mb),
             accelerator=fingerprint.accelerator,
             cpu_model=fingerprint.cpu_model,
+            tsc_khz=fingerprint.tsc_khz,
             image=image,
             ram=ram,
             ram_read_only=shares and qemu.version[:2] >= READ_ONLY_RAM_SINCE,

@@ -400,6 +400,19 @@ class ListWorkspaces(Message[tuple[WorkspaceInfo, ...]]):
 
 
 @attrs.frozen
+class AwaitChange(Message[int]):
+    """Answer with how many changes of workspaces there were, once one came after the first ``since``.
+
+    With ``workspace_id`` it has to be that workspace's, which one that is not there has always had.
+    """
+
+    since: int | None = None
+    workspace_id: str | None = None
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = float("inf")
+
+
+@attrs.frozen
 class AdoptWorkspace(Message[WorkspaceInfo]):
     """Have a workspace that is ``expected``'s be ``owner``'s."""
 
@@ -424,6 +437,7 @@ RegistryMessage: TypeAlias = (
     | ForkWorkspace
     | FindWorkspace
     | ListWorkspaces
+    | AwaitChange
     | AdoptWorkspace
     | DestroyWorkspace
     | WarmTemplate

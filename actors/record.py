@@ -22,6 +22,8 @@ from actors.model import LIBRARY, Evidence, Lifetime, Lineage, PortForward, Shap
 from actors.names import new_id, short
 
 RECORD: Final = "record.json"
+EARLIER: Final = ".record.json.earlier"
+"""The record before it, until the new one has reached stable storage."""
 SCHEMA: Final = 1
 
 
@@ -155,10 +157,10 @@ def actor_name(record: WorkspaceRecord) -> str:
     return f"workspace {short(record.id)}"
 
 
-def save(state_dir: Path, record: WorkspaceRecord) -> Path:
-    """Replace the record on disk and return its path."""
+def save(state_dir: Path, record: WorkspaceRecord, *, keep_earlier: bool = False) -> Path:
+    """Replace the record on disk and return its path; ``keep_earlier`` if the one there would survive a power loss."""
     path = directory_of(state_dir, record.id) / RECORD
-    replace_json(path, _converter.unstructure(record))
+    replace_json(path, _converter.unstructure(record), earlier=path.with_name(EARLIER) if keep_earlier else None)
     return path
 
 
@@ -192,7 +194,11 @@ def load(directory: Path) -> WorkspaceRecord:
     """
     path = directory / RECORD
     try:
-        return _converter.structure(read_json(path), WorkspaceRecord)
+        try:
+            return _converter.structure(read_json(path), WorkspaceRecord)
+        except (OSError, ValueError):
+            # The host lost its power before what was written last was on its disk.
+            return _converter.structure(read_json(path.with_name(EARLIER)), WorkspaceRecord)
     except (OSError, ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
         raise DamagedRecord(
             f"The workspace record {path} cannot be read: {error}.",

@@ -124,6 +124,8 @@ class RegistryActor(Actor):
                 return self._find(message.workspace)
             case m.ListWorkspaces():
                 return await self._list()
+            case m.AwaitChange():
+                return await self._host.changes.wait(message.since, message.workspace_id)
             case m.AdoptWorkspace():
                 return await self._adopt(message)
             case m.DestroyWorkspace():
@@ -225,6 +227,7 @@ class RegistryActor(Actor):
             self._ledger.move(found.workspace_id, message.expected, expected=message.owner, checked=False)
             raise
         self._found[found.workspace_id] = attrs.evolve(found, owner=message.owner)
+        self._host.changes.note(found.workspace_id)
         return info
 
     async def _claim(self, record: WorkspaceRecord) -> WorkspaceInfo | None:
@@ -305,6 +308,7 @@ class RegistryActor(Actor):
         )
         found = self._found[record.id] = m.Found(record.id, record.name, ref, record.owner)
         self._ledger.note(record.id, Claim(record.owner, record.shape))
+        self._host.changes.note(record.id)
         return found
 
     def _expire(self, workspace_id: str) -> None:
@@ -323,6 +327,7 @@ class RegistryActor(Actor):
             await found.ref.ask(m.Destroy())
         await self._supervisor.stop(found.ref)
         self._found.pop(workspace_id, None)
+        self._host.changes.forget(workspace_id)
         self._ledger.give_back(workspace_id)
         await self._host.store.sweep()
 

@@ -209,6 +209,9 @@ async def suspend(own: Holdings, by: str) -> None:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
                     await standstill.let_go(machine)
         raise
+    with trio.CancelScope(shield=True):
+        # Nobody may have asked for it who would wait for that.
+        await own.store.flush()
     own.nursery.start_soon(checkpoints.add_digest_later, own.store, taken.checkpoint)
 
 
@@ -231,6 +234,7 @@ async def destroy(own: Holdings) -> None:
         own.lifecycle.move(Event.DESTROYED)
         # Written down first: whoever finds the record after a crash goes on with what is left of this.
         own.note()
+        await own.store.flush()
         ports.release(own)
         if own.prepared is not None:
             await launching.discard(own.host, own.prepared)

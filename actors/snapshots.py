@@ -14,7 +14,6 @@ from actors.lifecycle import State
 from actors.machine import checkpoint as checkpoints
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.compaction import compact
-from actors.machine.files import make_durable
 from actors.model import SnapshotInfo
 from actors.names import new_id
 from actors.running import bring_back, settle_on
@@ -67,11 +66,9 @@ async def create(own: Holdings, name: str, *, with_memory: bool) -> SnapshotInfo
     try:
         taken = await take(own, owner, with_memory=with_memory, durable=True)
         made = taken.checkpoint
-        path = own.save(**tree.add(own.record, name, made))
+        own.save(**tree.add(own.record, name, made))
     finally:
         own.store.release(owner)
-    with trio.CancelScope(shield=True):
-        await make_durable(path)
     if not made.digest:
         own.nursery.start_soon(checkpoints.add_digest_later, own.store, made)
     info = tree.infos(own.record)[-1]

@@ -36,6 +36,10 @@ REMEDIES: Final = {
 }
 
 
+SETTLED_SOON: Final = (m.Start, m.Prepare, m.Claim, m.TakeCheckpoint)
+"""What creates and forks: a power loss within a moment of it may undo it."""
+
+
 class WorkspaceActor(Actor):
     """One workspace."""
 
@@ -91,13 +95,26 @@ class WorkspaceActor(Actor):
                 return self._own.machine.log(message.log, message.max_bytes) if self._own.machine else ""
         with exhaustion_reported(), self._idleness.use():
             if isinstance(message, m.GuestWork):
+                async with self._changing:
+                    # What begins in the middle of a change would be lost in it.
+                    self.check(message)
                 return await self._work(message)
             if isinstance(message, m.CompareNodes):
                 return await self._compare(message)
             async with self._changing:
                 # It may have been suspended while this waited.
                 self.check(message)
-                return await self._change(message)
+                answer = await self._change(message)
+                await self._settle(message)
+                return answer
+
+    async def _settle(self, message: m.WorkspaceChange) -> None:
+        """Have a change survive a power loss before it is reported, or soon where somebody waits for a start."""
+        if isinstance(message, SETTLED_SOON):
+            self.nursery.start_soon(self._own.store.flush_soon)
+        else:
+            with trio.CancelScope(shield=True):
+                await self._own.store.flush()
 
     async def _work(self, message: m.GuestWork) -> Any:
         if isinstance(message, job_messages.JobWork):

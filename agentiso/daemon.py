@@ -1,14 +1,17 @@
 """The supervisor as a process: one per state directory, serving any number of clients on a Unix socket.
 
-It ends by itself when it was started on demand and has had neither client nor workspace for a while.  Machines
-survive it and are adopted by the next one.
+Whoever needs one connects, and starts it if none answers: of several that are started at once the first takes the
+directory, and all who wait find its socket.  It ends by itself when it was started on demand and has had neither client
+nor workspace for a while.  Machines survive it and are adopted by the next one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from typing import Any, Final
 
 import trio
 
-from actors.errors import HostUnfit
+from actors.errors import HostUnfit, SupervisorRunning
 from actors.machine import sockets
 from actors.machine.files import tail
 from actors.machine.sockets import dial, listen
@@ -32,27 +35,45 @@ from agentiso.system import System, open_system
 
 log = logging.getLogger("agentiso.daemon")
 SOCKET: Final = "supervisor.sock"
+LOG: Final = "daemon.log"
 LIBRARY_SOCKET: Final = "library.sock"
 """Where programs attach with the library."""
 HTTP_URL: Final = "http.url"
 """File of the state directory with the URL at which the running supervisor serves HTTP."""
+LOCK: Final = "daemon.lock"
+"""Held by the supervisor that serves, or soon will; a program that runs one in its own process does not take it."""
+RUNS_ALREADY: Final = 3
+"""Exit status of a supervisor that found another one."""
 START_LIMIT_S: Final = 60.0
+AGAIN_S: Final = 1.0
+"""For how long the one that was there first is given to answer before another is started: it may have been ending."""
 CHECK_S: Final = 1.0
 _started: Final[list[trio.Process]] = []
 """Supervisors that this process started: they outlive what used them, and dropping one would be reported as a leak."""
+
+
+class DaemonRunning(SupervisorRunning):
+    """A supervisor serves the state directory already, or is about to."""
 
 
 async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
     """Run until SIGTERM or SIGINT, or until idle for ``idle_exit_s``.
 
     Raises:
-        SupervisorRunning: another one holds the state directory.
+        DaemonRunning: another one serves the state directory.
+        SupervisorRunning: a program that runs its own holds it.
         HostUnfit: HTTP is configured and cannot be served there.
 
     """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with _only_one(settings):
+        await _run(settings, idle_exit_s)
+
+
+async def _run(settings: Settings, idle_exit_s: float | None) -> None:
+    # It takes a second to import, which a supervisor that is not needed is spared.
     from agentiso.mcp.server import make_server, serve_connection
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     async with open_system(settings, keep=True) as system:
         gate = Gate(settings)
         server = make_server(system, gate)
@@ -93,6 +114,24 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
                 await nursery.start(_serve_library, system, gate.audit, clients)
                 log.info("serving %s", path)
                 await trio.serve_listeners(serve, [listener], handler_nursery=nursery)
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Be the one supervisor that serves a state directory, from before it is ready until it has ended."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(settings.state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DaemonRunning(
+                f"A supervisor runs for {settings.state_dir} already.",
+                remedy="The agentiso command uses it by itself; `agentiso daemon stop` ends it.",
+            ) from None
+        yield
+    finally:
+        os.close(fd)
 
 
 async def _serve_library(
@@ -164,33 +203,53 @@ async def _end_when_idle(system: System, clients: set[Any], limit_s: float, scop
 async def connect(settings: Settings, *, config: Path | None = None, socket: str = SOCKET) -> trio.SocketStream:
     """Connect to a socket of the supervisor of a state directory, starting it if none runs.
 
+    One that somebody else is starting is waited for.
+
     Raises:
         HostUnfit: it does not start; the message has the end of its log.
 
     """
     path = settings.state_dir / socket
-    try:
-        return dial(path)
-    except OSError:
-        pass
+    process: trio.Process | None = None
+    start_at = trio.current_time()
+    with trio.move_on_after(START_LIMIT_S):
+        while True:
+            try:
+                stream = dial(path)
+            except OSError:
+                status = process.poll() if process else RUNS_ALREADY
+            else:
+                _end_needless(process, stream)
+                return stream
+            if status == RUNS_ALREADY and trio.current_time() >= start_at:
+                process, start_at = await _start(settings, config), trio.current_time() + AGAIN_S
+            elif status not in (None, RUNS_ALREADY):
+                break
+            await trio.sleep(0.02)
+    log_path = settings.state_dir / LOG
+    raise HostUnfit(f"The supervisor did not start. Its log ends:\n{tail(log_path, 1500)}", remedy=f"See {log_path}.")
+
+
+def _end_needless(process: trio.Process | None, stream: trio.SocketStream) -> None:
+    """End a supervisor that was started beside the one that answers: it would take over once that one ends."""
+    pid, _, _ = struct.unpack("3i", stream.socket.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_PEERCRED, 12))
+    if process is not None and process.pid != pid:
+        process.terminate()
+
+
+async def _start(settings: Settings, config: Path | None) -> trio.Process:
+    """Start a supervisor that ends once it is not needed."""
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log_path = settings.state_dir / "daemon.log"
     argv = [sys.executable, "-m", "agentiso.cli", "daemon", "--idle-exit", "60"]
     if config:
         argv[3:3] = ["--config", str(config)]
-    with log_path.open("ab") as output:
+    with (settings.state_dir / LOG).open("ab") as output:
         process = await trio.lowlevel.open_process(
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             env={**os.environ, "AGENTISO_STATE_DIR": str(settings.state_dir)},
         )  # fmt: skip
     _started.append(process)
-    with trio.move_on_after(START_LIMIT_S):
-        while process.poll() is None:
-            try:
-                return dial(path)
-            except OSError:
-                await trio.sleep(0.02)
-    raise HostUnfit(f"The supervisor did not start. Its log ends:\n{tail(log_path, 1500)}", remedy=f"See {log_path}.")
+    return process
 
 
 def is_running(settings: Settings) -> bool:

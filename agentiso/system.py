@@ -36,7 +36,7 @@ class System:
 
     def __init__(self, registry: m.RegistryRef, settings: Settings) -> None:
         self._registry = registry
-        self.settings = settings
+        self.settings: Settings = settings
         self.templates = Templates(registry, settings)
 
     @property
@@ -132,6 +132,20 @@ class System:
     async def list(self) -> tuple[WorkspaceInfo, ...]:
         """Describe all workspaces, oldest first."""
         return await self._registry.ask(m.ListWorkspaces())
+
+    async def wait_changed(self, since: int | None = None, *, workspace_id: str | None = None) -> int:
+        """Wait until a workspace has changed; return a number to wait on from, as ``since``.
+
+        What changes is what `list` tells: which there are, their states, snapshots, owners.  With ``workspace_id`` only
+        that one counts; if it does not exist, or not any more, this returns at once.  Without ``since`` it returns at
+        once too; look after that, and no change is missed::
+
+            seen = await system.wait_changed()
+            while True:
+                print(await system.list())
+                seen = await system.wait_changed(seen)
+        """
+        return await self._registry.ask(m.AwaitChange(since, workspace_id))
 
 
 @asynccontextmanager

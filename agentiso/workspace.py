@@ -37,9 +37,9 @@ class Workspace:
     def __init__(self, registry: m.RegistryRef, found: m.Found) -> None:
         self._registry = registry
         self._ref = found.ref
-        self.id = found.workspace_id
-        self.name = found.name
-        self.owner = found.owner
+        self.id: str = found.workspace_id
+        self.name: str = found.name
+        self.owner: str = found.owner
         """The session whose it was when this handle was made."""
         self.files = Files(self, found.ref)
         self.jobs = Jobs(found.ref)

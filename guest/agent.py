@@ -257,7 +257,7 @@ class Agent:
         frozen = self._groups.freeze()
         self._link.prepare()
         if frozen and body.get("write"):
-            os.sync()
+            filesystem.write_out()
         if frozen and body.get("quiesce") and self._guest:
             filesystem.quiesce()
             self._held = True

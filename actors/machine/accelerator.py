@@ -26,6 +26,7 @@ from actors.errors import HostUnfit
 from actors.machine.command_line import kernel_arguments
 from actors.machine.files import read_json, replace_json, tail
 from actors.machine.host import QemuBuild
+from actors.machine.tsc import measure_khz
 
 MARKER: Final = "agentiso-probe-ok"
 LIMITS_S: Final = {"kvm": 5.0, "tcg": 60.0}
@@ -51,6 +52,8 @@ class AcceleratorVerdict:
     chosen: str
     cpu_model: str
     candidates: tuple[Candidate, ...]
+    tsc_khz: int | None = None
+    """Rate of the time-stamp counter that emulated guests are told; ``None`` where they are not emulated."""
 
 
 async def probe_accelerators(
@@ -69,9 +72,10 @@ async def probe_accelerators(
         pass
     tried: list[Candidate] = []
     for name in ("kvm", "tcg") if override == "auto" else (override,):
-        tried.append(await _try(qemu, kernel, initrd, name))
+        tsc_khz = await trio.to_thread.run_sync(measure_khz) if name == "tcg" else None
+        tried.append(await _try(qemu, kernel, initrd, name, tsc_khz))
         if tried[-1].ok:
-            verdict = AcceleratorVerdict(name, CPU_MODELS[name], tuple(tried))
+            verdict = AcceleratorVerdict(name, CPU_MODELS[name], tuple(tried), tsc_khz)
             cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_json(cached, cattrs.unstructure(verdict))
             return verdict
@@ -79,7 +83,7 @@ async def probe_accelerators(
     raise HostUnfit(f"No accelerator boots a kernel here. {reasons}.", remedy="Set accelerator = 'auto', or mend QEMU.")
 
 
-async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str) -> Candidate:
+async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str, tsc_khz: int | None) -> Candidate:
     if name == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Candidate(name, False, "no access to /dev/kvm", 0.0)
     began = time.monotonic()
@@ -99,7 +103,7 @@ async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str) -> Candid
                 f"file:{console}",
             ),
             *("-kernel", str(kernel), "-initrd", str(initrd)),
-            *("-append", f"{kernel_arguments(name)} agentiso.probe=1"),
+            *("-append", f"{kernel_arguments(name, tsc_khz)} agentiso.probe=1"),
         ]
         status: int | None = None
         with log.open("wb") as output, trio.move_on_after(LIMITS_S[name]):
@@ -132,5 +136,5 @@ def _cache_key(qemu: QemuBuild, kernel: Path, override: str) -> str:
     with kernel.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     usable = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    facts = f"{qemu.version_text} {qemu.build_id} {platform.release()} {processor} {digest} {override} {usable}"
+    facts = f"{qemu.version_text} {qemu.build_id} {platform.release()} {processor} {digest} {override} {usable} tsc"
     return hashlib.sha256(facts.encode()).hexdigest()[:32]

@@ -30,6 +30,7 @@ from actors.machine.ram_image import ChangedMemory
 from actors.machine.seal import digest_of, seal_of
 from actors.machine.standstill import RESUME_LIMIT_S, FileSystem, Standstill, standing_still
 from actors.machine.store import Store, allocated_bytes
+from actors.machine.tsc import same_rate
 from actors.names import new_id
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Fingerprint:
     """Digest of the image: kernel, initrd and guest layer."""
     network: str
     channel: str
+    machine_arguments: str = ""
+    """Digest of the machine's type and devices; see `command_line.machine_arguments`."""
+    tsc_khz: int | None = None
+    """Rate of the time-stamp counter by which an emulated guest keeps time."""
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Name each part that differs, with both values."""
@@ -63,6 +68,7 @@ class Fingerprint:
             f"{field.name}: {getattr(self, field.name)} here, {getattr(other, field.name)} there"
             for field in attrs.fields(Fingerprint)
             if getattr(self, field.name) != getattr(other, field.name)
+            and not (field.name == "tsc_khz" and same_rate(self.tsc_khz or 0, other.tsc_khz or 0))
         ]
 
 

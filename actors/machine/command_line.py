@@ -6,13 +6,15 @@ restore: saved device state loads only into the machine that wrote it.
 
 from __future__ import annotations
 
+import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import attrs
 
+from actors.machine import tsc
 from actors.machine.image import BootImage
-from actors.machine.tsc import rate_argument
 from actors.model import Shape
 
 QMP_FD: Final = 3
@@ -47,6 +49,8 @@ class MachineSpec:
     shape: Shape
     accelerator: str
     cpu_model: str
+    tsc_khz: int | None
+    """Rate of the time-stamp counter that an emulated guest is told."""
     image: BootImage
     ram: Path
     """RAM image, mapped privately; never written."""
@@ -90,11 +94,27 @@ def build(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     )
 
 
-def kernel_arguments(accelerator: str) -> str:
-    """Return the arguments that every kernel gets under an accelerator."""
+def machine_arguments(image: BootImage, network: str, channel: str) -> str:
+    """Return a digest of what the arguments make of a machine: its type, and its devices in their order.
+
+    Device state loads only into an equal one.  The kernel's arguments are in the guest's memory, and matter to no load.
+    """
+    nowhere = Path()
+    spec = MachineSpec(
+        qemu="", uuid="", shape=Shape(), accelerator="", cpu_model="", tsc_khz=None, image=image, ram=nowhere,
+        ram_read_only=False, disk=nowhere, network=network, allow_internet=False, mac="", channel=channel,
+        vsock_cid=None, directory=nowhere,
+    )  # fmt: skip
+    words = pairwise(build(spec, restoring=True))
+    made = [value for option, value in words if option in ("-machine", "-device", "-serial", "-global")]
+    return hashlib.sha256("\n".join(made).encode()).hexdigest()[:16]
+
+
+def kernel_arguments(accelerator: str, tsc_khz: int | None) -> str:
+    """Return the arguments that every kernel gets under an accelerator; ``tsc_khz`` is the host's."""
     if accelerator != "tcg":
         return KERNEL_ARGUMENTS
-    return f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} {rate_argument()}".rstrip()
+    return f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} {tsc.kernel_arguments(tsc_khz)}".rstrip()
 
 
 def _machine(spec: MachineSpec) -> tuple[str, ...]:
@@ -124,7 +144,8 @@ def _boot(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
         # The saved state has no configuration section.  Nobody announces the guest's address, which is still another's.
         quiet = ("-global", "migration.send-configuration=off", "-global", "migration.announce-rounds=0")
         return ("-incoming", f"fd:{STATE_FD}", *quiet)
-    arguments = f"{kernel_arguments(spec.accelerator)} agentiso.channel={spec.channel} {spec.image.cmdline}".rstrip()
+    general = kernel_arguments(spec.accelerator, spec.tsc_khz)
+    arguments = f"{general} agentiso.channel={spec.channel} {spec.image.cmdline}".rstrip()
     return (
         *("-kernel", str(spec.image.kernel), "-initrd", str(spec.image.initrd), "-append", arguments),
         *("-fw_cfg", f"name={KEY_FILE},file={_escape(spec.key_file)}"),

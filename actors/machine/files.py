@@ -39,10 +39,11 @@ def exhaustion_reported() -> Iterator[None]:
         raise NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename) from error
 
 
-def replace_json(path: Path, value: Any) -> None:
+def replace_json(path: Path, value: Any, *, earlier: Path | None = None) -> None:
     """Replace a record atomically (temporary file, rename); a crash of this process loses nothing.
 
-    Power loss may; `make_durable` waits until the record would survive that too.  On failure the old record stands.
+    Power loss may, and leave a record empty, until `make_durable` has waited for it; what stood there before is kept as
+    ``earlier``, if that is given.  On failure the old record stands.
 
     Raises:
         NoCapacity: the disk is full.
@@ -58,6 +59,9 @@ def replace_json(path: Path, value: Any) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+        if earlier is not None:
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(earlier)
         temporary.rename(path)
 
 
@@ -75,13 +79,16 @@ def read_json(path: Path) -> Any:
 
 
 async def make_durable(*paths: Path) -> None:
-    """Flush files, and the directories that name them, to stable storage."""
+    """Flush files, and the directories that name them, to stable storage; what is gone by now needs no more."""
     await trio.to_thread.run_sync(_fsync_all, paths)
 
 
 def _fsync_all(paths: tuple[Path, ...]) -> None:
     for path in (*paths, *{path.parent for path in paths}):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
         try:
             os.fsync(fd)
         finally:

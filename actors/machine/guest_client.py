@@ -219,13 +219,13 @@ class GuestClient:
 
     async def ping(self) -> None:
         """Have the guest answer."""
-        await self.call({"op": "ping"})
+        await self.call({"op": "ping"}, limit_s=FREEZE_LIMIT_S)
 
     async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
         """Have all commands of the guest stand still; tell whether they do.
 
-        Then, with ``write``, all file systems are written out; with ``quiesce`` the root file system is written out
-        whole and takes no writes until `release`.
+        Then, with ``write``, the root file system is written out; with ``quiesce`` it also takes no writes until
+        `release`.
         """
         body = {"op": "freeze", "write": write, "quiesce": quiesce}
         return (await self.call(body, limit_s=FREEZE_LIMIT_S)).get("frozen") is True

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 import trio
@@ -20,6 +20,8 @@ from actors.errors import CheckpointUnusable, GuestBroken, GuestRefused, Machine
 
 if TYPE_CHECKING:
     from actors.machine.machine import Machine
+
+T = TypeVar("T")
 
 RESUME_LIMIT_S: Final = 30.0
 """Bound on a standstill and on its end, which happens whatever else fails."""
@@ -68,7 +70,7 @@ async def standing_still(machine: Machine, file_system: FileSystem) -> AsyncIter
                 yield machine.held
                 return
             # An idle machine takes a while for its first answer: now, while everything runs on.
-            await machine.client.ping()
+            await _answer(machine, machine.client.ping())
             pause, began = Standstill(), time.perf_counter()
             try:
                 # Inside: a guest or a QEMU that takes too long to stop has to be resumed as well.
@@ -108,17 +110,22 @@ async def let_go(machine: Machine) -> None:
         machine.held = None
 
 
+async def _answer(machine: Machine, question: Awaitable[T]) -> T:
+    """Return the guest's answer; if there is none and QEMU is mute as well, that is the better reason."""
+    try:
+        return await question
+    except GuestBroken:
+        await machine.qmp.execute("query-status", limit_s=QEMU_LOOK_S)
+        raise
+
+
 async def _halt(machine: Machine, pause: Standstill, file_system: FileSystem) -> None:
     whole = file_system is not FileSystem.AS_IS
     for _ in range(HOLD_TRIES if whole else 1):
-        try:
-            pause.processes_held = await machine.client.freeze(
-                write=file_system is FileSystem.WRITTEN, quiesce=file_system is FileSystem.QUIESCED
-            )
-        except GuestBroken:
-            # A QEMU that is mute itself is the better reason.
-            await machine.qmp.execute("query-status", limit_s=QEMU_LOOK_S)
-            raise
+        freezing = machine.client.freeze(
+            write=file_system is FileSystem.WRITTEN, quiesce=file_system is FileSystem.QUIESCED
+        )
+        pause.processes_held = await _answer(machine, freezing)
         if pause.processes_held:
             break
     if whole and not pause.processes_held:

@@ -15,23 +15,29 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import trio
 
 from actors.errors import NoCapacity
 from actors.machine import qcow2
-from actors.machine.files import exhaustion_reported
+from actors.machine.files import exhaustion_reported, make_durable
 from actors.names import new_id
+
+FLUSH_DELAY_S: Final = 0.5
 
 
 class Store:
-    """The shared files of one state directory.  All methods but `sweep` are instant."""
+    """The shared files of one state directory.  All methods that are not async are instant."""
 
     def __init__(self, state_dir: Path) -> None:
         self._layers = state_dir / "layers"
         self._checkpoints = state_dir / "checkpoints"
         self._holds: dict[str, frozenset[str]] = {}
         self._sweeping = trio.Lock()
+        self.unflushed: set[Path] = set()
+        """Records, and the layers they name, that a power loss might undo."""
+        self._flushing = trio.Lock()
         self.verified: dict[str, str] = {}
         """Seals of the checkpoints that were compared with their digests, or written, in this supervisor's life."""
         self.keeps_all = False
@@ -94,6 +100,18 @@ class Store:
             raise
         return path
 
+    async def flush(self) -> None:
+        """Wait until everything in `unflushed` is on stable storage."""
+        async with self._flushing:
+            paths, self.unflushed = self.unflushed, set()
+            if paths:
+                await make_durable(*paths)
+
+    async def flush_soon(self) -> None:
+        """Do so in a moment, together with what is written meanwhile."""
+        await trio.sleep(FLUSH_DELAY_S)
+        await self.flush()
+
     async def sweep(self) -> list[str]:
         """Remove what nobody holds and return the ids of what was removed.
 
@@ -102,6 +120,8 @@ class Store:
         """
         if self.keeps_all:
             return []
+        # A record that a power loss brings back must find what it needs.
+        await self.flush()
         async with self._sweeping:
             layers = {path.stem: path for path in self._layers.glob("*.qcow2")}
             checkpoints = {path.name: path for path in self._checkpoints.iterdir()}

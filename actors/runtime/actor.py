@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import attrs
@@ -33,7 +34,7 @@ class Message(Generic[R]):
     """A request that is answered with an ``R``."""
 
     CONCURRENT: ClassVar[bool] = False
-    """Handled beside others in the actor's nursery, instead of in turn."""
+    """Handled beside whatever else is, instead of in turn with the others that are not."""
     DEADLINE_S: ClassVar[float] = 60.0
     """How long an asker waits unless it says otherwise."""
 
@@ -75,15 +76,20 @@ class Mailbox:
         self._waiting.append(envelope)
         self._arrival.set()
 
-    async def get(self) -> Envelope:
-        """Wait for the next envelope that was not withdrawn."""
+    async def get(self, wanted: Callable[[Envelope], bool]) -> Envelope:
+        """Wait for the first envelope that is ``wanted`` and was not withdrawn; the others stay in their order."""
         while True:
-            while self._waiting:
-                envelope = self._waiting.popleft()
-                if not envelope.withdrawn:
-                    return envelope
+            for envelope in tuple(self._waiting):
+                if envelope.withdrawn or wanted(envelope):
+                    self._waiting.remove(envelope)
+                    if not envelope.withdrawn:
+                        return envelope
             self._arrival = trio.Event()
             await self._arrival.wait()
+
+    def look_again(self) -> None:
+        """Have `get` ask once more what is wanted."""
+        self._arrival.set()
 
     def close(self, reason: str) -> None:
         """Refuse all that waits and all that comes."""
@@ -166,18 +172,24 @@ class Actor:
     async def run(self, mailbox: Mailbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Set up, then handle messages until cancelled; an unexpected exception of a handler ends it."""
         under_way: set[Envelope] = set()
+
+        def may_begin(envelope: Envelope) -> bool:
+            # Of those that are not concurrent there is one at a time; the others overtake what waits for it.
+            return type(envelope.message).CONCURRENT or all(type(each.message).CONCURRENT for each in under_way)
+
+        async def serve(envelope: Envelope) -> None:
+            await self._serve(envelope, under_way)
+            mailbox.look_again()
+
         try:
             async with trio.open_nursery() as self.nursery:
                 await self.setup()
                 task_status.started()
                 while True:
-                    envelope = await mailbox.get()
+                    envelope = await mailbox.get(may_begin)
                     envelope.started = True
                     under_way.add(envelope)
-                    if type(envelope.message).CONCURRENT:
-                        self.nursery.start_soon(self._serve, envelope, under_way)
-                    else:
-                        await self._serve(envelope, under_way)
+                    self.nursery.start_soon(serve, envelope)
         finally:
             for envelope in under_way:
                 envelope.settle(error=ActorGone(f"{self.name} stopped before it answered."))

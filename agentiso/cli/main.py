@@ -32,6 +32,7 @@ from agentiso.cli import (
 )
 from agentiso.cli.common import Commands, error_object
 from agentiso.cli.parser import Misuse, Parser
+from agentiso.daemon import RUNS_ALREADY, DaemonRunning
 from guest.errors import only_error
 
 GROUPS: Final = (
@@ -70,7 +71,10 @@ COMPLETION: Final = """\
 
 
 def main() -> None:
-    """Run the command and exit with its status: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C, exec's own."""
+    """Run the command and exit with its status: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C, exec's own.
+
+    A daemon that another one makes superfluous ends with 3.
+    """
     # Of a line that cannot be parsed, whether it asks for JSON must be known all the same.
     words = sys.argv[1:]
     as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
@@ -88,8 +92,17 @@ def main() -> None:
                 sys.exit(130)
             case AgentisoError() as error:
                 _report(error, as_json=as_json)
-                sys.exit(2 if isinstance(error, Misuse) else 1)
+                sys.exit(_status_of(error))
         raise
+
+
+def _status_of(error: AgentisoError) -> int:
+    match error:
+        case Misuse():
+            return 2
+        case DaemonRunning():
+            return RUNS_ALREADY
+    return 1
 
 
 def _report(error: AgentisoError, *, as_json: bool) -> None:

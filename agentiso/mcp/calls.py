@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import attrs
 import mcp_types as types
+import trio
 
 from actors.errors import AgentisoError
 from agentiso.audit import Entry
@@ -99,13 +100,23 @@ def _cancelled(session: Any) -> bool:
     return bool(session._request_outbound.cancel_requested.is_set())
 
 
+@attrs.frozen
+class Served:
+    """What the SDK hands to every handler as its lifespan: of one connection, or over HTTP of all."""
+
+    client: Client
+    """Who calls, where the transport does not say it."""
+    nursery: trio.Nursery
+    """For what goes on between requests."""
+
+
 def client_of(context: Any) -> Client:
     """Return who sent the request of a context."""
     if context.request is not None:
         client: Client = context.request.scope[CLIENT]
         return client
-    of_connection: Client = context.lifespan_context
-    return of_connection
+    served: Served = context.lifespan_context
+    return served.client
 
 
 def _error(code: str, message: str, remedy: str, facts: Mapping[str, Any] | None = None) -> types.CallToolResult:

@@ -1,7 +1,7 @@
 """Resources: what there is to read without calling a tool.
 
 One scheme: ``agentiso://workspaces``, and below it a workspace by its id or name, its tree, its logs, its jobs; and
-``agentiso://manual``.
+``agentiso://manual``.  `agentiso.mcp.subscriptions` tells clients when one has changed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from mcp.shared.exceptions import MCPError
 
 from actors.errors import AgentisoError, NotFound
 from agentiso.audit import Entry
-from agentiso.forest import grow, pick, to_text
+from agentiso.forest import Node, grow, pick, to_text
 from agentiso.gate import Gate
 from agentiso.mcp.calls import client_of
 from agentiso.mcp.tools.results import summary_result, workspace_result
 from agentiso.mcp.uris import MANUAL, ROOT, workspace_uri
+from agentiso.sessions import Client
 from agentiso.system import System
 from agentiso.workspace import Workspace
 
@@ -31,6 +32,7 @@ READ: Final = "resources/read"
 LOG_BYTES: Final = 64 * 1024
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
+PARTS: Final = ("", "tree", "console", "qemu-log")
 _PART: Final = re.compile(r"agentiso://workspaces/([^/]+)(?:/(.+))?")
 TEMPLATES: Final = (
     ("workspace", "{workspace}", JSON, "All that is known of one workspace; by its name or id."),
@@ -41,6 +43,34 @@ TEMPLATES: Final = (
 )
 
 
+@attrs.frozen
+class Place:
+    """What the URI of a resource below the list names."""
+
+    workspace: str
+    part: str
+    """``tree``, ``console``, ``qemu-log``, ``jobs/ID``, or nothing for the workspace itself."""
+
+    @property
+    def job(self) -> str | None:
+        """The id of the job, if it is one's output."""
+        return self.part.removeprefix("jobs/") if self.part.startswith("jobs/") else None
+
+
+def place_of(uri: str) -> Place:
+    """Return what a URI names.
+
+    Raises:
+        NotFound: there is no such resource.
+
+    """
+    matched = _PART.fullmatch(uri)
+    place = Place(matched.group(1), matched.group(2) or "") if matched else None
+    if place is None or (place.job is None and place.part not in PARTS):
+        raise NotFound(f"There is no resource {uri}.", remedy="List the templates of resources.")
+    return place
+
+
 class Resources:
     """The handlers of one server."""
 
@@ -49,7 +79,7 @@ class Resources:
         self._gate = gate
         self._parts: dict[str, Callable[[Workspace], Awaitable[str]]] = {
             "": self._info,
-            "tree": self._tree,
+            "tree": self._drawn,
             "console": lambda ws: ws.console(LOG_BYTES),
             "qemu-log": lambda ws: ws.qemu_log(LOG_BYTES),
         }
@@ -85,32 +115,53 @@ class Resources:
             with self._gate.audit.call(client_of(context), READ, {"uri": uri}) as entry:
                 kind, text = await self._read(context, uri, entry)
         except AgentisoError as error:
-            raise MCPError(types.INVALID_PARAMS, str(error), data={"uri": uri}) from error
+            raise wrong(uri, error) from error
         return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=kind, text=text)])
 
     async def _read(self, context: Any, uri: str, entry: Entry) -> tuple[str, str]:
         if uri == ROOT:
-            infos, client = await self._system.list(), client_of(context)
-            owned = [summary_result(info, owned=self._gate.owns(client, info.owner)) for info in infos]
-            return JSON, json.dumps([attrs.asdict(summary) for summary in owned])
+            return JSON, await self.list_text(client_of(context))
         if uri == MANUAL:
             return TEXT, files("guest").joinpath("manual.txt").read_text()
-        matched = _PART.fullmatch(uri)
-        part = (matched.group(2) or "") if matched else ""
-        job = part.removeprefix("jobs/") if part.startswith("jobs/") else None
-        if matched is None or (job is None and part not in self._parts):
-            raise NotFound(f"There is no resource {uri}.")
-        workspace = await self._system.get(matched.group(1))
-        entry.about(workspace.id, workspace.name)
-        self._gate.check_owner(client_of(context), workspace)
-        if job is not None:
-            return TEXT, await workspace.jobs.text(job)
-        return (TEXT if part else JSON), await self._parts[part](workspace)
+        place = place_of(uri)
+        workspace = await self.find(client_of(context), place.workspace, entry)
+        if place.job is not None:
+            return TEXT, await workspace.jobs.text(place.job)
+        return (TEXT if place.part else JSON), await self._parts[place.part](workspace)
+
+    async def find(self, client: Client, workspace: str, entry: Entry | None = None) -> Workspace:
+        """Return a workspace of which a client may read; ``entry`` notes which one it is.
+
+        Raises:
+            NotFound: there is no such workspace.
+            NotOwner: it is another session's.
+
+        """
+        found = await self._system.get(workspace)
+        if entry is not None:
+            entry.about(found.id, found.name)
+        self._gate.check_owner(client, found)
+        return found
+
+    async def list_text(self, client: Client) -> str:
+        """Return the list of all workspaces as a client sees it."""
+        infos = await self._system.list()
+        owned = [summary_result(info, owned=self._gate.owns(client, info.owner)) for info in infos]
+        return json.dumps([attrs.asdict(summary) for summary in owned])
 
     async def _info(self, workspace: Workspace) -> str:
         return json.dumps(attrs.asdict(workspace_result(await workspace.info())))
 
-    async def _tree(self, workspace: Workspace) -> str:
-        roots = grow([attrs.asdict(workspace_result(info)) for info in await self._system.list()])
-        node = pick(roots, workspace.id)
+    async def tree(self, workspace: Workspace) -> Node | None:
+        """Return a workspace with its snapshots and forks; how long each was idle is left out."""
+        infos = [attrs.evolve(info, idle_s=0.0) for info in await self._system.list()]
+        return pick(grow([attrs.asdict(workspace_result(info)) for info in infos]), workspace.id)
+
+    async def _drawn(self, workspace: Workspace) -> str:
+        node = await self.tree(workspace)
         return to_text([node] if node else [], time.time())
+
+
+def wrong(uri: str, error: AgentisoError) -> MCPError:
+    """Return the protocol's error for a resource that a client cannot have."""
+    return MCPError(types.INVALID_PARAMS, str(error), data={"uri": uri})

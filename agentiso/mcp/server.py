@@ -10,18 +10,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import attrs
 import mcp_types as types
 import trio
 from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_dual_era_loop
 from mcp.server.stdio import stdio_server
 
+from actors.runtime import open_plain_nursery
 from agentiso.gate import Gate
 from agentiso.mcp import prompts
-from agentiso.mcp.calls import Calls, client_of
+from agentiso.mcp.calls import Calls, Served, client_of
 from agentiso.mcp.profiles import is_shown
 from agentiso.mcp.resources import Resources
 from agentiso.mcp.schema import listed_schema
+from agentiso.mcp.subscriptions import Subscriptions
 from agentiso.mcp.tools import TOOLS, Tool
 from agentiso.sessions import LOCAL, Client
 from agentiso.system import System
@@ -48,10 +51,13 @@ def make_server(system: System, gate: Gate | None = None, client: Client = LOCAL
     """Return a server of all tools over a system; ``client`` is who calls where the transport does not say it."""
     rules = gate or Gate(system.settings)
     resources = Resources(system, rules)
+    subscriptions = Subscriptions(system, resources)
 
     @asynccontextmanager
-    async def lifespan(_server: Any) -> AsyncIterator[Client]:
-        yield client
+    async def lifespan(_server: Any) -> AsyncIterator[Served]:
+        async with open_plain_nursery() as nursery:
+            yield Served(client, nursery)
+            nursery.cancel_scope.cancel(reason="the connections are over")
 
     async def list_tools(context: Any, _params: Any) -> types.ListToolsResult:
         asked = client_of(context)
@@ -69,6 +75,9 @@ def make_server(system: System, gate: Gate | None = None, client: Client = LOCAL
         on_list_resources=resources.listed,
         on_list_resource_templates=resources.templates,
         on_read_resource=resources.read,
+        on_subscribe_resource=subscriptions.subscribe,
+        on_unsubscribe_resource=subscriptions.unsubscribe,
+        on_subscriptions_listen=subscriptions.listen,
         on_list_prompts=prompts.listed,
         on_get_prompt=prompts.get,
     )
@@ -93,9 +102,14 @@ async def serve_connection(
     server: Server[Any], stream: trio.SocketStream, client: Client = LOCAL, said: bytes = b""
 ) -> None:
     """Serve one client, of either protocol era, until it closes its end; ``said`` was read of it already."""
-    async with stream, stdio_server(_Lines(stream, said), _Writer(stream)) as (reader, writer):  # type: ignore[arg-type]
+    async with (
+        stream,
+        server.lifespan(server) as served,
+        stdio_server(_Lines(stream, said), _Writer(stream)) as (reader, writer),  # type: ignore[arg-type]
+    ):
+        state = attrs.evolve(served, client=client)
         await serve_dual_era_loop(
-            server, reader, writer, lifespan_state=client, init_options=server.create_initialization_options()
+            server, reader, writer, lifespan_state=state, init_options=server.create_initialization_options()
         )
 
 

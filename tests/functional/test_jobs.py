@@ -242,3 +242,20 @@ async def test_a_person_has_a_real_terminal_in_a_workspace(environment: dict[str
             await typed("exit 5")
             await shown("status 5")
         await run(environment, "destroy", "desk")
+
+
+async def test_control_groups_serve_one_command_after_another_and_none_while_anything_runs_in_it(
+    system: agentiso.System,
+) -> None:
+    groups = "ls -d /sys/fs/cgroup/jobs/*/ | wc -l"
+    with trio.fail_after(LIMIT_S):
+        workspace = await system.create("groups")
+        for _ in range(3):
+            assert (await workspace.exec(groups)).stdout.strip() == b"1"
+        started = await workspace.jobs.start("sleep 300 >/dev/null 2>&1 & echo $!")
+        left = (await workspace.jobs.wait(started.job_id)).stdout.decode().strip()
+        assert (await workspace.exec(groups)).stdout.strip() == b"2"
+        # What its command has left is killed with its own group, and that serves others again.
+        assert (await workspace.jobs.kill(started.job_id)).gone
+        assert (await workspace.exec(f"kill -0 {left}")).exit_code == 1
+        assert (await workspace.exec(groups)).stdout.strip() in (b"1", b"2")

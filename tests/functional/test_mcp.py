@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from contextlib import AsyncExitStack
 from typing import Any
 
 import jsonschema
+import mcp_types as types
 import pytest
 import trio
 from mcp import Client, StdioServerParameters, stdio_client
 
 from agentiso.mcp.schema import schema_for
 from agentiso.mcp.tools import TOOLS
+from agentiso.mcp.uris import ROOT
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
@@ -55,6 +58,52 @@ async def test_a_client_creates_runs_forks_and_destroys(environment: dict[str, s
             assert refused.is_error
             wrong = await client.call_tool("exec", {"workspace_id": 7, "commnd": "true"})
             assert wrong.is_error
+
+
+@pytest.mark.filterwarnings("ignore:resources/:mcp.shared.exceptions.MCPDeprecationWarning")
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_client_is_told_of_a_jobs_output_and_of_the_tree(environment: dict[str, str], mode: str) -> None:
+    parameters = StdioServerParameters(command=ARGV[0], args=[*ARGV[1:], "serve"], env=environment)
+    sending, receiving = trio.open_memory_channel[str](100)
+
+    async def take(message: Any) -> None:
+        if isinstance(message, types.ResourceUpdatedNotification):
+            sending.send_nowait(str(message.params.uri))
+
+    with trio.fail_after(LIMIT_S):
+        async with Client(stdio_client(parameters), mode=mode, message_handler=take) as client:
+
+            async def call(tool: str, **arguments: Any) -> Any:
+                result = await client.call_tool(tool, {"workspace_id": "told", **arguments})
+                assert not result.is_error, result.content
+                return result.structured_content
+
+            async def told(uri: str, stream: Any) -> str:
+                seen = (await anext(stream)).uri if stream else await receiving.receive()
+                assert seen == uri
+                return str((await client.read_resource(uri)).contents[0].text)  # type: ignore[union-attr]
+
+            assert not (await client.call_tool("workspace_create", {"name": "told"})).is_error
+            job = await call("exec_background", command="read a; echo $a; read b; echo $b", stdin=True)
+            output, tree = f"{ROOT}/told/jobs/{job['job_id']}", f"{ROOT}/told/tree"
+            async with AsyncExitStack() as stack:
+                stream = None
+                if mode == "legacy":
+                    for uri in (output, tree):
+                        await client.session.subscribe_resource(uri)
+                else:
+                    stream = await stack.enter_async_context(client.listen(resource_subscriptions=[output, tree]))
+                await call("exec_input", job_id=job["job_id"], input="one\n")
+                assert "one" in await told(output, stream)
+                await call("snapshot_create", name="point")
+                assert "point" in await told(tree, stream)
+                await call("exec_input", job_id=job["job_id"], input="two\n")
+                text = await told(output, stream)
+                if "two" not in text or (await call("exec_poll", job_id=job["job_id"]))["running"]:
+                    # Its last words and its end came apart.
+                    text = await told(output, stream)
+                assert text.endswith("one\ntwo\n")
+            await call("workspace_destroy")
 
 
 async def test_serve_ends_within_a_second_of_sigterm_with_stdin_open(environment: dict[str, str]) -> None:

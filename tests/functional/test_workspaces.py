@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from actors.errors import (
     NotFound,
     SupervisorRunning,
 )
+from actors.machine import starting
 from imagebuild import ImageError
 
 pytestmark = pytest.mark.functional
@@ -192,6 +194,32 @@ async def test_a_machine_that_dies_is_reported_and_starts_again_from_its_disk(
         info = await ws.start()
         assert (info.state, info.started_by) == ("running", "cold_boot")
         assert await output(ws, "cat /root/f") == "kept"
+
+
+async def test_a_start_that_hangs_delays_no_command_fork_or_stop_of_another_workspace(
+    system: agentiso.System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go_on, prove = trio.Event(), trio.Event(), starting.prove
+
+    async def hang(*arguments: Any, **options: Any) -> None:
+        monkeypatch.setattr(starting, "prove", prove)
+        reached.set()
+        await go_on.wait()
+        await prove(*arguments, **options)
+
+    with trio.fail_after(LIMIT_S):
+        one, two = await system.create("one"), await system.create("two")
+        monkeypatch.setattr(starting, "prove", hang)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(system.create, "slow")
+            await reached.wait()
+            assert await output(one, "echo alive") == "alive"
+            (child,) = await one.fork(1)
+            assert await output(child, "hostname") == child.name
+            await two.stop()
+            assert "slow" not in [info.name for info in await system.list() if info.state == "running"]
+            go_on.set()
+        assert await output(await system.get("slow"), "echo alive") == "alive"
 
 
 async def test_a_cancelled_create_or_fork_leaves_nothing_behind(system: agentiso.System) -> None:

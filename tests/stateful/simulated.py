@@ -356,6 +356,9 @@ class Guest:
         mac, address = (network.mac, network.address) if network else (None, None)
         return IdentityReply(before, 1, True, 0.0, identity.hostname, mac, address, 0, {}, (), ())
 
+    async def ping(self) -> None:
+        await self._answer()
+
     async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
         await self._answer()
         self._qemu.held = True

@@ -39,6 +39,7 @@ from actors.model import Lifetime, Shape, WorkspaceInfo
 from actors.runtime import RestartPolicy
 from actors.settings import Limits, Settings
 from actors.supervisor import open_supervisor
+from actors.workspace import SETTLED_SOON
 from tests.stateful.simulated import BLANK, DISK, MEMORY, World, dies, mark_of, refuses
 
 MAX_UNDO: Final = 2
@@ -201,7 +202,12 @@ class TreeMachine(RuleBasedStateMachine):
 
     async def _tell(self, name: str, message: Any) -> Any:
         found = await self.registry.ask(m.FindWorkspace(name))
-        return await found.ref.ask(message)
+        answer = await found.ref.ask(message)
+        if isinstance(message, m.WorkspaceChange) and not isinstance(message, SETTLED_SOON):
+            # What is reported survives a power loss.
+            record = records.directory_of(self.state_dir, found.workspace_id) / records.RECORD
+            assert record not in self.world.store.unflushed
+        return answer
 
     def tell(self, workspace: Modelled, message: Any) -> Any:
         return self.call(self._tell, workspace.name, message)

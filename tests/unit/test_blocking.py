@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,15 +17,14 @@ import trio
 from anyio.from_thread import start_blocking_portal
 
 import agentiso
-from agentiso import Fork, System, Workspace, blocking
-from agentiso.files import Files
-from agentiso.git import Git
-from agentiso.jobs import Jobs, Output
-from agentiso.ports import Ports
-from agentiso.snapshots import Snapshots
-from agentiso.templates import Templates
+from actors.messages import Found
+from actors.runtime import ActorRef
+from actors.runtime.actor import Mailbox
+from agentiso import Imported, System, Workspace, blocking, stubs
+from agentiso.faces import wrap
+from agentiso.stubs import KINDS
 
-KINDS = (System, Workspace, Fork, Files, Git, Jobs, Output, Ports, Snapshots, Templates)
+STUB = Path(agentiso.__file__).with_name("blocking.pyi")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,7 +43,27 @@ def test_every_facet_of_the_library_is_among_them() -> None:
         for kind in (System, Workspace)
         for name in re.findall(r"self\.\w+ = ([A-Z]\w+)\(", inspect.getsource(kind))
     }
-    assert {"Files", "Jobs", "Snapshots"} <= facets <= {kind.__name__ for kind in KINDS}
+    assert {"Files", "Jobs", "Snapshots"} <= facets <= stubs.NAMES
+
+
+def test_what_type_checkers_are_told_is_what_the_library_says_now() -> None:
+    told, true = (ast.dump(ast.parse(text)) for text in (STUB.read_text(), stubs.stub()))
+    assert told == true, "run: python -m agentiso.stubs > agentiso/blocking.pyi && ruff format agentiso/blocking.pyi"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_told_of_a_class_is_there(kind: type) -> None:
+    face = getattr(blocking, kind.__name__)
+    assert face is blocking.face_of(kind)
+    (told,) = (
+        node
+        for node in ast.parse(STUB.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == kind.__name__
+    )
+    methods = {node.name for node in told.body if isinstance(node, ast.FunctionDef) and not node.decorator_list}
+    # Iteration over a sequence needs no method of its own.
+    assert all(hasattr(face, name) for name in methods - {"__iter__"})
+    assert {name for name, value in vars(face).items() if inspect.isfunction(value)} <= methods
 
 
 def test_a_system_is_opened_with_the_same_arguments() -> None:
@@ -102,6 +123,17 @@ def test_what_is_awaited_in_the_library_is_waited_for(thing: Any) -> None:
     with thing.opened() as opened:
         assert opened.double(1) == 2
     assert thing.ended.is_set()
+
+
+def test_what_only_holds_something_to_wait_for_hands_it_out_with_its_face() -> None:
+    ref: ActorRef[Any] = ActorRef("nobody", Mailbox())
+    report: Any = object()
+    imported = Imported(Workspace(ref, Found("1", "demo", ref, "cli")), report)
+    with start_blocking_portal("trio") as portal:
+        face = wrap(portal, imported)
+        assert isinstance(face, blocking.Imported)
+        assert isinstance(face.workspace, blocking.Workspace)
+        assert (face.workspace.name, face.report) == ("demo", report)
 
 
 def test_it_may_be_called_where_asyncio_runs(thing: Any) -> None:

@@ -94,6 +94,15 @@ async def test_a_call_too_many_is_refused_with_the_time_to_wait(system: System, 
                 await user("workspace_list")
 
 
+async def test_one_call_over_twenty_workspaces_counts_once(system: System, gate: Gate) -> None:
+    gate._limiter = Limiter(RateLimits(exec=Rate(per_minute=1, burst=1)))
+    with trio.fail_after(LIMIT_S):
+        async with caller(system, gate, "ann") as ann:
+            result = await ann("exec_parallel", workspace_ids=["mine"] * 20, commands="true")
+            assert ["is stopped" in item["error"] for item in result["results"]] == [True] * 20
+            assert (await ann.refused("exec", workspace_id="mine", command="true"))["code"] == "rate_limited"
+
+
 # -- idempotency keys
 
 

@@ -23,6 +23,11 @@ def test_every_test_that_a_hazard_names_exists() -> None:
     assert named <= names_in(*ROOT.glob("tests/*/test_*.py"))
 
 
+def test_every_hazard_of_forks_has_a_row() -> None:
+    rows = re.findall(r"^\| ((?:A\d+(?:, )?)+) \|", CORRECTNESS.read_text(), re.MULTILINE)
+    assert {number for row in rows for number in row.split(", ")} == {f"A{number}" for number in range(1, 36)}
+
+
 def test_every_test_of_a_hazard_is_named_by_it() -> None:
     named = set(re.findall(r"`(test_\w+)`", CORRECTNESS.read_text()))
     assert names_in(ROOT / "tests" / "functional" / "test_fork_correctness.py") <= named

@@ -73,6 +73,25 @@ async def test_messages_are_answered_in_turn(autojump_clock: object, counter_typ
         nursery.cancel_scope.cancel()
 
 
+async def test_a_concurrent_message_waits_for_none_that_is_handled_in_turn(
+    autojump_clock: object, counter_type: type[Counter]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        ref = await Supervisor(nursery).start("c", counter_type)
+        order: list[str] = []
+
+        async def ask(name: str, message: Message[int]) -> None:
+            await ref.ask(message)
+            order.append(name)
+
+        async with trio.open_nursery() as askers:
+            for name, message in (("first", Add(1, 10)), ("second", Add(1, 1)), ("beside", Slow(2))):
+                askers.start_soon(ask, name, message)
+                await wait_all_tasks_blocked()
+        assert order == ["beside", "first", "second"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_concurrent_messages_overlap(autojump_clock: object, counter_type: type[Counter]) -> None:
     async with trio.open_nursery() as nursery:
         ref = await Supervisor(nursery).start("c", counter_type)

@@ -1,0 +1,32 @@
+"""The rate by which emulated guests keep time: measured, told to their kernels, and part of what a checkpoint needs."""
+
+from __future__ import annotations
+
+import attrs
+
+from actors.machine.checkpoint import Fingerprint
+from actors.machine.command_line import kernel_arguments
+from actors.machine.tsc import measure_khz, same_rate
+
+FINGERPRINT = Fingerprint("7.2", "tcg", "max", 1, 128, "digest", "none", "serial", tsc_khz=2_000_000)
+
+
+def test_two_measurements_of_one_counter_are_taken_for_the_same_rate() -> None:
+    one, other = measure_khz(), measure_khz()
+    assert one is not None
+    assert other is not None
+    assert same_rate(one, other)
+
+
+def test_a_checkpoint_of_a_faster_counter_is_refused_and_one_measured_a_little_otherwise_is_not() -> None:
+    assert FINGERPRINT.differences(attrs.evolve(FINGERPRINT, tsc_khz=2_000_060)) == []
+    (difference,) = FINGERPRINT.differences(attrs.evolve(FINGERPRINT, tsc_khz=2_000_200))
+    assert difference == "tsc_khz: 2000000 here, 2000200 there"
+    assert FINGERPRINT.differences(attrs.evolve(FINGERPRINT, tsc_khz=None))
+
+
+def test_only_an_emulated_kernel_is_told_how_to_be_cheap_and_which_counter_to_trust() -> None:
+    emulated, accelerated = kernel_arguments("tcg", 2_000_000).split(), kernel_arguments("kvm", 2_000_000).split()
+    assert {"tsc=reliable", "tsc_early_khz=2000000", "norandmaps", "mitigations=off"} <= set(emulated)
+    assert not {"tsc=reliable", "norandmaps", "mitigations=off"} & set(accelerated)
+    assert "tsc=reliable" not in kernel_arguments("tcg", None).split()

@@ -1,0 +1,225 @@
+"""The command line, as far as it needs no supervisor: its words, its help, what it says to misuse."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agentiso.cli import common, environment, looking, main, workspaces
+from agentiso.cli.client import ToolFailed
+from agentiso.cli.main import make_parser
+from agentiso.cli.parser import Misuse, Parser
+
+TALKATIVE = {"check", "config", "demo", "list", "start", "stop", "pause", "suspend", "resume", "undo", "info"}
+"""Commands whose usage says all."""
+
+
+def parsed(*words: str) -> Any:
+    return make_parser().parse_args(list(words))
+
+
+def status_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
+    monkeypatch.setattr(sys, "argv", ["agentiso", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def parsers() -> Iterator[tuple[str, Parser]]:
+    for action in make_parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.items()
+
+
+# -- a command's own options and ours
+
+
+@pytest.mark.parametrize("command", ["exec", "shell"])
+@pytest.mark.parametrize(
+    ("words", "as_json", "run"),
+    [
+        (("demo", "--json", "--", "true"), True, ["true"]),
+        (("--json", "demo", "--", "true"), True, ["true"]),
+        (("demo", "--", "echo", "--json"), False, ["echo", "--json"]),
+        (("demo", "ls", "--json", "-l"), False, ["ls", "--json", "-l"]),
+        (("demo", "--json", "git", "checkout", "--", "file"), True, ["git", "checkout", "--", "file"]),
+        (("demo", "--", "--", "-"), False, ["--", "-"]),
+        (("demo", "-", "x"), False, ["-", "x"]),
+        (("demo",), False, []),
+    ],
+)
+def test_options_are_ours_until_the_command_begins(
+    command: str, words: tuple[str, ...], as_json: bool, run: list[str]
+) -> None:
+    found = parsed(command, *words)
+    assert (found.workspace, found.json, found.command) == ("demo", as_json, run)
+
+
+def test_an_options_value_is_not_taken_for_the_command() -> None:
+    words = ("--timeout", "5", "demo", "--workdir=/srv", "-e", "A=1", "--env", "B=2", "-i", "make", "-e", "x")
+    found = parsed("exec", *words)
+    assert (found.timeout_secs, found.workdir, found.env, found.stdin) == (5.0, "/srv", ["A=1", "B=2"], True)
+    assert (found.workspace, found.command) == ("demo", ["make", "-e", "x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(("demo", "--jsn", "--", "true"), "--jsn"), (("--", "true"), "workspace"), ((), "workspace")]
+)
+def test_a_word_before_the_command_that_is_no_option_of_ours_is_refused(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(Misuse, match=said):
+        parsed("exec", *words)
+
+
+# -- help
+
+
+def test_every_argument_is_explained_and_every_command_that_needs_them_has_examples() -> None:
+    for name, parser in parsers():
+        for action in parser._actions:
+            assert action.help, (name, action.dest)
+        assert (parser.epilog is not None) is (name not in TALKATIVE), name
+        for line in (parser.epilog or "").splitlines():
+            assert len(line) <= 96, (name, line)
+
+
+# -- misuse
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nonsense",), "nonsense"),
+        (("session", "token"), "The session's name is missing."),
+        (("snapshot", "create", "demo"), "The snapshot's name is missing."),
+        (("port", "add", "demo"), "The port in the guest is missing."),
+        (("exec", "demo"), "No command was given."),
+        (("env", "demo"), "No variable was named."),
+        (("fork", "demo", "-n", "many"), "many"),
+    ],
+)
+def test_misuse_is_an_error_of_status_2_for_people_and_for_programs(
+    words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(monkeypatch, *words) == 2
+    plain = capsys.readouterr()
+    assert said in plain.err.splitlines()[-1]
+    assert plain.err.splitlines()[-1].startswith("error: ")
+    assert status_of(monkeypatch, *words, "--json") == 2
+    as_json = capsys.readouterr()
+    shown = json.loads(as_json.out)["error"]
+    assert (shown["code"], as_json.err) == ("misuse", "")
+    assert said in shown["message"]
+
+
+def test_json_that_a_command_is_given_is_not_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(monkeypatch, "exec", "--nonsense", "demo", "--", "jq", "--json") == 2
+    assert capsys.readouterr().out == ""
+
+
+# -- commands, with a supervisor that is made up
+
+
+class Supervisor:
+    """Records the calls of tools; what is in ``missing`` does not exist."""
+
+    def __init__(self, *missing: str) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self._missing = missing
+
+    def __call__(self, _arguments: Any, tool: str, **values: Any) -> dict[str, Any]:
+        self.calls.append((tool, {key: value for key, value in values.items() if value is not None}))
+        if values.get("workspace_id") in self._missing:
+            raise ToolFailed(f"There is no workspace {values['workspace_id']!r}.", remedy="Look.")
+        return {"message": f"{values.get('workspace_id')} is gone.", "count": 2, "name": "demo", "note": ""}
+
+
+def test_destroying_goes_on_after_a_failure_and_tells_of_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workspaces, "call_tool", Supervisor("b"))
+    assert status_of(monkeypatch, "destroy", "a", "b", "c") == 1
+    plain = capsys.readouterr()
+    assert plain.out == "a is gone.\nc is gone.\n"
+    assert plain.err == "error: There is no workspace 'b'. Look.\n"
+    assert status_of(monkeypatch, "destroy", "a", "b", "c", "--json") == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert [(each["workspace"], each["error"] is None) for each in shown] == [("a", True), ("b", False), ("c", True)]
+    assert status_of(monkeypatch, "destroy", "a", "c") == 0
+
+
+@pytest.mark.parametrize(("option", "asked"), [("--no-internet", False), ("--allow-internet", True), (None, None)])
+def test_internet_is_switched_on_or_off_or_left_as_configured(
+    monkeypatch: pytest.MonkeyPatch, option: str | None, asked: bool | None
+) -> None:
+    supervisor = Supervisor()
+    monkeypatch.setattr(workspaces, "call_tool", supervisor)
+    assert status_of(monkeypatch, "create", "demo", *([option] if option else [])) == 0
+    assert supervisor.calls[0][1].get("allow_internet") is asked
+
+
+def test_a_secret_is_read_from_the_standard_input_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supervisor = Supervisor()
+    monkeypatch.setattr(environment, "call_tool", supervisor)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("s3cret\n"))
+    assert status_of(monkeypatch, "env", "demo", "TOKEN", "A=1", "--unset", "OLD") == 0
+    assert supervisor.calls == [
+        ("set_env", {"workspace_id": "demo", "vars": {"OLD": None, "TOKEN": "s3cret", "A": "1"}})
+    ]
+    shown = capsys.readouterr()
+    assert "s3cret" not in shown.out + shown.err
+
+
+def test_a_variable_without_a_value_is_passed_on_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "s3cret")
+    assert environment.assigned(["TOKEN", "A=b=c"]) == {"TOKEN": "s3cret", "A": "b=c"}
+    with pytest.raises(Misuse, match="no variable NOWHERE"):
+        environment.assigned(["NOWHERE"])
+
+
+def test_columns_are_aligned() -> None:
+    assert common.columns([("A", "B"), ("long", "x")]) == "A     B\nlong  x"
+
+
+class File:
+    """A file of a workspace, read in pieces."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __call__(self, _arguments: Any, tool: str, *, offset: int, limit: int, **_: Any) -> dict[str, Any]:
+        assert tool == "file_read"
+        piece = self._content[offset : offset + limit]
+        size = {"returned_bytes": len(piece), "size_bytes": len(self._content)}
+        try:
+            return {"content": piece.decode(), "encoding": "utf-8", **size}
+        except UnicodeDecodeError:
+            return {"content": base64.b64encode(piece).decode(), "encoding": "base64", **size}
+
+
+@pytest.mark.parametrize("content", [b"", b"text\n", bytes(range(256)), "ä".encode() * 300_001, b"\0" * 524_288])
+def test_a_file_is_printed_whole_and_unchanged(
+    content: bytes, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setattr(looking, "call_tool", File(content))
+    assert status_of(monkeypatch, "cat", "demo:/f") == 0
+    assert capfdbinary.readouterr().out == content
+
+
+@pytest.mark.parametrize("command", ["ls", "cat", "search"])
+def test_a_place_without_a_workspace_is_misuse(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = ["x"] if command == "search" else []
+    assert status_of(monkeypatch, command, "/etc/passwd", *pattern) == 2
+    assert "WORKSPACE:PATH" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+"""What a power loss may undo: nothing that was reported, and no record together with the one before it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from actors import record as records
+from actors.lifecycle import State
+from actors.machine.store import Store
+from tests.unit.test_records import RECORD
+
+RENAMED = attrs.evolve(RECORD, name="renamed")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    found = records.directory_of(tmp_path, RECORD.id)
+    found.mkdir(parents=True)
+    return found
+
+
+def test_a_record_that_a_power_loss_left_empty_is_read_as_it_was_before(tmp_path: Path, directory: Path) -> None:
+    path = records.save(tmp_path, RECORD)
+    records.save(tmp_path, RENAMED, keep_earlier=True)
+    assert records.load(directory).name == "renamed"
+    path.write_bytes(b"")
+    assert records.load(directory).name == RECORD.name
+
+
+def test_a_record_whose_replacement_was_interrupted_is_read_as_it_was_before(tmp_path: Path, directory: Path) -> None:
+    path = records.save(tmp_path, RECORD)
+    path.rename(directory / records.EARLIER)
+    assert records.load(directory).name == RECORD.name
+    path.write_text("{}")
+    with pytest.raises(records.DamagedRecord):
+        records.load(directory)
+
+
+def test_an_earlier_record_goes_with_its_workspace(tmp_path: Path, directory: Path) -> None:
+    records.save(tmp_path, RECORD)
+    records.save(tmp_path, attrs.evolve(RECORD, state=State.DESTROYED), keep_earlier=True)
+    records.remove(directory)
+    assert not directory.exists()
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are flushed, in order, by name."""
+    seen: list[Path] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        seen.append(Path(f"/proc/self/fd/{fd}").readlink())
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return seen
+
+
+async def test_nothing_is_swept_before_the_records_that_let_go_of_it_are_flushed(
+    tmp_path: Path, directory: Path, flushed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.make_directories()
+    garbage = store.layer("garbage")
+    garbage.touch()
+    path = records.save(tmp_path, RECORD)
+    store.unflushed.add(path)
+    there: list[bool] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        there.append(garbage.exists())
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert await store.sweep() == ["garbage"]
+    assert flushed == [path, path.parent]
+    assert there == [True, True]
+
+
+async def test_whoever_waits_for_a_flush_waits_for_the_one_that_is_under_way(
+    tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.unflushed.add(records.save(tmp_path, RECORD))
+    begun, go_on = trio.Event(), trio.Event()
+
+    def fsync(_fd: int) -> None:
+        trio.from_thread.run_sync(begun.set)
+        trio.from_thread.run(go_on.wait)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.flush)
+            await begun.wait()
+            with trio.move_on_after(0.05) as impatient:
+                await store.flush()
+            assert impatient.cancelled_caught
+            go_on.set()
+        await store.flush()
+
+
+async def test_a_flush_passes_over_what_was_destroyed_meanwhile(tmp_path: Path, directory: Path) -> None:
+    store = Store(tmp_path)
+    path = records.save(tmp_path, RECORD)
+    store.unflushed.add(path)
+    records.remove(directory)
+    await store.flush()
+    assert not store.unflushed
