@@ -18,6 +18,7 @@ from actors.machine.guest_client import GuestClient
 from actors.machine.guest_files import Sink
 from actors.runtime import Message
 from actors.settings import Limits
+from actors.text import shown
 
 R = TypeVar("R")
 MAX_PATH_BYTES: Final = 4095
@@ -128,7 +129,7 @@ def check(message: FileWork) -> None:
 def check_path(path: str) -> None:
     """Raise `InvalidArgument` unless this is an absolute path of a guest."""
     if not path.startswith("/") or "\0" in path:
-        raise InvalidArgument(f"{path[:200]!r} is not an absolute path.", remedy="Begin it with /.")
+        raise InvalidArgument(f"{shown(path, 200)} is not an absolute path.", remedy="Begin it with /.")
     _encodes(path, "The path")
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise InvalidArgument(f"A path of more than {MAX_PATH_BYTES} bytes is not possible.", remedy="Shorten it.")

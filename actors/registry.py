@@ -47,9 +47,11 @@ from actors.quotas import Claim, Ledger
 from actors.record import WorkspaceRecord, new_record
 from actors.runtime import Actor, Supervisor
 from actors.templates import Templates, Wanted
+from actors.text import shown
 from actors.workspace import WorkspaceActor
 
 MIN_PREFIX_CHARS: Final = 8
+MAX_CANDIDATES: Final = 20
 MIN_MEMORY_MB: Final = 128
 """Less does not boot a stock kernel and the guest agent."""
 FORK_MEMORY_MB: Final = 64
@@ -61,6 +63,10 @@ UNOWNED: Final = frozenset({State.CREATING, State.DESTROYED})
 
 def _nobody(_step: str) -> None:
     """Take progress that nobody asked for."""
+
+
+def _candidates(matching: list[m.Found]) -> str:
+    return ", ".join(f"{found.name} ({found.workspace_id})" for found in matching[:MAX_CANDIDATES])
 
 
 class RegistryActor(Actor):
@@ -155,8 +161,13 @@ class RegistryActor(Actor):
             matching = [found for key, found in self._found.items() if key.startswith(text)]
             if len(matching) == 1:
                 return matching[0]
+            if matching:
+                raise NotFound(
+                    f"{len(matching)} workspaces have an id that begins with {shown(text)}: {_candidates(matching)}.",
+                    remedy="Use more of the id, or the name.",
+                )
         known = ", ".join(sorted(found.name for found in self._found.values())[:20]) or "none"
-        raise NotFound(f"There is no workspace {text!r}; there are: {known}.", remedy="Create it, or list them.")
+        raise NotFound(f"There is no workspace {shown(text)}; there are: {known}.", remedy="Create it, or list them.")
 
     def _reserve(self, name: str) -> None:
         check_name(name)

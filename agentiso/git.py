@@ -8,6 +8,7 @@ import attrs
 
 from actors.errors import AgentisoError, GuestRefused, InvalidArgument
 from actors.guest_model import ExecResult
+from actors.text import shown
 from agentiso.git_text import Address, GitStatus, check_ref, check_remote, check_url, hint, parse_status, redact
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ class Git:
 
 def _path(path: str) -> str:
     if not path.startswith("/") or "\0" in path:
-        raise InvalidArgument(f"{path[:200]!r} is not an absolute path.", remedy="Begin it with /.")
+        raise InvalidArgument(f"{shown(path, 200)} is not an absolute path.", remedy="Begin it with /.")
     return path
 
 

@@ -16,6 +16,7 @@ import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
 from actors.errors import AgentisoError
+from actors.text import printable, shown
 from agentiso.forest import grow, pick, to_text
 from agentiso.gate import Gate
 from agentiso.mcp.calls import client_of
@@ -79,8 +80,9 @@ class Resources:
         try:
             kind, text = await self._read(context, uri)
         except AgentisoError as error:
-            raise MCPError(types.INVALID_PARAMS, str(error), data={"uri": uri}) from error
-        return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=kind, text=text)])
+            raise MCPError(types.INVALID_PARAMS, printable(str(error)), data={"uri": uri}) from error
+        contents = types.TextResourceContents(uri=uri, mime_type=kind, text=printable(text))
+        return types.ReadResourceResult(contents=[contents])
 
     async def _read(self, context: Any, uri: str) -> tuple[str, str]:
         if uri == ROOT:
@@ -91,7 +93,7 @@ class Resources:
         part = (matched.group(2) or "") if matched else ""
         job = part.removeprefix("jobs/") if part.startswith("jobs/") else None
         if matched is None or (job is None and part not in self._parts):
-            raise MCPError(types.INVALID_PARAMS, f"There is no resource {uri}.", data={"uri": uri})
+            raise MCPError(types.INVALID_PARAMS, f"There is no resource {shown(uri)}.", data={"uri": uri})
         workspace = await self._system.get(matched.group(1))
         self._gate.check_owner(client_of(context), workspace)
         if job is not None:

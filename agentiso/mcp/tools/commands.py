@@ -15,7 +15,7 @@ from actors.machine.guest_jobs import new_job_id
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, cut, limit, reporting
 from agentiso.mcp.tools.results import JobResult
-from agentiso.mcp.tools.tool import COMMAND, WORKDIR, Call, Tool
+from agentiso.mcp.tools.tool import COMMAND, LONG, WORKDIR, Call, Tool
 from agentiso.workspace import Workspace
 
 KILL_LIMIT_S: Final = 15.0
@@ -26,7 +26,7 @@ KEPT: Final = "Kept of each stream: head and tail"
 @attrs.frozen
 class ExecArguments:
     workspace_id: str
-    command: str = describe(COMMAND)
+    command: str = describe(COMMAND, maxLength=LONG)
     timeout_secs: float | None = describe(
         "Kill it after this, descendants too. Absent: 120, or none with yield_secs", None, minimum=0.1, maximum=86400
     )

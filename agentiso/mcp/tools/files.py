@@ -12,7 +12,7 @@ import attrs
 from actors.errors import InvalidArgument
 from actors.guest_model import TreeReport
 from agentiso.mcp.schema import describe, outline
-from agentiso.mcp.tools.tool import Call, Done, Tool
+from agentiso.mcp.tools.tool import LONG, Call, Done, Tool
 
 DEFAULT_READ_BYTES: Final = 16 * 1024
 MAX_FILE_BYTES: Final = 256 * 1024
@@ -41,7 +41,7 @@ class FileReadResult:
 class FileWriteArguments:
     workspace_id: str
     path: str = describe("Absolute; parents are made")
-    content: str = describe()
+    content: str = describe(maxLength=LONG)
     encoding: str = describe("Of content", "utf-8", enum=["utf-8", "base64"])
     mode: str | None = describe("Octal. Absent: 0644, or as it was", None)
 
@@ -70,8 +70,8 @@ class FileListResult:
 class FileEditArguments:
     workspace_id: str
     path: str = describe(PATH)
-    old_string: str = describe("Occurs exactly once, unless replace_all")
-    new_string: str = describe()
+    old_string: str = describe("Occurs exactly once, unless replace_all", maxLength=LONG)
+    new_string: str = describe(maxLength=LONG)
     replace_all: bool = False
 
 

@@ -8,7 +8,7 @@ import attrs
 
 from agentiso.git import WORKSPACE as REPOSITORY
 from agentiso.mcp.schema import describe
-from agentiso.mcp.tools.tool import Call, Tool
+from agentiso.mcp.tools.tool import LONG, Call, Tool
 
 PATH: Final = f"Absent: {REPOSITORY}"
 
@@ -72,7 +72,7 @@ class GitDiffResult:
 @attrs.frozen
 class GitCommitArguments:
     workspace_id: str
-    message: str
+    message: str = describe(maxLength=LONG)
     path: str = describe(PATH, REPOSITORY)
     add_all: bool = describe("Stage all changes first; the default", True)
     author_name: str | None = describe("Absent: as configured", None)

@@ -13,13 +13,13 @@ from actors.guest_model import JobInfo
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, whole
 from agentiso.mcp.tools.results import JobResult
-from agentiso.mcp.tools.tool import COMMAND, WORKDIR, Call, Tool, WorkspaceArguments
+from agentiso.mcp.tools.tool import COMMAND, LONG, WORKDIR, Call, Tool, WorkspaceArguments
 
 
 @attrs.frozen
 class BackgroundArguments:
     workspace_id: str
-    command: str = describe(COMMAND)
+    command: str = describe(COMMAND, maxLength=LONG)
     workdir: str | None = describe(WORKDIR, None)
     env: dict[str, str] | None = None
     timeout_secs: float | None = describe("Kill it after this. Absent: never", None, minimum=0.1, maximum=86400)
