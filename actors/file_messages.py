@@ -23,6 +23,8 @@ from actors.text import shown
 R = TypeVar("R")
 MAX_PATH_BYTES: Final = 4095
 """Linux's own limit (PATH_MAX, with its final zero byte)."""
+MAX_OFFSET: Final = 2**63 - 1
+"""Linux's own limit of a file's size (off_t)."""
 MAX_EDIT_CHARS: Final = 128 * 1024
 """Of each text of an edit: both go in one frame."""
 
@@ -112,8 +114,10 @@ def check(message: FileWork) -> None:
     """Raise `InvalidArgument` if a path, a number or a text cannot be meant."""
     if not isinstance(message, FindHelper):
         check_path(message.path)
-    if isinstance(message, ReadFile) and (message.offset < 0 or (message.limit or 0) < 0):
-        raise InvalidArgument("An offset or limit below 0 is not possible.", remedy="Count from the file's beginning.")
+    if isinstance(message, ReadFile) and not all(0 <= n <= MAX_OFFSET for n in (message.offset, message.limit or 0)):
+        raise InvalidArgument(
+            f"An offset or limit is not within 0 to {MAX_OFFSET}.", remedy="Count bytes from the file's beginning."
+        )
     if isinstance(message, WriteFile) and message.mode is not None and not 0 <= message.mode <= 0o7777:
         raise InvalidArgument(f"{message.mode} is not a file mode.", remedy="Use octal permissions such as 0o644.")
     if isinstance(message, EditFile):

@@ -395,7 +395,7 @@ class RegistryActor(Actor):
         try:
             image = await self._host.load_image(manifest.image_digest)
             if image.digest != manifest.image_digest:
-                raise NotFound(f"{manifest.image_digest[:100]!r} is not a digest.")
+                raise NotFound(f"{shown(manifest.image_digest)} is not a digest.", remedy="Export it once more.")
         except AgentisoError as error:
             digest = manifest.image_digest[:100]
             raise NotFound(
@@ -467,10 +467,15 @@ class RegistryActor(Actor):
     def _fork_names(self, parent: str, message: m.ForkWorkspace) -> list[str]:
         limit = self._host.settings.limits.max_fork_count
         if not 1 <= message.count <= limit:
-            raise InvalidArgument(f"A fork of {message.count} was asked for; 1 to {limit} are allowed.")
+            raise InvalidArgument(
+                f"A fork of {message.count} was asked for; 1 to {limit} are allowed.", remedy="Choose another count."
+            )
         if message.names is not None:
             if len(message.names) != message.count or len(set(message.names)) != message.count:
-                raise InvalidArgument(f"{message.count} distinct names are needed, {len(message.names)} were given.")
+                raise InvalidArgument(
+                    f"{message.count} distinct names are needed, {len(message.names)} were given.",
+                    remedy="Give one name for each child, or name_prefix.",
+                )
             return list(message.names)
         prefix = message.name_prefix or f"{parent[:48]}-fork"
         taken = self._reserved | {found.name for found in self._found.values()}

@@ -27,6 +27,8 @@ META: Final = {
 class ToolFailed(AgentisoError):
     """The supervisor answered with an error, whose code and remedy are kept."""
 
+    usual_remedy = "See the daemon's log."
+
 
 async def call(
     settings: Settings,
