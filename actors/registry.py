@@ -190,6 +190,8 @@ class RegistryActor(Actor):
         settings = self._host.settings
         shape, network = message.shape or settings.shape, message.network or settings.network
         lifetime = message.lifetime or settings.lifetime
+        if message.name is not None:
+            check_name(message.name)
         check_lifetime(lifetime)
         self._check_shape(shape)
         self._check_room(1, shape.memory_mb)

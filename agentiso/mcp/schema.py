@@ -21,7 +21,8 @@ LIMITS: Final = frozenset({"minimum", "maximum", "minLength", "maxLength", "minI
 """They hold, and a refusal names them; the list does not."""
 MAX_TEXT_CHARS: Final = 4096
 """Of an argument that says nothing else, as names, ids and paths: Linux's own limit of a path."""
-INT64: Final = {"minimum": -(2**63), "maximum": 2**63 - 1}
+OF_64_BITS: Final = {"minimum": -(2**63), "maximum": 2**63 - 1}
+"""Of a number that says nothing else: what disks, clocks and the kernel can count."""
 MAX_FAULTS: Final = 10
 MAX_FAULT_CHARS: Final = 300
 
@@ -141,7 +142,9 @@ class _Schemas:
 
 def _bounds(kind: str | list[str]) -> dict[str, int]:
     """Return the bounds of an argument of a type that states none."""
-    return INT64 if "integer" in kind else {"maxLength": MAX_TEXT_CHARS} if "string" in kind else {}
+    if "integer" in kind or "number" in kind:
+        return OF_64_BITS
+    return {"maxLength": MAX_TEXT_CHARS} if "string" in kind else {}
 
 
 def _without_null(schema: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from actors.errors import InvalidArgument
 from agentiso.mcp.schema import describe, listed_schema, outline, schema_for, structure
 from agentiso.mcp.tools import TOOLS, Tool
 from agentiso.mcp.tools.commands import ExecArguments
+from agentiso.mcp.tools.lifecycle import LifetimeArguments
 from agentiso.mcp.tools.network import PolicyArguments
 
 
@@ -67,6 +68,9 @@ def test_a_whole_number_may_be_spelled_with_a_point_and_nothing_else_becomes_one
     for wrong in (1000.5, "1000", True, 10.0**30, 10**30, float("nan"), float("inf"), [1000]):
         with pytest.raises(InvalidArgument, match="max_output_bytes"):
             structure(ExecArguments, {"workspace_id": "a", "command": "true", "max_output_bytes": wrong})
+    for seconds in (10**400, 1e300, float("inf")):
+        with pytest.raises(InvalidArgument, match="ttl_secs"):
+            structure(LifetimeArguments, {"workspace_id": "a", "ttl_secs": seconds})
     for given in ({"timeout_secs": float("nan")}, {"command": "\udcff"}, {"env": {"A": "\ud800"}}):
         with pytest.raises(InvalidArgument, match="not finite, or a text has lone surrogates"):
             structure(ExecArguments, {"workspace_id": "a", "command": "true", **given})
