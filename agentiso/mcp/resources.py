@@ -20,12 +20,14 @@ from actors.text import printable, shown
 from agentiso.forest import grow, pick, to_text
 from agentiso.gate import Gate
 from agentiso.mcp.calls import client_of
+from agentiso.mcp.tools.output import last_lines
 from agentiso.mcp.tools.results import summary_result, workspace_result
 from agentiso.system import System
 from agentiso.workspace import Workspace
 
 ROOT: Final = "agentiso://workspaces"
 LOG_BYTES: Final = 64 * 1024
+LOG_LINES: Final = 1000
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 _PART: Final = re.compile(r"agentiso://workspaces/([^/]+)(?:/(.+))?")
@@ -47,8 +49,8 @@ class Resources:
         self._parts: dict[str, Callable[[Workspace], Awaitable[str]]] = {
             "": self._info,
             "tree": self._tree,
-            "console": lambda ws: ws.console(LOG_BYTES),
-            "qemu-log": lambda ws: ws.qemu_log(LOG_BYTES),
+            "console": lambda ws: _end(ws.console),
+            "qemu-log": lambda ws: _end(ws.qemu_log),
         }
 
     async def listed(self, _context: Any, _params: Any) -> types.ListResourcesResult:
@@ -107,3 +109,7 @@ class Resources:
         roots = grow([attrs.asdict(workspace_result(info)) for info in await self._system.list()])
         node = pick(roots, workspace.id)
         return to_text([node] if node else [], time.time())
+
+
+async def _end(log: Callable[[int], Awaitable[str]]) -> str:
+    return last_lines(await log(LOG_BYTES), LOG_LINES, cap_bytes=LOG_BYTES, more="workspace_logs shows more")

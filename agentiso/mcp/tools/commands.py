@@ -20,6 +20,7 @@ from agentiso.workspace import Workspace
 
 KILL_LIMIT_S: Final = 15.0
 PARALLEL_BYTES: Final = 4 * 1024
+TIMED_OUT: Final = "exec_background has no such limit; with yield_secs, exec has none either."
 KEPT: Final = "Kept of each stream: head and tail"
 
 
@@ -130,7 +131,7 @@ async def _exec(call: Call, a: ExecArguments) -> ExecToolResult:
         stderr=stderr,
         timed_out=r.timed_out,
         duration_secs=r.duration_s,
-        note=r.note,
+        note=f"{r.note} {TIMED_OUT}" if r.timed_out else r.note,
         truncated=r.stdout_bytes > len(r.stdout) or r.stderr_bytes > len(r.stderr),
     )
 
