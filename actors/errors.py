@@ -85,6 +85,7 @@ class IllegalState(AgentisoError):
     """The workspace's lifecycle state does not allow the request."""
 
     code = "illegal_state"
+    usual_remedy = "workspace_info tells its state; bring it into another one first."
 
 
 class NoCapacity(AgentisoError):

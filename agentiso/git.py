@@ -274,6 +274,8 @@ def _text(result: ExecResult) -> str:
 
 
 def _failure(result: ExecResult, address: Address | None = None) -> GitFailed:
-    said = (result.stderr + result.stdout).decode(errors="replace").strip()[-2000:]
+    # After the word of what is wrong, some commands tell all of their options.
+    said, _, _ = (result.stderr + result.stdout).decode(errors="replace").partition("\nusage: git")
+    said = said.strip()[-2000:]
     text = redact(said, address) or f"It exited with status {result.exit_code}"
     return GitFailed(f"Git failed: {text}.", remedy=hint(text), exit_code=result.exit_code)

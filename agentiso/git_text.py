@@ -38,7 +38,7 @@ HINTS: Final = (
     (r"non-fast-forward|fetch first|stale info", "The remote has commits that are not here: pull first, or use force."),
     (r"does not appear to be a git repository|No such remote|[Rr]epository .*not found",
      "Look at the address and the remote's name: git remote -v"),
-    (r"not a git repository|cannot change to", "Give the path of a repository in the guest."),
+    (r"[Nn]ot a git repository|cannot change to", "Give the path of a repository in the guest."),
     (r"already exists and is not an empty directory", "Choose another path."),
     (r"No space left on device", "Make room on the workspace's disk."),
 )  # fmt: skip
