@@ -65,10 +65,6 @@ def _nobody(_step: str) -> None:
     """Take progress that nobody asked for."""
 
 
-def _candidates(matching: list[m.Found]) -> str:
-    return ", ".join(f"{found.name} ({found.workspace_id})" for found in matching[:MAX_CANDIDATES])
-
-
 class RegistryActor(Actor):
     """Knows every workspace by name and id."""
 
@@ -157,17 +153,16 @@ class RegistryActor(Actor):
         for found in self._found.values():
             if text == found.name:
                 return found
-        if len(text) >= MIN_PREFIX_CHARS:
-            matching = [found for key, found in self._found.items() if key.startswith(text)]
-            if len(matching) == 1:
-                return matching[0]
-            if matching:
-                raise NotFound(
-                    f"{len(matching)} workspaces have an id that begins with {shown(text)}: {_candidates(matching)}.",
-                    remedy="Use more of the id, or the name.",
-                )
-        known = ", ".join(sorted(found.name for found in self._found.values())[:20]) or "none"
-        raise NotFound(f"There is no workspace {shown(text)}; there are: {known}.", remedy="Create it, or list them.")
+        matching = [found for key, found in self._found.items() if text and key.startswith(text)]
+        if len(matching) == 1 and len(text) >= MIN_PREFIX_CHARS:
+            return matching[0]
+        known = ", ".join(sorted(found.name for found in self._found.values())[:MAX_CANDIDATES]) or "none"
+        message, remedy = f"There is no workspace {shown(text)}; there are: {known}.", "Create it, or list them."
+        if matching:
+            candidates = ", ".join(f"{found.name} ({found.workspace_id})" for found in matching[:MAX_CANDIDATES])
+            message += f" The ids of {len(matching)} begin like that: {candidates}."
+            remedy = f"Use a name, or at least {MIN_PREFIX_CHARS} digits of an id."
+        raise NotFound(message, remedy=remedy)
 
     def _reserve(self, name: str) -> None:
         check_name(name)

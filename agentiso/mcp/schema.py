@@ -117,7 +117,7 @@ class _Schemas:
         said = field.metadata.get("schema", {})
         if not self.listed:
             kind = self._type(hint)
-            return {**(_bounds(kind["type"]) if self.bounded and "type" in kind else {}), **kind, **said}
+            return {**(_bounded(kind) if self.bounded else kind), **said}
         schema = {**self._type(hint), **{key: value for key, value in said.items() if key not in LIMITS}}
         if field.default is None:
             _without_null(schema)
@@ -140,11 +140,14 @@ class _Schemas:
         return self.of(hint)
 
 
-def _bounds(kind: str | list[str]) -> dict[str, int]:
-    """Return the bounds of an argument of a type that states none."""
+def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an argument, or of a list's items, with the bounds of its type."""
+    if "items" in schema:
+        return {**schema, "items": _bounded(schema["items"])}
+    kind = schema.get("type", ())
     if "integer" in kind or "number" in kind:
-        return OF_64_BITS
-    return {"maxLength": MAX_TEXT_CHARS} if "string" in kind else {}
+        return {**schema, **OF_64_BITS}
+    return {**schema, "maxLength": MAX_TEXT_CHARS} if "string" in kind else schema
 
 
 def _without_null(schema: dict[str, Any]) -> None:

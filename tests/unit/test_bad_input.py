@@ -6,6 +6,7 @@ and the connection, the registry and the workspaces serve what comes next.
 
 from __future__ import annotations
 
+import json
 import math
 import typing
 from collections.abc import Iterator
@@ -17,18 +18,24 @@ import attrs
 import pytest
 import trio
 
+from actors import record as records
+from actors.lifecycle import State
+from actors.model import Lifetime
 from actors.settings import Limits, Settings
 from agentiso.mcp.calls import ERROR_META
 from agentiso.mcp.tools import TOOLS, Tool
-from tests.standins import Wire, open_stopped, wired
+from tests.standins import IMAGE, Wire, open_stopped, wired
 
 LIMIT_S = 60
 MAX_REFUSAL_CHARS = 3000
 """An argument's faults, each with a piece of its value, or the names of all tools."""
 LONG = "x" * 100_000
+ALMOST_LONG = "x" * 4000
+"""What a schema lets pass, and no error should repeat whole."""
+MAX_ANSWER_BYTES = 50_000
 HOSTILE = (
     "", "\0", "a\nb", "..", "../../etc/passwd", "/../..", "-rf", "--upload-pack=id", "; id; $(id) `id` | id & id > x",
-    "x; } add rule ip filter", "'\"\\", "%s%n{}", "\N{PILE OF POO}", "\ud800", LONG,
+    "x; } add rule ip filter", "'\"\\", "%s%n{}", "\N{PILE OF POO}", "\ud800", ALMOST_LONG, LONG,
 )  # fmt: skip
 OF_ANY_TYPE: tuple[Any, ...] = (None, True, "x", 7, 2.5, [], [[]], {}, {"x": {}})
 OF_TYPE: dict[Any, tuple[Any, ...]] = {
@@ -80,6 +87,7 @@ def wrong(tool: Tool) -> Iterator[dict[str, Any]]:
 async def refusal(wire: Wire, tool: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
     """Make a call and return its error, if it has one."""
     answer = await wire.ask("tools/call", name=tool, arguments=arguments)
+    assert len(json.dumps(answer)) < MAX_ANSWER_BYTES, tool
     if "error" in answer:
         # Of a message that is none.
         return {"code": "not_a_message", "message": answer["error"]["message"], "remedy": "as said"}
@@ -111,3 +119,23 @@ async def test_bad_input_is_refused_with_a_next_step_and_harms_nothing(tmp_path:
 def test_the_table_has_a_value_for_each_argument_that_is_required() -> None:
     required = {f.name for tool in TOOLS for f in attrs.fields(tool.arguments) if f.default is attrs.NOTHING}
     assert required == set(VALID)
+
+
+async def test_an_id_that_is_ambiguous_is_refused_with_those_it_could_mean(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    for number in range(2):
+        record = records.new_record(
+            name=f"twin-{number}", image=IMAGE, shape=settings.shape, network="none", allow_internet=False,
+            channel="serial", accelerator="tcg", lifetime=Lifetime(), owner="cli",
+        )  # fmt: skip
+        twin = attrs.evolve(record, id=f"aaaa000{number}-0000-4000-8000-000000000000", state=State.STOPPED)
+        records.directory_of(tmp_path, twin.id).mkdir(parents=True)
+        records.save(tmp_path, twin)
+    with trio.fail_after(LIMIT_S):
+        async with open_stopped(settings, {}) as system, wired(system) as wire:
+            error = await refusal(wire, "workspace_info", {"workspace_id": "aaaa000"})
+            assert error is not None
+            assert "The ids of 2 begin like that: twin-0 (aaaa0000-" in error["message"]
+            assert "twin-1 (aaaa0001-" in error["message"]
+            assert "at least 8 digits" in error["remedy"]
+            assert await refusal(wire, "workspace_info", {"workspace_id": twin.id[:8]}) is None
