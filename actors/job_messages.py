@@ -5,7 +5,7 @@ All are guest work: they run beside each other and beside everything else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar, assert_never
 
 import attrs
@@ -141,6 +141,9 @@ def check(message: JobWork) -> None:
     spec = message.command if isinstance(message, Exec | StartJob) else None
     if spec is not None:
         _check_command(spec)
+        _check_size(*_assignments(spec.env))
+    if isinstance(message, SetEnv):
+        _check_size(*_assignments(message.variables))
     times = {"timeout": spec.timeout_s if spec else None, "wait": getattr(message, "wait_s", None)}
     if isinstance(message, Exec):
         times["yield"] = message.yield_s
@@ -165,14 +168,23 @@ def _check_command(spec: CommandSpec) -> None:
         raise InvalidArgument("There is no command.", remedy="Give one.")
     if any("\0" in word for word in words):
         raise InvalidArgument("A command cannot have a NUL character.", remedy="Have printf '\\0' write it.")
-    size = max(len(word.encode(errors="surrogatepass")) for word in words)
-    if size > MAX_WORD_BYTES:
-        raise InvalidArgument(
-            f"A command, or an argument, of {size} bytes is too long; {MAX_WORD_BYTES} are possible.",
-            remedy="Write it to a file of the guest (file_write) and run that: sh /path/of/it",
-        )
+    _check_size(*words)
     if spec.workdir is not None:
         check_path(spec.workdir)
+
+
+def _check_size(*words: str) -> None:
+    size = max((len(word.encode(errors="surrogatepass")) for word in words), default=0)
+    if size > MAX_WORD_BYTES:
+        raise InvalidArgument(
+            f"A command, an argument or a variable of {size} bytes is too long; {MAX_WORD_BYTES} are possible.",
+            remedy="Write it to a file of the guest (file_write), and run or read that: sh /path/of/it",
+        )
+
+
+def _assignments(variables: Mapping[str, str | None] | None) -> list[str]:
+    """Return variables as a program is given them (environ(7))."""
+    return [f"{name}={value or ''}" for name, value in (variables or {}).items()]
 
 
 async def work(client: GuestClient, message: JobWork) -> Any:  # noqa: C901 - one line a message

@@ -12,7 +12,7 @@ from actors import file_messages, job_messages
 from actors.errors import ConsumerFailed, GuestRefused, InvalidArgument
 from actors.file_messages import EditFile, ReadFile
 from actors.guest_model import CommandSpec
-from actors.job_messages import MAX_WORD_BYTES, Exec
+from actors.job_messages import MAX_WORD_BYTES, Exec, SetEnv
 from actors.machine.guest_refusals import MISSING, REMEDIES, refusal
 from tests.unit.test_guest_agent import connected
 
@@ -119,6 +119,8 @@ def test_whatever_a_guest_refuses_with_is_bounded_and_has_a_next_step(op: str, s
         EditFile("/f", "", "x"),
         Exec(CommandSpec("x" * (MAX_WORD_BYTES + 1))),
         Exec(CommandSpec(("echo", "é" * (MAX_WORD_BYTES // 2 + 1)))),
+        Exec(CommandSpec("true", env={"A": "x" * MAX_WORD_BYTES})),
+        SetEnv({"A": "x" * MAX_WORD_BYTES}),
         Exec(CommandSpec("true\0")),
         Exec(CommandSpec(())),
         Exec(CommandSpec("true", workdir="relative")),
@@ -126,9 +128,9 @@ def test_whatever_a_guest_refuses_with_is_bounded_and_has_a_next_step(op: str, s
     ],
     ids=lambda message: repr(message)[:60],
 )
-def test_what_no_guest_can_do_is_refused_on_the_host(message: ReadFile | EditFile | Exec) -> None:
+def test_what_no_guest_can_do_is_refused_on_the_host(message: ReadFile | EditFile | Exec | SetEnv) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        job_messages.check(message) if isinstance(message, Exec) else file_messages.check(message)
+        job_messages.check(message) if isinstance(message, Exec | SetEnv) else file_messages.check(message)
     assert caught.value.remedy
     assert len(str(caught.value)) < 500
 
