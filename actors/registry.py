@@ -159,8 +159,8 @@ class RegistryActor(Actor):
         known = ", ".join(sorted(found.name for found in self._found.values())[:MAX_CANDIDATES]) or "none"
         message, remedy = f"There is no workspace {shown(text)}; there are: {known}.", "Create it, or list them."
         if matching:
-            candidates = ", ".join(f"{found.name} ({found.workspace_id})" for found in matching[:MAX_CANDIDATES])
-            message += f" The ids of {len(matching)} begin like that: {candidates}."
+            named = sorted(f"{found.name} ({found.workspace_id})" for found in matching)[:MAX_CANDIDATES]
+            message += f" The ids of {len(matching)} begin like that: {', '.join(named)}."
             remedy = f"Use a name, or at least {MIN_PREFIX_CHARS} digits of an id."
         raise NotFound(message, remedy=remedy)
 
