@@ -18,6 +18,7 @@ import trio
 from actors.errors import AgentisoError
 from actors.messages import OnProgress
 from actors.runtime import open_plain_nursery
+from actors.text import plain, printable, shown
 from agentiso.audit import Entry
 from agentiso.gate import Gate
 from agentiso.mcp.elicitation import InputNeeded, confirm, question_result
@@ -30,6 +31,8 @@ from agentiso.system import System
 
 log = logging.getLogger("agentiso.mcp")
 PROGRESS_BUFFER: Final = 64
+MAX_ERROR_CHARS: Final = 4000
+"""Of a message, whoever wrote it: git, QEMU and a guest have their say in some."""
 ERROR_META: Final = "agentiso/error"
 """Key of a failed result's ``_meta`` under which programs find the error's code, message and remedy."""
 
@@ -68,7 +71,7 @@ class Calls:
                 what = f"Something unexpected failed (incident {incident})."
                 return _error(entry.outcome, what, "See the daemon's log.")
             entry.outcome = "ok"
-        content = attrs.asdict(result)
+        content = plain(attrs.asdict(result))
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=json.dumps(content))], structured_content=content
         )
@@ -79,7 +82,7 @@ class Calls:
         tool = self._tools.get(params.name)
         if tool is None or not is_shown(tool, asked):
             raise UnknownTool(
-                f"There is no tool {params.name!r}.",
+                f"There is no tool {shown(params.name)}.",
                 remedy=f"There are: {', '.join(tool.name for tool in TOOLS if is_shown(tool, asked))}.",
             )
         self._rules.admit(asked, tool.name)
@@ -137,7 +140,7 @@ async def _reporting(session: Any) -> AsyncIterator[OnProgress]:
         number = 0
         async for text in receiving:
             number += 1
-            await session.report_progress(number, None, text)
+            await session.report_progress(number, None, printable(text))
 
     async with open_plain_nursery() as nursery:
         nursery.start_soon(forward)
@@ -146,11 +149,13 @@ async def _reporting(session: Any) -> AsyncIterator[OnProgress]:
 
 
 def _error(code: str, message: str, remedy: str, facts: Mapping[str, Any] | None = None) -> types.CallToolResult:
-    text = f"{message} {remedy}".strip()
-    plain = {key: value for key, value in (facts or {}).items() if isinstance(value, bool | int | float)}
+    message, remedy = printable(message)[:MAX_ERROR_CHARS], printable(remedy)
+    error: dict[str, Any] = {"code": code, "message": message, "remedy": remedy}
+    if numbers := {key: value for key, value in (facts or {}).items() if isinstance(value, bool | int | float)}:
+        error["facts"] = numbers
     return types.CallToolResult(
-        content=[types.TextContent(type="text", text=f"{code}: {text}")],
+        content=[types.TextContent(type="text", text=f"{code}: {message} {remedy}".strip())],
         # Not structured content: clients hold that against the tool's output schema, errors or not.
-        _meta={ERROR_META: {"code": code, "message": message, "remedy": remedy, **({"facts": plain} if plain else {})}},
+        _meta={ERROR_META: error},
         is_error=True,
     )
