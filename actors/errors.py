@@ -13,6 +13,7 @@ The tree (all under `guest.errors.AgentisoError`)::
     ├── QmpError                              QEMU refused a command
     ├── GuestBroken                           the guest agent's channel is of no further use
     ├── GuestRefused                          the guest agent answered with an error
+    ├── ConsumerFailed                        what takes a guest's data failed
     ├── RestoreUnproven                       a restored guest could not prove what it is
     ├── SupervisorRunning                     another supervisor holds the state directory
     └── SupervisorGone                        the supervisor that a program is attached to ended
@@ -26,6 +27,7 @@ __all__ = [
     "ActorGone",
     "AgentisoError",
     "CheckpointUnusable",
+    "ConsumerFailed",
     "DeadlineExceeded",
     "GuestBroken",
     "GuestRefused",
@@ -83,6 +85,7 @@ class IllegalState(AgentisoError):
     """The workspace's lifecycle state does not allow the request."""
 
     code = "illegal_state"
+    usual_remedy = "workspace_info tells its state; bring it into another one first."
 
 
 class NoCapacity(AgentisoError):
@@ -101,12 +104,14 @@ class DeadlineExceeded(AgentisoError):
     """The request took longer than its deadline and was rolled back."""
 
     code = "deadline_exceeded"
+    usual_remedy = "Try again when the host is less busy."
 
 
 class ActorGone(AgentisoError):
     """The actor stopped before it answered."""
 
     code = "gone"
+    usual_remedy = "Ask once more: what crashed begins anew. Of what is gone for good, workspace_list says no more."
 
 
 class HostUnfit(AgentisoError):
@@ -119,30 +124,44 @@ class CheckpointUnusable(AgentisoError):
     """A checkpoint, or the image or disk layer it stands on, is missing, damaged or does not fit this host."""
 
     code = "checkpoint_unusable"
+    usual_remedy = "Go back to another snapshot, or make the workspace anew."
 
 
 class MachineFailed(AgentisoError):
     """QEMU did not start or ended by itself; ``facts`` has ``log_tail`` and ``console_tail``."""
 
     code = "machine_failed"
+    usual_remedy = "workspace_logs has its last words; workspace_start boots it from its disk."
 
 
 class QmpError(AgentisoError):
     """QEMU answered a QMP command with an error; ``facts`` has ``qmp_class`` and ``command``."""
 
     code = "qmp_error"
+    usual_remedy = "workspace_logs has what QEMU said; workspace_stop and workspace_start make a new machine."
 
 
 class GuestBroken(AgentisoError):
     """The guest's channel ended, went mute or spoke nonsense; the outcome of open requests is unknown."""
 
     code = "guest_broken"
+    usual_remedy = (
+        "workspace_info tells whether its machine runs, workspace_logs what it said; or go back to a snapshot."
+    )
 
 
 class GuestRefused(AgentisoError):
     """The guest agent answered with an error; ``facts`` has ``guest_code``."""
 
     code = "guest_refused"
+    usual_remedy = "Look at the guest itself, with exec or workspace_logs."
+
+
+class ConsumerFailed(AgentisoError):
+    """What a caller gave to take a guest's output or files raised something; ``__cause__`` is that."""
+
+    code = "consumer_failed"
+    usual_remedy = "Mend what takes the data; a command that was run may still run, and keeps its output."
 
 
 class RestoreUnproven(AgentisoError):

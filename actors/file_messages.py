@@ -18,10 +18,13 @@ from actors.machine.guest_client import GuestClient
 from actors.machine.guest_files import Sink
 from actors.runtime import Message
 from actors.settings import Limits
+from actors.text import shown
 
 R = TypeVar("R")
 MAX_PATH_BYTES: Final = 4095
 """Linux's own limit (PATH_MAX, with its final zero byte)."""
+MAX_OFFSET: Final = 2**63 - 1
+"""Linux's own limit of a file's size (off_t)."""
 MAX_EDIT_CHARS: Final = 128 * 1024
 """Of each text of an edit: both go in one frame."""
 
@@ -111,8 +114,10 @@ def check(message: FileWork) -> None:
     """Raise `InvalidArgument` if a path, a number or a text cannot be meant."""
     if not isinstance(message, FindHelper):
         check_path(message.path)
-    if isinstance(message, ReadFile) and (message.offset < 0 or (message.limit or 0) < 0):
-        raise InvalidArgument("An offset or limit below 0 is not possible.", remedy="Count from the file's beginning.")
+    if isinstance(message, ReadFile) and not all(0 <= n <= MAX_OFFSET for n in (message.offset, message.limit or 0)):
+        raise InvalidArgument(
+            f"An offset or limit is not within 0 to {MAX_OFFSET}.", remedy="Count bytes from the file's beginning."
+        )
     if isinstance(message, WriteFile) and message.mode is not None and not 0 <= message.mode <= 0o7777:
         raise InvalidArgument(f"{message.mode} is not a file mode.", remedy="Use octal permissions such as 0o644.")
     if isinstance(message, EditFile):
@@ -128,7 +133,7 @@ def check(message: FileWork) -> None:
 def check_path(path: str) -> None:
     """Raise `InvalidArgument` unless this is an absolute path of a guest."""
     if not path.startswith("/") or "\0" in path:
-        raise InvalidArgument(f"{path[:200]!r} is not an absolute path.", remedy="Begin it with /.")
+        raise InvalidArgument(f"{shown(path, 200)} is not an absolute path.", remedy="Begin it with /.")
     _encodes(path, "The path")
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise InvalidArgument(f"A path of more than {MAX_PATH_BYTES} bytes is not possible.", remedy="Shorten it.")

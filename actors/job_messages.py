@@ -5,12 +5,13 @@ All are guest work: they run beside each other and beside everything else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar, assert_never
 
 import attrs
 
 from actors.errors import InvalidArgument
+from actors.file_messages import check_path
 from actors.guest_model import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from actors.lifecycle import State
 from actors.machine.guest_client import GuestClient
@@ -21,6 +22,8 @@ R = TypeVar("R")
 MAX_TIME_S: Final = 24 * 3600.0
 MAX_TERMINAL: Final = 1000
 MAX_SIGNAL: Final = 64
+MAX_WORD_BYTES: Final = 128 * 1024 - 1
+"""Linux's own limit of one argument (execve(2), MAX_ARG_STRLEN), with its final zero byte; a shell command is one."""
 
 OnOutput: TypeAlias = Callable[[int, bytes], None]
 """Called with (1 for stdout, 2 for stderr; bytes) as output arrives."""
@@ -134,8 +137,13 @@ JobWork: TypeAlias = (
 
 
 def check(message: JobWork) -> None:
-    """Raise `InvalidArgument` if a number is out of range."""
+    """Raise `InvalidArgument` if a number is out of range, or if a command cannot be started."""
     spec = message.command if isinstance(message, Exec | StartJob) else None
+    if spec is not None:
+        _check_command(spec)
+        _check_size(*_assignments(spec.env))
+    if isinstance(message, SetEnv):
+        _check_size(*_assignments(message.variables))
     times = {"timeout": spec.timeout_s if spec else None, "wait": getattr(message, "wait_s", None)}
     if isinstance(message, Exec):
         times["yield"] = message.yield_s
@@ -146,9 +154,37 @@ def check(message: JobWork) -> None:
             )
     size = (message.rows, message.cols) if isinstance(message, ResizeJob) else spec.terminal if spec else None
     if size and not all(1 <= length <= MAX_TERMINAL for length in size):
-        raise InvalidArgument(f"A terminal of {size[0]} rows and {size[1]} columns cannot be made.")
+        raise InvalidArgument(
+            f"A terminal of {size[0]} rows and {size[1]} columns cannot be made.",
+            remedy=f"Use 1 to {MAX_TERMINAL} of each.",
+        )
     if isinstance(message, KillJob) and not 1 <= message.signal <= MAX_SIGNAL:
         raise InvalidArgument(f"There is no signal {message.signal}.", remedy="Use 15 to ask, 9 to kill.")
+
+
+def _check_command(spec: CommandSpec) -> None:
+    words = (spec.command,) if isinstance(spec.command, str) else spec.command
+    if not words:
+        raise InvalidArgument("There is no command.", remedy="Give one.")
+    if any("\0" in word for word in words):
+        raise InvalidArgument("A command cannot have a NUL character.", remedy="Have printf '\\0' write it.")
+    _check_size(*words)
+    if spec.workdir is not None:
+        check_path(spec.workdir)
+
+
+def _check_size(*words: str) -> None:
+    size = max((len(word.encode(errors="surrogatepass")) for word in words), default=0)
+    if size > MAX_WORD_BYTES:
+        raise InvalidArgument(
+            f"A command, an argument or a variable of {size} bytes is too long; {MAX_WORD_BYTES} are possible.",
+            remedy="Write it to a file of the guest (file_write), and run or read that: sh /path/of/it",
+        )
+
+
+def _assignments(variables: Mapping[str, str | None] | None) -> list[str]:
+    """Return variables as a program is given them (environ(7))."""
+    return [f"{name}={value or ''}" for name, value in (variables or {}).items()]
 
 
 async def work(client: GuestClient, message: JobWork) -> Any:  # noqa: C901 - one line a message

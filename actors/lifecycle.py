@@ -101,5 +101,7 @@ class Lifecycle:
         try:
             self._state = TABLE[self._state][event]
         except KeyError:
-            raise IllegalState(f"A workspace that is {self._state} cannot be {event}.") from None
+            raise IllegalState(
+                f"A workspace that is {self._state} cannot be {event}.", remedy="See workspace_info."
+            ) from None
         return self._state

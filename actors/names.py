@@ -9,6 +9,7 @@ import re
 import uuid
 
 from actors.errors import InvalidName
+from actors.text import shown
 
 MAX_NAME_CHARS = 63
 """A DNS label's limit (RFC 1035, section 2.3.4), so that a name is its own hostname."""
@@ -25,7 +26,7 @@ def check_name(name: str, what: str = "workspace") -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidName(
-            f"{name!r} is not a valid {what} name.",
+            f"{shown(name)} is not a valid {what} name.",
             remedy=f"Use 1 to {MAX_NAME_CHARS} characters of a-z, 0-9 and '-', without '-' at either end.",
         )
     if is_workspace_id(name):

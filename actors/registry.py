@@ -47,9 +47,11 @@ from actors.quotas import Claim, Ledger
 from actors.record import WorkspaceRecord, new_record
 from actors.runtime import Actor, Supervisor
 from actors.templates import Templates, Wanted
+from actors.text import shown
 from actors.workspace import WorkspaceActor
 
 MIN_PREFIX_CHARS: Final = 8
+MAX_CANDIDATES: Final = 20
 MIN_MEMORY_MB: Final = 128
 """Less does not boot a stock kernel and the guest agent."""
 FORK_MEMORY_MB: Final = 64
@@ -153,12 +155,16 @@ class RegistryActor(Actor):
         for found in self._found.values():
             if text == found.name:
                 return found
-        if len(text) >= MIN_PREFIX_CHARS:
-            matching = [found for key, found in self._found.items() if key.startswith(text)]
-            if len(matching) == 1:
-                return matching[0]
-        known = ", ".join(sorted(found.name for found in self._found.values())[:20]) or "none"
-        raise NotFound(f"There is no workspace {text!r}; there are: {known}.", remedy="Create it, or list them.")
+        matching = [found for key, found in self._found.items() if text and key.startswith(text)]
+        if len(matching) == 1 and len(text) >= MIN_PREFIX_CHARS:
+            return matching[0]
+        known = ", ".join(sorted(found.name for found in self._found.values())[:MAX_CANDIDATES]) or "none"
+        message, remedy = f"There is no workspace {shown(text)}; there are: {known}.", "Create it, or list them."
+        if matching:
+            named = sorted(f"{found.name} ({found.workspace_id})" for found in matching)[:MAX_CANDIDATES]
+            message += f" The ids of {len(matching)} begin like that: {', '.join(named)}."
+            remedy = f"Use a name, or at least {MIN_PREFIX_CHARS} digits of an id."
+        raise NotFound(message, remedy=remedy)
 
     def _reserve(self, name: str) -> None:
         check_name(name)
@@ -181,6 +187,8 @@ class RegistryActor(Actor):
         settings = self._host.settings
         shape, network = message.shape or settings.shape, message.network or settings.network
         lifetime = message.lifetime or settings.lifetime
+        if message.name is not None:
+            check_name(message.name)
         check_lifetime(lifetime)
         self._check_shape(shape)
         self._check_room(1, shape.memory_mb)
@@ -221,12 +229,15 @@ class RegistryActor(Actor):
     async def _adopt(self, message: m.AdoptWorkspace) -> WorkspaceInfo:
         found = self._find(message.workspace)
         self._ledger.move(found.workspace_id, message.owner, expected=message.expected)
+        # Whoever is told of the change asks whose it is now.
+        self._found[found.workspace_id] = attrs.evolve(found, owner=message.owner)
         try:
             info: WorkspaceInfo = await found.ref.ask(m.SetOwner(message.owner))
         except BaseException:
             self._ledger.move(found.workspace_id, message.expected, expected=message.owner, checked=False)
+            if found.workspace_id in self._found:
+                self._found[found.workspace_id] = found
             raise
-        self._found[found.workspace_id] = attrs.evolve(found, owner=message.owner)
         self._host.changes.note(found.workspace_id)
         return info
 
@@ -389,7 +400,7 @@ class RegistryActor(Actor):
         try:
             image = await self._host.load_image(manifest.image_digest)
             if image.digest != manifest.image_digest:
-                raise NotFound(f"{manifest.image_digest[:100]!r} is not a digest.")
+                raise NotFound(f"{shown(manifest.image_digest)} is not a digest.", remedy="Export it once more.")
         except AgentisoError as error:
             digest = manifest.image_digest[:100]
             raise NotFound(
@@ -462,10 +473,15 @@ class RegistryActor(Actor):
     def _fork_names(self, parent: str, message: m.ForkWorkspace) -> list[str]:
         limit = self._host.settings.limits.max_fork_count
         if not 1 <= message.count <= limit:
-            raise InvalidArgument(f"A fork of {message.count} was asked for; 1 to {limit} are allowed.")
+            raise InvalidArgument(
+                f"A fork of {message.count} was asked for; 1 to {limit} are allowed.", remedy="Choose another count."
+            )
         if message.names is not None:
             if len(message.names) != message.count or len(set(message.names)) != message.count:
-                raise InvalidArgument(f"{message.count} distinct names are needed, {len(message.names)} were given.")
+                raise InvalidArgument(
+                    f"{message.count} distinct names are needed, {len(message.names)} were given.",
+                    remedy="Give one name for each child, or name_prefix.",
+                )
             return list(message.names)
         prefix = message.name_prefix or f"{parent[:48]}-fork"
         taken = self._reserved | {found.name for found in self._found.values()}

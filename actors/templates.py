@@ -29,6 +29,7 @@ from actors.machine.proof import Persona
 from actors.machine.store import allocated_bytes
 from actors.model import Shape, TemplateInfo
 from actors.names import new_id
+from actors.text import shown
 
 TEMPLATE_MAC: Final = "52:54:00:00:00:01"
 """Of the guest that boots; every restore gets its own before its link comes up."""
@@ -255,5 +256,5 @@ def _size(image: BootImage) -> int:
 def _find(known: tuple[TemplateInfo, ...], text: str) -> TemplateInfo:
     matching = [info for info in known if info.id.startswith(text)]
     if len(matching) != 1 or not text:
-        raise NotFound(f"{len(matching)} templates have an id that begins with {text!r}.", remedy="List them.")
+        raise NotFound(f"{len(matching)} templates have an id that begins with {shown(text)}.", remedy="List them.")
     return matching[0]

@@ -14,6 +14,7 @@ from actors.machine.checkpoint import Checkpoint
 from actors.model import SnapshotInfo, UndoInfo
 from actors.names import check_name, new_id
 from actors.record import SnapshotRecord, UndoRecord, WorkspaceRecord
+from actors.text import shown
 
 Changes = dict[str, Any]
 """Fields of a record and their new values."""
@@ -30,7 +31,7 @@ def find(record: WorkspaceRecord, name: str) -> SnapshotRecord:
         if name in (snapshot.name, snapshot.id):
             return snapshot
     known = ", ".join(snapshot.name for snapshot in record.snapshots) or "none"
-    raise NotFound(f"Workspace {record.name} has no snapshot {name!r}; it has: {known}.", remedy="List them.")
+    raise NotFound(f"Workspace {record.name} has no snapshot {shown(name)}; it has: {known}.", remedy="List them.")
 
 
 def check_new_name(record: WorkspaceRecord, name: str) -> None:

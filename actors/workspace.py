@@ -29,6 +29,7 @@ from actors.record import WorkspaceRecord
 from actors.runtime import Actor, Message
 
 REMEDIES: Final = {
+    State.RUNNING: "It is there to be used.",
     State.FAILED: "Start it again from its disk, restore a snapshot, or destroy it.",
     State.STOPPED: "Start it first.",
     State.PAUSED: "Resume it first.",

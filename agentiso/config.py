@@ -64,9 +64,11 @@ def load_settings(path: Path | None = None) -> Settings:
         try:
             settings = _converter.structure(tomllib.loads(chosen.read_text()), Settings)
         except OSError as error:
-            raise InvalidArgument(f"The configuration {chosen} cannot be read: {error.strerror}.") from error
+            raise InvalidArgument(
+                f"The configuration {chosen} cannot be read: {error.strerror}.", remedy="Look at its path and rights."
+            ) from error
         except tomllib.TOMLDecodeError as error:
-            raise InvalidArgument(f"{chosen} is not valid TOML: {error}.") from error
+            raise InvalidArgument(f"{chosen} is not valid TOML: {error}.", remedy="Mend that line.") from error
         except cattrs.BaseValidationError as error:
             faults = "; ".join(cattrs.transform_error(error))
             raise InvalidArgument(f"{chosen} is wrong: {faults}.", remedy="Mend it and try again.") from error

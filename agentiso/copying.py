@@ -32,6 +32,7 @@ class CopyFailed(AgentisoError):
     """The host's side of a transfer failed: a file cannot be read or written."""
 
     code = "copy_failed"
+    usual_remedy = "Look at that path of the host: its rights, its kind, its disk."
 
 
 async def read_tree(place: Place, exclude: Sequence[str], notes: tree.Notes, on_bytes: OnBytes) -> AsyncIterator[bytes]:

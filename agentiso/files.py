@@ -21,6 +21,8 @@ from actors.settings import Limits
 from agentiso import copying
 from agentiso.host_paths import Place, opened
 from guest import tree
+from guest.search import MAX_LINE_CHARS
+from guest.wire import MALFORMED
 
 if TYPE_CHECKING:
     from agentiso.workspace import Workspace
@@ -253,8 +255,9 @@ def _search_result(output: bytes, *, timed_out: bool, limit_s: float) -> SearchR
             if "done" in facts:
                 files, truncated = int(facts["files"]), bool(facts["truncated"])
             else:
-                matches.append(Match(str(facts["path"]), int(facts["line"]), str(facts["text"])))
-    except (ValueError, KeyError, TypeError) as error:
+                path, text = str(facts["path"])[: m.MAX_PATH_BYTES], str(facts["text"])[:MAX_LINE_CHARS]
+                matches.append(Match(path, int(facts["line"]), text))
+    except MALFORMED as error:
         raise GuestBroken(f"The guest's search wrote something else than matches: {error!r}.") from error
     if timed_out and not matches:
         raise InvalidArgument(

@@ -8,6 +8,7 @@ import attrs
 
 from actors.errors import AgentisoError, GuestRefused, InvalidArgument
 from actors.guest_model import ExecResult
+from actors.text import shown
 from agentiso.git_text import Address, GitStatus, check_ref, check_remote, check_url, hint, parse_status, redact
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class GitFailed(AgentisoError):
     """Git refused or failed; the message has its words, credentials cut out."""
 
     code = "git_failed"
+    usual_remedy = "Run git in the guest with exec to see more."
 
 
 @attrs.frozen
@@ -143,7 +145,7 @@ class Git:
         Untracked files are not part of it.  ``file_path`` limits it to one file or directory.
         """
         if max_bytes < 1:
-            raise InvalidArgument(f"max_bytes is {max_bytes}; at least 1 is needed.")
+            raise InvalidArgument(f"max_bytes is {max_bytes}; at least 1 is needed.", remedy="Use a larger one.")
         what = ["--no-color", "--no-ext-diff", *(["--cached"] if staged else [])]
         where = ["--", file_path] if file_path else []
         counted = await self._git(["diff", *what, "--stat" if stat else "--shortstat", *where], path=path)
@@ -165,7 +167,10 @@ class Git:
     ) -> GitCommit:
         """Commit what is staged, with ``add_all`` every change; that there is nothing is a result, not an error."""
         if not message.strip() or len(message) > MAX_MESSAGE_CHARS:
-            raise InvalidArgument(f"A commit message of {len(message)} characters is not possible.")
+            raise InvalidArgument(
+                f"A commit message of {len(message)} characters is not possible.",
+                remedy=f"Use 1 to {MAX_MESSAGE_CHARS}, not all of them blank.",
+            )
         if add_all:
             await self._git(["add", "--all"], path=path)
         merging = (await self._try(path, "rev-parse", "--quiet", "--verify", "MERGE_HEAD")).exit_code == 0
@@ -251,7 +256,7 @@ class Git:
                 command, timeout_s=timeout_s, env={**ENVIRONMENT, **env}, max_output_bytes=max_output_bytes
             )
         except GuestRefused as error:
-            if error.facts.get("guest_code") == "not_found":
+            if error.facts.get("guest_code") == "no_such_program":
                 raise GitFailed(
                     "There is no git in the guest.", remedy="Install it there, or use another image."
                 ) from error
@@ -260,7 +265,7 @@ class Git:
 
 def _path(path: str) -> str:
     if not path.startswith("/") or "\0" in path:
-        raise InvalidArgument(f"{path[:200]!r} is not an absolute path.", remedy="Begin it with /.")
+        raise InvalidArgument(f"{shown(path, 200)} is not an absolute path.", remedy="Begin it with /.")
     return path
 
 
@@ -269,6 +274,8 @@ def _text(result: ExecResult) -> str:
 
 
 def _failure(result: ExecResult, address: Address | None = None) -> GitFailed:
-    said = (result.stderr + result.stdout).decode(errors="replace").strip()[-2000:]
+    # After the word of what is wrong, some commands tell all of their options.
+    said, _, _ = (result.stderr + result.stdout).decode(errors="replace").partition("\nusage: git")
+    said = said.strip()[-2000:]
     text = redact(said, address) or f"It exited with status {result.exit_code}"
     return GitFailed(f"Git failed: {text}.", remedy=hint(text), exit_code=result.exit_code)

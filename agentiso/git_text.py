@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import attrs
 
 from actors.errors import InvalidArgument
+from actors.text import shown
 
 MAX_URL_CHARS: Final = 2048
 MAX_PATHS: Final = 200
@@ -37,7 +38,7 @@ HINTS: Final = (
     (r"non-fast-forward|fetch first|stale info", "The remote has commits that are not here: pull first, or use force."),
     (r"does not appear to be a git repository|No such remote|[Rr]epository .*not found",
      "Look at the address and the remote's name: git remote -v"),
-    (r"not a git repository|cannot change to", "Give the path of a repository in the guest."),
+    (r"[Nn]ot a git repository|cannot change to", "Give the path of a repository in the guest."),
     (r"already exists and is not an empty directory", "Choose another path."),
     (r"No space left on device", "Make room on the workspace's disk."),
 )  # fmt: skip
@@ -67,7 +68,7 @@ def check_url(url: str) -> Address:
     if found or (len(url) <= MAX_URL_CHARS and _SCP.fullmatch(url)):
         return Address(url)
     raise InvalidArgument(
-        f"{redact(url)[:200]!r} is not an address that can be cloned.",
+        f"{shown(redact(url), 200)} is not an address that can be cloned.",
         remedy="Use http://, https://, git://, ssh:// or user@host:path, without spaces, quotes or shell characters.",
     )
 
@@ -76,14 +77,14 @@ def check_ref(name: str, what: str = "branch") -> str:
     """Return the name of a branch or tag (git check-ref-format(1), and no leading hyphen)."""
     bad = ("..", "@{", "//", "/.")
     if not _REF.fullmatch(name) or any(part in name for part in bad) or name.endswith((".lock", "/", ".")):
-        raise InvalidArgument(f"{name[:100]!r} is not the name of a {what}.", remedy="Use letters, digits and ._/-+@")
+        raise InvalidArgument(f"{shown(name)} is not the name of a {what}.", remedy="Use letters, digits and ._/-+@")
     return name
 
 
 def check_remote(name: str) -> str:
     """Return the name of a remote."""
     if not _REMOTE.fullmatch(name):
-        raise InvalidArgument(f"{name[:100]!r} is not the name of a remote.", remedy="Use its name, such as origin.")
+        raise InvalidArgument(f"{shown(name)} is not the name of a remote.", remedy="Use its name, such as origin.")
     return name
 
 

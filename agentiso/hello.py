@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from actors.errors import AgentisoError, InvalidArgument
+from actors.text import shown
 from agentiso.sessions import LOCAL, PROFILES, Client, SessionStore, Unauthorized
 
 _OPENING: Final = b'{"agentiso/hello"'
@@ -89,7 +90,7 @@ def _client(said: Any, sessions: SessionStore) -> Client:
             f"The hello is malformed: {error}.", remedy="Use the same agentiso on both ends."
         ) from error
     if tools not in PROFILES:
-        raise InvalidArgument(f"There is no tool profile {tools!r}.", remedy=f"There are: {', '.join(PROFILES)}.")
+        raise InvalidArgument(f"There is no tool profile {shown(tools)}.", remedy=f"There are: {', '.join(PROFILES)}.")
     return Client(sessions.authenticate(token), "unix", tools)
 
 

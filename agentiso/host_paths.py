@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 
 from actors.errors import AgentisoError, InvalidArgument, NotFound
+from actors.text import shown
 
 
 class PathRefused(AgentisoError):
@@ -30,7 +31,7 @@ class Place:
     """Its descriptor."""
     name: str
     shown: str
-    """The path for messages."""
+    """The beginning of the path, for messages."""
 
     @property
     def path(self) -> str:
@@ -49,9 +50,9 @@ def opened(path: str | os.PathLike[str], roots: Sequence[Path] | None, *, must_e
     """
     text = os.fspath(path)
     if "\0" in text or not text:
-        raise InvalidArgument(f"{text[:200]!r} is not a path.", remedy="Use an absolute path of the host.")
+        raise InvalidArgument(f"{shown(text, 200)} is not a path.", remedy="Use an absolute path of the host.")
     if roots is not None and not text.startswith("/"):
-        raise InvalidArgument(f"{text[:200]!r} is not an absolute path.", remedy="Begin it with /.")
+        raise InvalidArgument(f"{shown(text, 200)} is not an absolute path.", remedy="Begin it with /.")
     real = _resolve(text, must_exist=must_exist)
     if roots is not None:
         _check(real, text, roots)
@@ -60,7 +61,7 @@ def opened(path: str | os.PathLike[str], roots: Sequence[Path] | None, *, must_e
         raise InvalidArgument("The root directory cannot be transferred.", remedy="Name what is in it.")
     fd = _open_directory(directory, text)
     try:
-        yield Place(fd, name, text)
+        yield Place(fd, name, text[:200])
     finally:
         os.close(fd)
 
@@ -72,11 +73,11 @@ def _resolve(text: str, *, must_exist: bool) -> str:
         if must_exist or os.path.lexists(path) or path.name in {"", "."}:
             return str(path.resolve(strict=True))
         if path.name == "..":
-            raise InvalidArgument(f"{text[:200]!r} names no file.", remedy="End the path with a name.")
+            raise InvalidArgument(f"{shown(text, 200)} names no file.", remedy="End the path with a name.")
         return str(path.parent.resolve(strict=True) / path.name)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise NotFound(f"{text[:200]!r} cannot be found on the host: {why}.", remedy="Look at the path.") from None
+        raise NotFound(f"{shown(text, 200)} cannot be found on the host: {why}.", remedy="Look at the path.") from None
 
 
 def _check(real: str, text: str, roots: Sequence[Path]) -> None:
@@ -88,19 +89,19 @@ def _check(real: str, text: str, roots: Sequence[Path]) -> None:
     allowed = [os.path.realpath(root) for root in roots]
     if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in allowed):
         raise PathRefused(
-            f"{text[:200]!r} is outside the directories that are open to transfers.",
+            f"{shown(text, 200)} is outside the directories that are open to transfers.",
             remedy=f"Use a path within: {', '.join(str(root) for root in roots)}.",
         )
 
 
-def _open_directory(directory: str, shown: str) -> int:
+def _open_directory(directory: str, given: str) -> int:
     fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for part in Path(directory).parts[1:]:
         try:
             inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         except OSError as error:
             raise NotFound(
-                f"{shown[:200]!r} cannot be reached: {error.strerror}.", remedy="Look at the path."
+                f"{shown(given, 200)} cannot be reached: {error.strerror}.", remedy="Look at the path."
             ) from None
         finally:
             os.close(fd)

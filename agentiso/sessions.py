@@ -21,6 +21,7 @@ import attrs
 from actors.errors import AgentisoError, InvalidName, NameTaken, NotFound
 from actors.model import LIBRARY, USER
 from actors.names import check_name
+from actors.text import shown
 
 RESERVED: Final = frozenset({USER, LIBRARY})
 """The user at the command line, or whoever speaks to the socket without saying who it is, sees and may do all."""
@@ -185,4 +186,4 @@ def _check(name: str) -> None:
 
 
 def _unknown(name: str) -> NotFound:
-    return NotFound(f"There is no session {name!r}.", remedy="`agentiso session list` names them.")
+    return NotFound(f"There is no session {shown(name)}.", remedy="`agentiso session list` names them.")

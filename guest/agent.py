@@ -32,7 +32,7 @@ from guest.listener import Listener, listen_vsock
 from guest.memory import Memory
 from guest.starter import Starter
 from guest.transfers import Transfers
-from guest.wire import PROTOCOL_VERSION, Message
+from guest.wire import MALFORMED, PROTOCOL_VERSION, Message
 
 AGENT_VERSION: Final = "0.1.0"
 PR_SET_CHILD_SUBREAPER: Final = 36
@@ -196,7 +196,7 @@ class Agent:
             self._refuse(request_id, ERROR_CODES.get(error.errno or 0, "io_error"), what)
         except InvalidRequest as error:
             self._refuse(request_id, "invalid_request", str(error))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except MALFORMED as error:
             self._refuse(request_id, "invalid_request", f"{type(error).__name__}: {error}")
         else:
             if result is not None:

@@ -16,11 +16,13 @@ class AgentisoError(Exception):
     """
 
     code: ClassVar[str] = "error"
+    usual_remedy: ClassVar[str] = ""
+    """What to do about such a failure where whoever raises it knows nothing better."""
 
     def __init__(self, message: str, *, remedy: str = "", **facts: Any) -> None:
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = remedy or self.usual_remedy
         self.facts = facts
 
     def __str__(self) -> str:
@@ -31,6 +33,7 @@ class ProtocolError(AgentisoError):
     """A rule of a wire protocol was broken."""
 
     code = "protocol_error"
+    usual_remedy = "One of the two ends is at fault, or of another version: see the daemon's log."
 
 
 class LocalProtocolError(ProtocolError):

@@ -116,9 +116,12 @@ def edit(body: dict[str, Any]) -> dict[str, Any]:
     content = b"".join(pieces)
     hits = content.count(old) if old else 0
     if hits == 0:
-        raise InvalidRequest("the text to be replaced does not occur in it")
+        raise InvalidRequest(f"the text to be replaced does not occur in {body['path']}; read the file for its words")
     if hits > 1 and not body.get("replace_all"):
-        raise InvalidRequest(f"the text to be replaced occurs {hits} times in it")
+        raise InvalidRequest(
+            f"the text to be replaced occurs {hits} times in {body['path']}; "
+            "give more of what surrounds it, or set replace_all"
+        )
     writing = Writing({"path": body.get("path"), "mode": None})
     try:
         writing.write(content.replace(old, new))

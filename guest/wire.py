@@ -25,6 +25,9 @@ FILE_STREAM: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 
+MALFORMED: Final = (AttributeError, LookupError, OverflowError, TypeError, ValueError, struct.error)
+"""What is raised when a peer's message is read as if it had the right form, and it has not."""
+
 # Made once: the module's own functions look at their arguments, and for white space, each time.
 _read_json = json.JSONDecoder().raw_decode
 _write_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -15,3 +15,4 @@ class ImageBuildFailed(AgentisoError):
     """A tool of the build failed; ``facts`` has the ``tail`` of its output."""
 
     code = "image_build_failed"
+    usual_remedy = "See the end of the tool's output; `agentiso check` names what a build needs."

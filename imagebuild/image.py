@@ -77,7 +77,7 @@ class Image:
 def check_image_name(name: str) -> str:
     """Return ``name`` if it is 1 to 63 of ``a-z 0-9 . _ -`` and starts with a letter or digit."""
     if not _NAME.fullmatch(name) or ".." in name:
-        raise ImageError(f"{name!r} is not a valid image name.", remedy="Use a-z, 0-9, '.', '_' and '-'.")
+        raise ImageError(f"{name[:100]!r} is not a valid image name.", remedy="Use a-z, 0-9, '.', '_' and '-'.")
     return name
 
 

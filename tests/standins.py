@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
+import trio
 from mcp import Client as McpClient
+from trio.testing import memory_stream_pair
 
 from actors import record as records
 from actors.lifecycle import State
@@ -16,9 +19,10 @@ from actors.machine.image import BootImage
 from actors.model import Lifetime
 from actors.settings import Settings
 from actors.supervisor import open_supervisor
+from agentiso.cli.client import META
 from agentiso.gate import Gate
 from agentiso.mcp.calls import ERROR_META
-from agentiso.mcp.server import make_server
+from agentiso.mcp.server import make_server, serve_connection
 from agentiso.sessions import Client
 from agentiso.system import System
 
@@ -69,3 +73,39 @@ async def caller(system: System, gate: Gate, session: str, **options: Any) -> As
     server = make_server(system, gate, Client(session, "memory"))
     async with McpClient(server, raise_exceptions=True, **options) as client:
         yield Caller(client)
+
+
+class Wire:
+    """A client that speaks in lines, so that its messages and the answers are those of a real connection."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._said = bytearray()
+
+    async def send(self, line: bytes) -> None:
+        await self._stream.send_all(line + b"\n")
+
+    async def receive(self) -> dict[str, Any]:
+        while b"\n" not in self._said:
+            data = await self._stream.receive_some()
+            assert data, "the connection was closed"
+            self._said += data
+        line, _, self._said = self._said.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    async def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        """Make a request and return the answer, a result or an error."""
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": META}}
+        await self.send(json.dumps(request).encode())
+        return await self.receive()
+
+
+@asynccontextmanager
+async def wired(system: System) -> AsyncIterator[Wire]:
+    """Yield a client on a connection that is served as the supervisor's are."""
+    client, server = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_connection, make_server(system), server)
+        async with client:
+            yield Wire(client)

@@ -40,6 +40,7 @@ class BadBundle(AgentisoError):
     """A file is not a bundle, is damaged, or asks for what no bundle may have."""
 
     code = "bad_bundle"
+    usual_remedy = "Export it once more; this file is damaged, or is none of agentiso's."
 
 
 @attrs.frozen

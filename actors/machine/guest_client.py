@@ -19,13 +19,21 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actors.errors import GuestBroken, GuestRefused, RemoteProtocolError
+from actors.errors import (
+    ConsumerFailed,
+    GuestBroken,
+    InvalidArgument,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from actors.machine.guest_files import GuestFiles
 from actors.machine.guest_jobs import GuestJobs
+from actors.machine.guest_refusals import refusal
 from actors.model import CarriedJob, HookOutcome
 from guest.errors import only_error
 from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
 from guest.wire import (
+    MALFORMED,
     PROTOCOL_VERSION,
     Codec,
     Data,
@@ -41,13 +49,6 @@ CLOCK_ERROR_S: Final = 0.02
 CLOCK_PROMISE_S: Final = 0.05
 CLOCK_TRIES: Final = 3
 CLOCK_MAX_TRIES: Final = 20
-REMEDIES: Final = {
-    "not_found": "List what is there first.",
-    "permission_denied": "The guest's kernel does not allow it, not even to root; choose another path.",
-    "no_space": "Free some space in the guest, or use a workspace with a larger disk_gb.",
-    "is_a_directory": "Name a file in it, or list it.",
-}
-"""What to do about a guest's refusal, by its code."""
 MAX_HOOKS: Final = 100
 MAX_CARRIED_JOBS: Final = 1000
 
@@ -112,6 +113,8 @@ class _Request:
         self.on_data = on_data
         self.done = trio.Event()
         self.reply: dict[str, Any] | None = None
+        self.failure: Exception | None = None
+        """Of what takes its data."""
 
 
 class GuestClient:
@@ -214,7 +217,7 @@ class GuestClient:
                     for job in list(reply["jobs"])[:MAX_CARRIED_JOBS]
                 ),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise self.broke(f"its identity reply is malformed: {error!r}") from error
 
     async def ping(self) -> None:
@@ -249,7 +252,7 @@ class GuestClient:
         reply = await self.call({"op": "grow_root", "disk_bytes": disk_bytes})
         try:
             return int(reply["file_system_bytes"])
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise self.broke(f"its answer to grow_root is malformed: {error!r}") from error
 
     async def sync_disks(self) -> None:
@@ -274,30 +277,35 @@ class GuestClient:
         """Make a request and return what the guest answers; ``on_data`` gets (stream, bytes) as they come.
 
         Raises:
+            InvalidArgument: the request is too large for the channel; nothing was asked.
             GuestRefused: the guest says that it cannot be done.
             GuestBroken: the channel broke, or no answer came within ``limit_s``; the outcome is unknown.
+            ConsumerFailed: ``on_data`` raised something; the guest goes on with what was asked.
 
         """
         request_id = request_id or self.new_request_id()
+        frame = _frame({**body, "id": request_id})
         request = self._requests[request_id] = _Request(on_data)
         if self._reason is not None:
             # Nobody is there to mark it as done.
             request.done.set()
         try:
             with trio.move_on_after(limit_s):
-                await self.send(Message({**body, "id": request_id}))
+                await self._send(frame)
                 if and_then is not None:
                     await _unless(request.done, and_then)
                 await request.done.wait()
         finally:
             del self._requests[request_id]
+        if request.failure is not None:
+            raise ConsumerFailed(f"What takes the answer to {body['op']!r} failed: {request.failure!r:.200}.") from (
+                request.failure
+            )
         if request.reply is None:
             reason = self._reason or f"it did not answer {body['op']!r} within {limit_s:.0f} s"
             raise GuestBroken(f"The guest cannot be reached: {reason}. The outcome of {body['op']!r} is unknown.")
         if "error" in request.reply:
-            error = request.reply["error"] if isinstance(request.reply["error"], dict) else {}
-            message, code = str(error.get("message"))[:1000], str(error.get("code"))[:50]
-            raise GuestRefused(f"{message}.", remedy=REMEDIES.get(code, ""), guest_code=code)
+            raise refusal(body["op"], request.reply["error"])
         result = request.reply.get("ok")
         if not isinstance(result, dict):
             raise self.broke("a reply has neither result nor error")
@@ -309,7 +317,9 @@ class GuestClient:
 
     async def send(self, event: Message | Data) -> None:
         """Send one event; a broken channel is learned of by who waits for an answer."""
-        frame = encode(event)
+        await self._send(encode(event))
+
+    async def _send(self, frame: bytes) -> None:
         async with self._sending:
             if self._reason is None:
                 try:
@@ -356,8 +366,8 @@ class GuestClient:
             if isinstance(event, Message):
                 request.reply = event.body
                 request.done.set()
-            elif request.on_data is not None:
-                request.on_data(event.stream, event.payload)
+            elif request.on_data is not None and request.failure is None:
+                _give(request, event)
 
     def give_up(self, reason: str) -> None:
         """Fail what is under way, and all that is asked from now on, for a reason learned elsewhere."""
@@ -380,6 +390,28 @@ class GuestClient:
         self._scope.cancel(reason="the channel is closed")
         self.broke("the channel was closed")
         await trio.aclose_forcefully(self._stream)
+
+
+def _give(request: _Request, data: Data) -> None:
+    """Give data to who asked for it; what goes wrong there is that request's failure, and no other's."""
+    assert request.on_data is not None
+    try:
+        request.on_data(data.stream, data.payload)
+    except RemoteProtocolError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whoever asked raises it
+        request.failure = error
+        request.done.set()
+
+
+def _frame(body: dict[str, Any]) -> bytes:
+    try:
+        return encode(Message(body))
+    except LocalProtocolError as error:
+        raise InvalidArgument(
+            f"{body['op']!r} does not fit into one request to the guest: {error.message}",
+            remedy="Write what is long to a file of the guest (file_write), and have it read, or run, from there.",
+        ) from error
 
 
 async def _unless(done: trio.Event, work: Callable[[], Awaitable[None]]) -> None:

@@ -16,8 +16,9 @@ import trio
 
 from actors.errors import GuestRefused, NoCapacity, RemoteProtocolError
 from actors.guest_model import Edited, FileContent, FileEntry, Helper, TreeReport
+from actors.text import shown
 from guest.errors import only_error
-from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, Data, Message
+from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, MALFORMED, Data, Message
 
 if TYPE_CHECKING:
     from actors.machine.guest_client import GuestClient
@@ -34,6 +35,8 @@ GIVEN_UP: Final = FILE_STREAM + 1
 GIVE_UP_S: Final = 1.0
 """Nobody waits longer to tell a guest that something is not wanted any more."""
 MAX_NAMED_SKIPS: Final = 20
+MAX_NAME_CHARS: Final = 255
+"""Linux's own limit of a name in a directory (NAME_MAX)."""
 
 Sink: TypeAlias = Callable[[bytes], Awaitable[None]]
 """Consumes one piece; the next comes when it returns."""
@@ -50,8 +53,8 @@ class GuestFiles:
         content = await self._collect(
             {"op": "file_read", "path": path, "offset": offset, "limit": limit}, MAX_FILE_BYTES
         )
-        size = max(_size(content[1], "size"), offset + len(content[0]) if content[0] else 0)
-        return FileContent(content[0], size, offset, _size(content[1], "mode") & 0o7777)
+        size = max(whole_number(content[1], "size"), offset + len(content[0]) if content[0] else 0)
+        return FileContent(content[0], size, offset, whole_number(content[1], "mode") & 0o7777)
 
     async def stream(
         self, path: str, sink: Sink, *, offset: int = 0, limit: int | None = None, max_bytes: int
@@ -59,7 +62,7 @@ class GuestFiles:
         """Give a file, or a piece of it, to a consumer as it comes; the content of what is returned is empty."""
         body = {"op": "file_read", "path": path, "offset": offset, "limit": limit}
         reply = await self._pull(body, sink, max_bytes=max_bytes)
-        return FileContent(b"", _size(reply, "size"), offset, _size(reply, "mode") & 0o7777)
+        return FileContent(b"", whole_number(reply, "size"), offset, whole_number(reply, "mode") & 0o7777)
 
     async def read_tree(self, path: str, sink: Sink, *, exclude: Sequence[str], max_bytes: int) -> TreeReport:
         """Give the records of a directory tree (`guest.tree`) to a consumer as they come."""
@@ -71,21 +74,21 @@ class GuestFiles:
         lines, _ = await self._collect({"op": "file_list", "path": path}, MAX_LISTING_BYTES)
         try:
             return tuple(_entry(json.loads(line)) for line in lines.splitlines())
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise self._client.broke(f"its directory listing is malformed: {error!r}") from error
 
     async def look(self, path: str, *, follow: bool) -> FileEntry:
         """Tell what is at a path."""
         try:
             return _entry(await self._client.call({"op": "file_stat", "path": path, "follow": follow}))
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise self._client.broke(f"its description of a file is malformed: {error!r}") from error
 
     async def edit(self, path: str, old: str, new: str, *, replace_all: bool) -> Edited:
         """Replace text in a file."""
         body = {"op": "file_edit", "path": path, "old": old, "new": new, "replace_all": replace_all}
         reply = await self._client.call(body)
-        return Edited(_size(reply, "replacements"), _size(reply, "size"))
+        return Edited(whole_number(reply, "replacements"), whole_number(reply, "size"))
 
     async def helper(self, name: str) -> Helper:
         """Tell how one of the guest layer's own programs is started."""
@@ -93,7 +96,7 @@ class GuestFiles:
         try:
             env = {str(key): str(value) for key, value in dict(reply["env"]).items()}
             return Helper(tuple(str(word) for word in reply["argv"]), str(reply["workdir"]), env)
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise self._client.broke(f"its description of a helper is malformed: {error!r}") from error
 
     async def _collect(self, body: dict[str, Any], cap: int) -> tuple[bytes, dict[str, Any]]:
@@ -107,8 +110,8 @@ class GuestFiles:
         reply = await self._client.call(body, on_data, limit_s=math.inf)
         if len(content) > cap:
             raise GuestRefused(
-                f"{body['path']} is larger than {cap // 2**20} MiB.",
-                remedy="Read it in pieces with offset and limit, or as a stream.",
+                f"What is at {shown(body['path'])} is larger than {cap // 2**20} MiB.",
+                remedy="Read a file in pieces, with offset and limit; list a directory with a command, such as ls.",
             )
         return bytes(content), reply
 
@@ -166,7 +169,7 @@ class GuestFiles:
         """Replace a file atomically and return its size in bytes; if it is given up, the file stays as it was."""
         pieces = _one(content) if isinstance(content, bytes) else content
         reply = await self._push({"op": "file_write", "path": path, "mode": mode}, _cut(path, pieces, max_bytes))
-        return _size(reply, "size")
+        return whole_number(reply, "size")
 
     async def write_tree(
         self, path: str, records: AsyncIterable[bytes], *, max_bytes: int, max_entries: int
@@ -220,16 +223,23 @@ async def closing(pieces: AsyncIterable[bytes]) -> AsyncIterator[None]:
 
 
 def _too_large(path: str, max_bytes: int) -> None:
-    raise NoCapacity(f"{path} has more than {max_bytes} bytes.", remedy="Raise limits.max_transfer_mb, or split it.")
+    raise NoCapacity(
+        f"{shown(path)} has more than {max_bytes} bytes.", remedy="Raise limits.max_transfer_mb, or split it."
+    )
 
 
 def _entry(facts: dict[str, Any]) -> FileEntry:
     return FileEntry(
-        str(facts["name"]), str(facts["kind"]), int(facts["size"]), int(facts["mode"]), float(facts["mtime"])
+        str(facts["name"])[:MAX_NAME_CHARS],
+        str(facts["kind"])[:20],
+        int(facts["size"]),
+        int(facts["mode"]),
+        float(facts["mtime"]),
     )
 
 
-def _size(reply: dict[str, Any], field: str) -> int:
+def whole_number(reply: dict[str, Any], field: str) -> int:
+    """Return a field that has to be a number of things; 0 if a guest says something else."""
     value = reply.get(field)
     return value if isinstance(value, int) and 0 <= value < 2**63 else 0
 
@@ -237,4 +247,9 @@ def _size(reply: dict[str, Any], field: str) -> int:
 def _report(reply: dict[str, Any]) -> TreeReport:
     named = reply.get("skipped")
     skipped = [str(line)[:500] for line in named[:MAX_NAMED_SKIPS]] if isinstance(named, list) else []
-    return TreeReport(_size(reply, "entries"), _size(reply, "bytes"), tuple(skipped), _size(reply, "skipped_count"))
+    return TreeReport(
+        whole_number(reply, "entries"),
+        whole_number(reply, "bytes"),
+        tuple(skipped),
+        whole_number(reply, "skipped_count"),
+    )

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
-from actors.errors import GuestBroken, GuestRefused, RemoteProtocolError
+from actors.errors import ConsumerFailed, GuestBroken, GuestRefused, RemoteProtocolError
 from actors.guest_model import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
-from guest.wire import DATA_CHUNK_BYTES, STDERR, STDOUT, Message
+from actors.machine.guest_files import whole_number
+from guest.wire import DATA_CHUNK_BYTES, MALFORMED, STDERR, STDOUT, Message
 
 if TYPE_CHECKING:
     from actors.machine.guest_client import GuestClient
@@ -137,13 +138,13 @@ class GuestJobs:
             reply = await self._client.call(
                 {"op": "exec", "job": chosen, "wait_s": yield_s, **_body(command)}, on_data, limit_s=limit_s
             )
-        except trio.Cancelled:
+        except (trio.Cancelled, ConsumerFailed):
             if not keep:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S):
                     await self._kill_quietly(chosen)
             raise
         except GuestBroken as broken:
-            broken.remedy = broken.remedy or f"If its machine still runs, so may job {chosen}: ask for its output."
+            broken.remedy = f"If its machine still runs, so may job {chosen}: ask for its output."
             raise
         followed = self._followed(reply)
         return ExecResult(
@@ -271,8 +272,8 @@ class GuestJobs:
                 "wait_s": wait_s,
             }  # fmt: skip
             reply = await self._client.call(body, limit_s=wait_s + GRACE_S + self.slack_s)
-            count, closed = int(reply.get("taken", 0)), reply.get("closed") is True
-            if not 0 <= count <= len(piece):
+            count, closed = whole_number(reply, "taken"), reply.get("closed") is True
+            if count > len(piece):
                 raise self._client.broke("it took more input than it was given")
             taken += count
             if closed or last or count < len(piece):
@@ -287,7 +288,7 @@ class GuestJobs:
         reply = await self._client.call({"op": "job_list"})
         try:
             jobs = list(reply["jobs"])[:MAX_JOBS]
-        except (KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise self._client.broke(f"its list of jobs is malformed: {error!r}") from error
         return JobList(tuple(self._info(job) for job in jobs), reply.get("began_anew") is True)
 
@@ -297,14 +298,14 @@ class GuestJobs:
 
     async def set_env(self, variables: dict[str, str | None]) -> int:
         """Set, or with ``None`` unset, variables of all later commands; return how many are set then."""
-        return int((await self._client.call({"op": "set_env", "vars": variables})).get("count", 0))
+        return whole_number(await self._client.call({"op": "set_env", "vars": variables}), "count")
 
     def _followed(self, reply: dict[str, Any]) -> Followed:
         info = self._info(reply)
         try:
             out, err = (int(position) for position in reply["cursors"])
             lost_out, lost_err = (int(count) for count in reply["lost"])
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise self._client.broke(f"its answer about a job is malformed: {error!r}") from error
         return Followed(info, (out, err), (lost_out, lost_err))
 
@@ -324,7 +325,7 @@ class GuestJobs:
                 note=str(facts["note"])[:500],
                 carried_from=None if facts["carried_from"] is None else str(facts["carried_from"])[:32],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise self._client.broke(f"its answer about a job is malformed: {error!r}") from error
 
 

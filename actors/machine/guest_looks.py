@@ -11,6 +11,7 @@ import trio
 from actors.diff import Entry, Walk
 from actors.errors import GuestRefused
 from actors.machine.guest_client import GuestClient
+from guest.wire import MALFORMED
 
 MAX_WALK_BYTES: Final = 64 * 1024 * 1024
 LOOK_LIMIT_S: Final = 180.0
@@ -23,7 +24,7 @@ async def walk(client: GuestClient, path: str, max_entries: int) -> tuple[Walk, 
     lines, facts = await _collect(client, {"op": "walk", "path": path, "max_entries": max_entries})
     try:
         found = await trio.to_thread.run_sync(_entries, lines, max_entries)
-    except (KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise client.broke(f"its walk is malformed: {error!r}") from error
     return found, facts.get("truncated") is False
 
@@ -37,7 +38,7 @@ async def digests(client: GuestClient, paths: Sequence[str]) -> dict[str, str | 
         try:
             said = [json.loads(line) for line in lines.splitlines() if line]
             found |= {path: None if one is None else str(one)[:64] for path, one in zip(asked, said, strict=True)}
-        except (TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise client.broke(f"its digests are malformed: {error!r}") from error
     return found
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from actors.errors import AgentisoError, GuestBroken
+from actors.errors import AgentisoError, GuestBroken, InvalidArgument
 from actors.settings import Settings
+from actors.text import plain, shown
 from agentiso.daemon import connect
 from agentiso.hello import Hello, say_hello
 from agentiso.sessions import SessionStore
@@ -25,6 +26,8 @@ META: Final = {
 
 class ToolFailed(AgentisoError):
     """The supervisor answered with an error, whose code and remedy are kept."""
+
+    usual_remedy = "See the daemon's log."
 
 
 async def call(
@@ -40,9 +43,13 @@ async def call(
     The call is the user's, or that of a session which exists.
 
     Raises:
+        InvalidArgument: an argument is no UTF-8, which MCP cannot carry.
         ToolFailed: the tool's error.
 
     """
+    if (fit := plain(arguments)) != arguments:
+        wrong = next(shown(value) for name, value in arguments.items() if value != fit[name])
+        raise InvalidArgument(f"{wrong} is not valid UTF-8.", remedy="Use names and texts in UTF-8.")
     params = {"name": tool, "arguments": arguments, "_meta": {**META, "progressToken": 1}}
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     buffer = bytearray()

@@ -49,7 +49,12 @@ def _place(a: Any) -> dict[str, str]:
 
 
 def _ls(a: Any) -> int:
-    found = call_tool(a, "file_list", **_place(a))["entries"]
+    found: list[dict[str, Any]] = []
+    while True:
+        piece = call_tool(a, "file_list", **_place(a), offset=len(found))
+        found += piece["entries"]
+        if not piece["note"]:
+            break
     rows = [("MODE", "SIZE", "MODIFIED", "NAME")]
     rows += [
         (e["permissions"], size(e["size"]), time.strftime("%Y-%m-%d %H:%M", time.localtime(e["modified"])),

@@ -26,7 +26,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Raise what is wrong as `Misuse`."""
-        raise Misuse(f"{message[:1].upper()}{message[1:].rstrip('.')}.", usage=self.format_usage())
+        said = f"{message[:1].upper()}{message[1:].rstrip('.')}."
+        raise Misuse(said, remedy=f"See: {self.prog} --help", usage=self.format_usage())
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse our own words, and keep those of a command to run as they are."""

@@ -13,6 +13,7 @@ import mcp_types as types
 import trio
 
 from actors.errors import AgentisoError
+from actors.text import plain, printable, shown
 from agentiso.audit import Entry
 from agentiso.gate import Gate
 from agentiso.mcp.content import content_of
@@ -26,6 +27,8 @@ from agentiso.sessions import CLIENT, Client
 from agentiso.system import System
 
 log = logging.getLogger("agentiso.mcp")
+MAX_ERROR_CHARS: Final = 4000
+"""Of a message, whoever wrote it: git, QEMU and a guest have their say in some."""
 ERROR_META: Final = "agentiso/error"
 """Key of a failed result's ``_meta`` under which programs find the error's code, message and remedy."""
 
@@ -65,7 +68,7 @@ class Calls:
                 return _error(entry.outcome, what, "See the daemon's log.")
             entry.outcome = "ok"
         content = content_of(result, entry.workspace_id, str(context.protocol_version))
-        return types.CallToolResult(content=content, structured_content=attrs.asdict(result))
+        return types.CallToolResult(content=content, structured_content=plain(attrs.asdict(result)))
 
     async def _attempt(self, context: Any, params: types.CallToolRequestParams, entry: Entry) -> Any:
         """Do what a call asks and return the tool's result."""
@@ -73,7 +76,7 @@ class Calls:
         tool = self._tools.get(params.name)
         if tool is None or not is_shown(tool, asked):
             raise UnknownTool(
-                f"There is no tool {params.name!r}.",
+                f"There is no tool {shown(params.name)}.",
                 remedy=f"There are: {', '.join(tool.name for tool in TOOLS if is_shown(tool, asked))}.",
             )
         self._rules.admit(asked, tool.name)
@@ -120,11 +123,13 @@ def client_of(context: Any) -> Client:
 
 
 def _error(code: str, message: str, remedy: str, facts: Mapping[str, Any] | None = None) -> types.CallToolResult:
-    text = f"{message} {remedy}".strip()
-    plain = {key: value for key, value in (facts or {}).items() if isinstance(value, bool | int | float)}
+    message, remedy = printable(message)[:MAX_ERROR_CHARS], printable(remedy)
+    error: dict[str, Any] = {"code": code, "message": message, "remedy": remedy}
+    if numbers := {key: value for key, value in (facts or {}).items() if isinstance(value, bool | int | float)}:
+        error["facts"] = numbers
     return types.CallToolResult(
-        content=[types.TextContent(type="text", text=f"{code}: {text}")],
+        content=[types.TextContent(type="text", text=f"{code}: {message} {remedy}".strip())],
         # Not structured content: clients hold that against the tool's output schema, errors or not.
-        _meta={ERROR_META: {"code": code, "message": message, "remedy": remedy, **({"facts": plain} if plain else {})}},
+        _meta={ERROR_META: error},
         is_error=True,
     )

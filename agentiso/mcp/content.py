@@ -15,6 +15,7 @@ from typing import Any, Final
 import attrs
 import mcp_types as types
 
+from actors.text import plain, printable
 from agentiso.mcp.tools.commands import ExecToolResult, ParallelItem, ParallelResult
 from agentiso.mcp.tools.files import FileListResult, FileReadResult, FileSearchResult
 from agentiso.mcp.tools.git import GitDiffResult, GitStatusResult
@@ -35,8 +36,8 @@ STRUCTURED_SINCE: Final = "2025-06-18"
 def content_of(result: Any, workspace_id: str | None, protocol_version: str) -> list[types.ContentBlock]:
     """Return the content of a call's result: its text and, where output was cut, a link to all of it."""
     if protocol_version < STRUCTURED_SINCE:
-        return [types.TextContent(type="text", text=json.dumps(attrs.asdict(result)))]
-    content: list[types.ContentBlock] = [types.TextContent(type="text", text=text_of(result))]
+        return [types.TextContent(type="text", text=json.dumps(plain(attrs.asdict(result))))]
+    content: list[types.ContentBlock] = [types.TextContent(type="text", text=printable(text_of(result)))]
     if workspace_id is not None and _was_cut(result):
         uri, name = job_uri(workspace_id, result.job_id), f"output of job {result.job_id}"
         content.append(types.ResourceLink(uri=uri, name=name, description="All that is kept.", mime_type="text/plain"))
@@ -55,7 +56,7 @@ def _was_cut(result: Any) -> bool:
 @singledispatch
 def text_of(result: Any) -> str:
     """Return the text of a result: its JSON, unless it reads better otherwise."""
-    return json.dumps(attrs.asdict(result))
+    return json.dumps(plain(attrs.asdict(result)))
 
 
 def _lines(*parts: str | Iterable[str]) -> str:
@@ -122,7 +123,8 @@ def _(r: FileReadResult) -> str:
 @text_of.register
 def _(r: FileListResult) -> str:
     slash = {"dir": "/", "symlink": "@"}
-    return _lines(f"{e.permissions} {e.size:>9} {e.name}{slash.get(e.kind, '')}" for e in r.entries) or "empty"
+    entries = [f"{e.permissions} {e.size:>9} {e.name}{slash.get(e.kind, '')}" for e in r.entries]
+    return _lines(entries, r.note) or "empty"
 
 
 @text_of.register
@@ -141,8 +143,7 @@ def _(r: GitStatusResult) -> str:
 
 @text_of.register
 def _(r: GitDiffResult) -> str:
-    cut = f"[cut; it has {r.diff_bytes} bytes]" if r.truncated else ""
-    return _lines(r.stat, r.diff, cut) or "no changes"
+    return _lines(r.stat, r.diff) or "no changes"
 
 
 @text_of.register

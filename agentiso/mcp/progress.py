@@ -15,6 +15,7 @@ import trio
 
 from actors.messages import OnProgress
 from actors.runtime import open_plain_nursery
+from actors.text import printable
 
 BUFFER: Final = 64
 """Texts that wait for a slow client; it misses the others."""
@@ -42,7 +43,7 @@ async def open_progress(session: Any) -> AsyncIterator[OnProgress]:
         number = 0
         async for text in receiving:
             number += 1
-            await session.report_progress(number, None, text)
+            await session.report_progress(number, None, printable(text))
 
     async def beat() -> None:
         while True:

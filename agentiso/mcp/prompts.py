@@ -8,6 +8,8 @@ import attrs
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
+from actors.text import shown
+
 
 @attrs.frozen
 class Workflow:
@@ -87,7 +89,7 @@ async def get(_context: Any, params: types.GetPromptRequestParams) -> types.GetP
     """Return a workflow with its arguments in place."""
     found = next((w for w in WORKFLOWS if w.name == params.name), None)
     if found is None:
-        raise MCPError(types.INVALID_PARAMS, f"There is no prompt {params.name!r}.")
+        raise MCPError(types.INVALID_PARAMS, f"There is no prompt {shown(params.name)}.")
     given = params.arguments or {}
     missing = [name for name in found.arguments if not given.get(name)]
     if missing:

@@ -18,10 +18,12 @@ import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
 from actors.errors import AgentisoError, NotFound
+from actors.text import printable, shown
 from agentiso.audit import Entry
 from agentiso.forest import Node, grow, pick, to_text
 from agentiso.gate import Gate
 from agentiso.mcp.calls import client_of
+from agentiso.mcp.tools.output import last_lines
 from agentiso.mcp.tools.results import summary_result, workspace_result
 from agentiso.mcp.uris import MANUAL, ROOT, workspace_uri
 from agentiso.sessions import Client
@@ -30,6 +32,7 @@ from agentiso.workspace import Workspace
 
 READ: Final = "resources/read"
 LOG_BYTES: Final = 64 * 1024
+LOG_LINES: Final = 1000
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 PARTS: Final = ("", "tree", "console", "qemu-log")
@@ -67,7 +70,7 @@ def place_of(uri: str) -> Place:
     matched = _PART.fullmatch(uri)
     place = Place(matched.group(1), matched.group(2) or "") if matched else None
     if place is None or (place.job is None and place.part not in PARTS):
-        raise NotFound(f"There is no resource {uri}.", remedy="List the templates of resources.")
+        raise NotFound(f"There is no resource {shown(uri)}.", remedy="List the templates of resources.")
     return place
 
 
@@ -80,8 +83,8 @@ class Resources:
         self._parts: dict[str, Callable[[Workspace], Awaitable[str]]] = {
             "": self._info,
             "tree": self._drawn,
-            "console": lambda ws: ws.console(LOG_BYTES),
-            "qemu-log": lambda ws: ws.qemu_log(LOG_BYTES),
+            "console": lambda ws: _end(ws.console),
+            "qemu-log": lambda ws: _end(ws.qemu_log),
         }
 
     async def listed(self, _context: Any, _params: Any) -> types.ListResourcesResult:
@@ -116,7 +119,9 @@ class Resources:
                 kind, text = await self._read(context, uri, entry)
         except AgentisoError as error:
             raise wrong(uri, error) from error
-        return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=kind, text=text)])
+        return types.ReadResourceResult(
+            contents=[types.TextResourceContents(uri=uri, mime_type=kind, text=printable(text))]
+        )
 
     async def _read(self, context: Any, uri: str, entry: Entry) -> tuple[str, str]:
         if uri == ROOT:
@@ -164,4 +169,8 @@ class Resources:
 
 def wrong(uri: str, error: AgentisoError) -> MCPError:
     """Return the protocol's error for a resource that a client cannot have."""
-    return MCPError(types.INVALID_PARAMS, str(error), data={"uri": uri})
+    return MCPError(types.INVALID_PARAMS, printable(str(error)), data={"uri": uri})
+
+
+async def _end(log: Callable[[int], Awaitable[str]]) -> str:
+    return last_lines(await log(LOG_BYTES), LOG_LINES, cap_bytes=LOG_BYTES, more="workspace_logs shows more")

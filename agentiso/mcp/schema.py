@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import types
 import typing
+from itertools import islice
 from typing import Any, Final
 
 import attrs
 
 from actors.errors import InvalidArgument
+from actors.text import MAX_SHOWN_CHARS, plain, shown
 
 _SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 LIMITS: Final = frozenset({"minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"})
 """They hold, and a refusal names them; the list does not."""
+MAX_TEXT_CHARS: Final = 4096
+"""Of an argument that says nothing else, as names, ids and paths: Linux's own limit of a path."""
+OF_64_BITS: Final = {"minimum": -(2**63), "maximum": 2**63 - 1}
+"""Of a number that says nothing else: what disks, clocks and the kernel can count."""
+MAX_FAULTS: Final = 10
+MAX_FAULT_CHARS: Final = 300
 
 
 def describe(text: str = "", default: Any = attrs.NOTHING, **keywords: Any) -> Any:
@@ -51,22 +59,39 @@ def listed_schema(cls: type, *, closed: bool = True) -> dict[str, Any]:
 
 
 def structure(cls: type[Any], arguments: dict[str, Any]) -> Any:
-    """Make an attrs object of a tool's arguments, without any coercion.
+    """Make an attrs object of a tool's arguments.
+
+    Nothing is coerced but what JSON Schema says is the same: 2.0 is an integer, and becomes 2.
 
     Raises:
-        InvalidArgument: one is missing, unknown, of the wrong type or out of range; all faults are named.
+        InvalidArgument: one is missing, unknown, of the wrong type or out of range, no finite number or no text; the
+            faults are named.
 
     """
     import jsonschema
 
-    validator = jsonschema.Draft202012Validator(schema_for(cls))
-    faults = [
-        f"{'.'.join(str(part) for part in error.absolute_path) or 'arguments'}: {error.message[:300]}"
-        for error in validator.iter_errors(arguments)
-    ]
+    schema = _Schemas(listed=False, bounded=True).of(cls)
+    validator = jsonschema.Draft202012Validator(schema)
+    faults = [_fault(error) for error in islice(validator.iter_errors(arguments), MAX_FAULTS)]
+    if not faults and plain(arguments) != arguments:
+        faults = ["a number is not finite, or a text has lone surrogates, which are no characters"]
     if faults:
         raise InvalidArgument(f"The arguments are wrong: {'; '.join(faults)}.", remedy="See the tool's schema.")
-    return cls(**arguments)
+    return cls(**{name: _exact(value, schema["properties"][name]) for name, value in arguments.items()})
+
+
+def _fault(error: Any) -> str:
+    where = ".".join(str(part) for part in error.absolute_path)[:MAX_SHOWN_CHARS] or "arguments"
+    what = error.message.replace(repr(error.instance), shown(error.instance), 1)
+    limit = f", {error.validator_value} at most" if error.validator in ("maxLength", "maxItems") else ""
+    return f"{where}: {what[:MAX_FAULT_CHARS]}{limit}"
+
+
+def _exact(value: Any, schema: dict[str, Any]) -> Any:
+    """Return a value that fits a schema with its whole numbers as such, which JSON may spell 2.0."""
+    if isinstance(value, list):
+        return [_exact(item, schema.get("items", {})) for item in value]
+    return int(value) if isinstance(value, float) and "integer" in schema.get("type", ()) else value
 
 
 @attrs.frozen
@@ -74,6 +99,8 @@ class _Schemas:
     """Makes the schemas of classes, all of one kind."""
 
     listed: bool
+    bounded: bool = False
+    """Whether text and whole numbers have bounds even where a field does not say so, as arguments do."""
 
     def of(self, cls: type) -> dict[str, Any]:
         hints, fields = typing.get_type_hints(cls), attrs.fields(cls)
@@ -89,7 +116,8 @@ class _Schemas:
     def _field(self, field: attrs.Attribute[Any], hint: Any) -> dict[str, Any]:
         said = field.metadata.get("schema", {})
         if not self.listed:
-            return {**self._type(hint), **said}
+            kind = self._type(hint)
+            return {**(_bounded(kind) if self.bounded else kind), **said}
         schema = {**self._type(hint), **{key: value for key, value in said.items() if key not in LIMITS}}
         if field.default is None:
             _without_null(schema)
@@ -110,6 +138,16 @@ class _Schemas:
         if origin is dict:
             return {"type": "object", "additionalProperties": self._type(arguments[1])}
         return self.of(hint)
+
+
+def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an argument, or of a list's items, with the bounds of its type."""
+    if "items" in schema:
+        return {**schema, "items": _bounded(schema["items"])}
+    kind = schema.get("type", ())
+    if "integer" in kind or "number" in kind:
+        return {**schema, **OF_64_BITS}
+    return {**schema, "maxLength": MAX_TEXT_CHARS} if "string" in kind else schema
 
 
 def _without_null(schema: dict[str, Any]) -> None:

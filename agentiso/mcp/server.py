@@ -5,7 +5,6 @@ Importing this costs about a second, which is why only the daemon does.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -21,6 +20,7 @@ from actors.runtime import open_plain_nursery
 from agentiso.gate import Gate
 from agentiso.mcp import prompts
 from agentiso.mcp.calls import Calls, Served, client_of
+from agentiso.mcp.lines import Lines
 from agentiso.mcp.profiles import is_shown
 from agentiso.mcp.resources import Resources
 from agentiso.mcp.schema import listed_schema
@@ -29,8 +29,6 @@ from agentiso.mcp.tools import TOOLS, Tool
 from agentiso.sessions import LOCAL, Client
 from agentiso.system import System
 
-log = logging.getLogger("agentiso.mcp")
-MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 VERSION: Final = "0.1.0"
 INSTRUCTIONS: Final = """\
 agentiso gives you disposable Linux machines (workspaces) in which you are root and can break nothing else.
@@ -99,13 +97,14 @@ def _describe(tool: Tool) -> types.Tool:
 
 
 async def serve_connection(
-    server: Server[Any], stream: trio.SocketStream, client: Client = LOCAL, said: bytes = b""
+    server: Server[Any], stream: trio.abc.Stream, client: Client = LOCAL, said: bytes = b""
 ) -> None:
     """Serve one client, of either protocol era, until it closes its end; ``said`` was read of it already."""
+    out = _Writer(stream)
     async with (
         stream,
         server.lifespan(server) as served,
-        stdio_server(_Lines(stream, said), _Writer(stream)) as (reader, writer),  # type: ignore[arg-type]
+        stdio_server(Lines(stream, said, out.write), out) as (reader, writer),  # type: ignore[arg-type]
     ):
         state = attrs.evolve(served, client=client)
         await serve_dual_era_loop(
@@ -113,37 +112,19 @@ async def serve_connection(
         )
 
 
-class _Lines:
-    """A socket's bytes as lines of text, of bounded length."""
-
-    def __init__(self, stream: trio.SocketStream, said: bytes) -> None:
-        self._stream = stream
-        self._said = said
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        buffer = bytearray()
-        while data := self._said or await self._stream.receive_some(65536):
-            self._said = b""
-            buffer += data
-            *lines, rest = buffer.split(b"\n")
-            buffer = bytearray(rest)
-            for line in lines:
-                yield line.decode(errors="replace")
-            if len(buffer) > MAX_LINE_BYTES:
-                return
-
-
 class _Writer:
-    """Text to a socket; a client that has gone is noticed by its reader."""
+    """Lines to a socket, from the SDK and from `Lines`; a client that has gone is noticed by its reader."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.abc.SendStream) -> None:
         self._stream = stream
+        self._sending = trio.Lock()
 
     async def write(self, text: str) -> None:
-        try:
-            await self._stream.send_all(text.encode())
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
+        async with self._sending:
+            try:
+                await self._stream.send_all(text.encode())
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
 
     async def flush(self) -> None:
         await trio.lowlevel.checkpoint()

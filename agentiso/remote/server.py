@@ -236,7 +236,9 @@ class _Pieces:
         await self._link.send(Wanted(self._ask, self._field))
         piece = await self._take.receive()
         if piece.fault:
-            raise InvalidArgument(f"The contents could not be read to their end: {piece.fault}.")
+            raise InvalidArgument(
+                f"The contents could not be read to their end: {piece.fault}.", remedy="Mend what yields them."
+            )
         if not isinstance(piece.data, bytes):
             raise StopAsyncIteration
         return piece.data

@@ -7,7 +7,7 @@ a model does wrong, and what it must read then.  A tool that is not in the story
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ import pytest
 import trio
 from mcp import Client, StdioServerParameters, stdio_client
 
+from agentiso.mcp.calls import ERROR_META
 from agentiso.mcp.schema import schema_for
 from agentiso.mcp.tools import TOOLS
 from tests.machines import ARGV
@@ -89,19 +90,35 @@ SUCCESSES: Final = (
     Success("workspace_adopt_all", {}),
     Success("workspace_destroy", {"workspace_id": "all-kid"}),
     Success("workspace_destroy", {"workspace_id": "all-many-1"}),
+    # What the errors below stand on.
+    Success("snapshot_create", {**HERE, "name": "kept", "include_memory": False}),
+    Success("port_forward", {**HERE, "guest_port": 8081}, {"taken": "host_port"}),
 )
+QUOTA: Final = 4
+"""Workspaces of a session: one more than the story has at once."""
 NOBODY: Final = "There is no workspace 'nobody'"
 ERRORS: Final[tuple[tuple[str, dict[str, Any], str], ...]] = (
     ("workspace_create", {"name": "all"}, "There is a workspace 'all' already"),
     ("workspace_create", {"name": "No Name"}, "is not a valid workspace name"),
     ("workspace_create", {"name": "huge", "memory_mb": 10**6}, "memory_mb"),
     ("workspace_create", {"name": "else", "base_image": "no-such-image"}, "no-such-image"),
+    ("workspace_create", {"name": "else", "ttl_secs": 0}, "ttl"),
     ("workspace_fork", {**HERE, "count": 1000}, "1000"),
+    ("workspace_fork", {**HERE, "count": QUOTA}, f"may have {QUOTA} workspaces"),
+    ("workspace_fork", {**HERE, "count": 2, "new_name": "one"}, "count is not 1"),
+    ("workspace_fork", {**HERE, "new_name": "all"}, "There is a workspace 'all' already"),
+    ("workspace_batch_fork", {**HERE, "count": 1}, "has no snapshot 'golden'"),
+    ("workspace_batch_fork", {**HERE, "count": 21, "snapshot_name": "kept"}, "maximum of 20"),
+    ("workspace_set_lifetime", {**HERE, "idle_suspend_secs": 0}, "idle_suspend_s is 0"),
+    ("workspace_set_lifetime", {**HERE, "ttl_secs": -1}, "ttl_s is -1"),
     ("workspace_fork", {**HERE, "snapshot_name": "none"}, "has no snapshot 'none'"),
     ("workspace_start", HERE, "is running"),
     ("workspace_resume", HERE, "is running"),
     ("exec", {**HERE, "command": "true", "timeout_secs": -1}, "timeout_secs"),
-    ("exec_poll", {**HERE, "job_id": "none"}, "none"),
+    ("exec", {**HERE, "command": "x" * 200_000}, "file_write"),
+    ("exec", {**HERE, "command": "true", "workdir": "/none"}, "/none"),
+    ("exec_parallel", {"workspace_ids": ["all"], "commands": ["true", "false"]}, "2 commands were given for 1"),
+    ("exec_poll", {**HERE, "job_id": "none"}, "exec_list names the jobs"),
     ("exec_kill", {**HERE, "job_id": "none"}, "none"),
     ("exec_input", {**HERE, "job_id": "none", "input": ""}, "none"),
     ("set_env", {**HERE, "vars": {"A=B": "1"}}, "A=B"),
@@ -110,6 +127,10 @@ ERRORS: Final[tuple[tuple[str, dict[str, Any], str], ...]] = (
     ("file_read", {**HERE, "path": "relative"}, "relative"),
     ("file_list", {**HERE, "path": "/none"}, "/none"),
     ("file_write", {**HERE, "path": "/proc/none", "content": ""}, "/proc/"),
+    ("file_write", {**HERE, "path": "/root/f", "content": "", "mode": "rw"}, "invalid literal"),
+    ("file_write", {**HERE, "path": "/root/f", "content": "", "mode": "77777"}, "is not a file mode"),
+    ("file_write", {**HERE, "path": "/root/f", "content": "!", "encoding": "base64"}, "cannot be decoded"),
+    ("file_edit", {**HERE, "path": "/root/f", "old_string": "e", "new_string": ""}, "set replace_all"),
     ("file_edit", {**HERE, "path": "/root/f", "old_string": "absent", "new_string": ""}, "does not occur"),
     ("file_search", {**HERE, "pattern": "(", "path": "/root"}, "unterminated subpattern"),
     ("file_download", {**HERE, "host_path": "/etc/f", "guest_path": "/root/f"}, "/etc/f"),
@@ -117,15 +138,34 @@ ERRORS: Final[tuple[tuple[str, dict[str, Any], str], ...]] = (
     ("snapshot_create", {**HERE, "name": "Not A Name"}, "is not a valid snapshot name"),
     ("snapshot_restore", {**HERE, "snapshot_name": "none"}, "has no snapshot 'none'"),
     ("snapshot_delete", {**HERE, "snapshot_name": "none"}, "has no snapshot 'none'"),
+    ("snapshot_create", {**HERE, "name": "kept"}, "has a snapshot 'kept' already"),
+    ("snapshot_diff", {**HERE, "base": "none"}, "has no snapshot 'none'"),
+    ("snapshot_diff", {**HERE, "base": "kept", "other": "none"}, "has no snapshot 'none'"),
+    ("undo", HERE, "can be undone"),
     ("port_forward", {**HERE, "guest_port": 0}, "0 is not a port"),
+    ("port_forward", {**HERE, "guest_port": 8082, "host_port": 80}, "those below 1024"),
+    ("port_forward", {**HERE, "guest_port": 8082, "host_port": "{taken}"}, "forwarded to another guest port"),
+    ("port_forward", {**HERE, "guest_port": 8081, "host_port": 20000}, "Remove that forward first"),
+    ("network_policy", {**HERE, "allow_inter_vm": True}, "needs the tap network"),
     ("port_forward_remove", {**HERE, "guest_port": 9}, "9"),
     ("git_clone", {**HERE, "url": "file:///etc"}, "file:///etc"),
+    ("git_clone", {**HERE, "url": "git://127.0.0.1:1/x", "path": "/root/other"}, "git_failed"),
+    ("git_clone", {**HERE, "url": "git://127.0.0.1/origin", "branch": "--x"}, "is not the name of a"),
+    ("git_diff", {**HERE, "path": "/root"}, "Give the path of a repository"),
+    ("git_commit", {**HERE, "path": "/root", "message": "two"}, "Give the path of a repository"),
+    ("git_commit", {**HERE, "path": "/root/clone", "message": " "}, "not all of them blank"),
+    ("git_push", {**HERE, "path": "/root/clone", "remote": "nowhere"}, "git remote -v"),
+)
+OF_OTHERS: Final[tuple[tuple[str, dict[str, Any], str], ...]] = (
+    ("exec", {**HERE, "command": "true"}, "belongs to session 'default', you are 'other'"),
+    ("workspace_destroy", HERE, "not_owner"),
+    ("workspace_adopt", HERE, "is connected"),
 )
 
 
 @asynccontextmanager
-async def client_of(environment: dict[str, str]) -> AsyncIterator[Client]:
-    parameters = StdioServerParameters(command=ARGV[0], args=[*ARGV[1:], "serve"], env=environment)
+async def client_of(environment: dict[str, str], *options: str) -> AsyncIterator[Client]:
+    parameters = StdioServerParameters(command=ARGV[0], args=[*ARGV[1:], "serve", *options], env=environment)
     async with Client(stdio_client(parameters)) as client:
         yield client
 
@@ -136,9 +176,9 @@ def test_no_tool_is_forgotten_here() -> None:
 
 async def test_every_tool_succeeds_and_fails_as_it_says(environment: dict[str, str], tmp_path: Path) -> None:
     failures: list[str] = []
-    known = {"{roots}": str(tmp_path)}
+    known: dict[str, Any] = {"{roots}": str(tmp_path)}
     config = tmp_path / "config.toml"
-    config.write_text(f'transfer_roots = ["{tmp_path}"]\n')
+    config.write_text(f'transfer_roots = ["{tmp_path}"]\n[quotas]\nworkspaces = {QUOTA}\n')
     environment = {**environment, "AGENTISO_CONFIG": str(config)}
     with trio.fail_after(LIMIT_S):
         async with client_of(environment) as client:
@@ -153,19 +193,30 @@ async def test_every_tool_succeeds_and_fails_as_it_says(environment: dict[str, s
                 jsonschema.validate(result.structured_content, schema)
                 known |= {f"{{{name}}}": result.structured_content[field] for name, field in success.gives.items()}
             assert not failures, "\n".join(failures)
-            for tool, arguments, text in (*ERRORS, *errors_of_all()):
-                result = await client.call_tool(tool, arguments)
-                said = json.dumps([block.model_dump() for block in result.content])
-                if not result.is_error or text not in said:
-                    failures.append(f"{tool} {arguments}: {said}, not {text!r}")
+            failures += await unlike(client, (*ERRORS, *errors_of_all()), known)
+            async with client_of(environment, "--session", "other") as other:
+                failures += await unlike(other, OF_OTHERS, known)
             assert not failures, "\n".join(failures)
             await client.call_tool("workspace_destroy", HERE)
 
 
-def filled(arguments: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
+async def unlike(client: Client, errors: Iterable[tuple[str, dict[str, Any], str]], known: dict[str, Any]) -> list[str]:
+    """Make calls that are to fail and return what does not, or says something else, or not what to do."""
+    found: list[str] = []
+    for tool, arguments, text in errors:
+        result = await client.call_tool(tool, filled(arguments, known))
+        said = json.dumps([block.model_dump() for block in result.content])
+        if not result.is_error or text not in said or not (result.meta or {})[ERROR_META]["remedy"]:
+            found.append(f"{tool} {str(arguments)[:300]}: {said}, not {text!r}")
+    return found
+
+
+def filled(arguments: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     def fill(value: Any) -> Any:
+        if isinstance(value, str) and value in known:
+            return known[value]
         for name, found in known.items():
-            value = value.replace(name, found) if isinstance(value, str) else value
+            value = value.replace(name, str(found)) if isinstance(value, str) else value
         return value
 
     return {key: fill(value) for key, value in arguments.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import trio
 from mcp.shared.exceptions import MCPError
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.errors import InvalidArgument
+from actors.errors import GuestRefused, InvalidArgument
+from actors.guest_model import FileEntry
 from actors.settings import Audit, Rate, RateLimits, Settings
 from agentiso.audit import HIDDEN, AuditLog, read_last, summary
+from agentiso.files import Files
 from agentiso.gate import Gate
+from agentiso.mcp.calls import ERROR_META
 from agentiso.mcp.once import Once
 from agentiso.mcp.resources import READ
 from agentiso.mcp.tools import TOOLS
@@ -25,7 +29,8 @@ from agentiso.mcp.uris import MANUAL, ROOT
 from agentiso.ratelimits import CREATE, EXEC, Limiter, RateLimited, bucket_of
 from agentiso.sessions import Client
 from agentiso.system import System
-from tests.standins import caller, open_stopped
+from agentiso.workspace import Workspace
+from tests.standins import caller, open_stopped, wired
 
 LIMIT_S = 30
 ANN = Client("ann", "memory")
@@ -248,6 +253,37 @@ def test_a_log_that_cannot_be_written_fails_no_call(tmp_path: Path, caplog: pyte
     with AuditLog(tmp_path, Audit()).call(ANN, "exec", {}) as entry:
         entry.outcome = "ok"
     assert "could not be written" in caplog.text
+
+
+# -- what cannot be sent
+
+
+async def test_half_characters_of_a_lying_guest_end_no_connection(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie = "\ud800.txt"
+
+    async def list_files(_files: Files, path: str) -> tuple[FileEntry, ...]:
+        if path != "/":
+            raise GuestRefused(f"{lie} is what it says.", remedy=lie)
+        return (FileEntry(lie, lie, 0, 0, math.inf),)
+
+    async def console(_workspace: Workspace, _max_bytes: int) -> str:
+        return lie
+
+    monkeypatch.setattr(Files, "list", list_files)
+    monkeypatch.setattr(Workspace, "console", console)
+    with trio.fail_after(LIMIT_S):
+        async with wired(system) as wire:
+            call: dict[str, Any] = {"name": "file_list", "arguments": {"workspace_id": "mine", "path": "/"}}
+            told = (await wire.ask("tools/call", **call))["result"]["structuredContent"]["entries"][0]
+            assert (told["name"], told["modified"]) == (r"\ud800.txt", None)
+            call["arguments"]["path"] = "/root"
+            failed = (await wire.ask("tools/call", **call))["result"]
+            assert failed["isError"]
+            assert failed["_meta"][ERROR_META]["remedy"] == r"\ud800.txt"
+            read = await wire.ask("resources/read", uri="agentiso://workspaces/mine/console")
+            assert r"\ud800.txt" in read["result"]["contents"][0]["text"]
 
 
 # -- questions

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.errors import InvalidArgument
+from actors.guest_model import ExecResult
+from agentiso.git import _failure
 from agentiso.git_text import check_ref, check_remote, check_url, hint, parse_status, redact
 
 TOKEN = "ghp_Secret%2Fvalue"
@@ -92,3 +94,10 @@ def test_each_usual_failure_has_its_advice() -> None:
     assert "token" in hint("fatal: could not read Username for 'https://h'")
     assert "force" in hint("! [rejected] main -> main (non-fast-forward)")
     assert hint("something else") == ""
+
+
+def test_a_failure_is_told_without_the_options_that_git_lists_after_it() -> None:
+    said = b"warning: Not a git repository. Use --no-index\nusage: git diff --no-index\n" + b"    --option\n" * 500
+    error = _failure(ExecResult(129, None, b"", said, 0, len(said), timed_out=False, duration_s=0.1))
+    assert error.message == "Git failed: warning: Not a git repository. Use --no-index."
+    assert error.remedy == "Give the path of a repository in the guest."

@@ -86,7 +86,9 @@ async def test_whatever_takes_long_is_heard_of(tool: Tool, tmp_path: Path, autoj
 
     calls, session = Calls(cast("System", None), Gate(Settings(state_dir=tmp_path))), Session()
     calls._tools[tool.name] = attrs.evolve(tool, arguments=Nothing, result=Done, handler=slow)
-    context = SimpleNamespace(request=None, lifespan_context=SimpleNamespace(client=LOCAL), session=session, protocol_version="2025-11-25")
+    context = SimpleNamespace(
+        request=None, lifespan_context=SimpleNamespace(client=LOCAL), session=session, protocol_version="2025-11-25"
+    )
     result: Any = await calls(context, types.CallToolRequestParams(name=tool.name, arguments={}))
     assert not result.is_error, result
     times = [at for at, _, _ in session.heard]

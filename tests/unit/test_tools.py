@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import pkgutil
@@ -46,6 +47,7 @@ SAY_ALL = frozenset(
     }
 )  # fmt: skip
 """Arguments whose names need no description."""
+HOUSES = (actors, agentiso, guest, imagebuild)
 HINTS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 
 
@@ -147,8 +149,9 @@ def test_tools_of_the_command_line_are_its_own() -> None:
         assert is_shown(tool, Client("ann", "unix")) is not tool.hidden
 
 
-def test_every_failure_has_a_code_of_its_own() -> None:
-    for package in (actors, agentiso, guest, imagebuild):
+def failures() -> dict[str, type[AgentisoError]]:
+    """Return all anticipated failures of the project, by their classes' names."""
+    for package in HOUSES:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
@@ -158,8 +161,29 @@ def test_every_failure_has_a_code_of_its_own() -> None:
             yield sub
             yield from kinds(sub)
 
+    return {kind.__name__: kind for kind in kinds(AgentisoError)}
+
+
+def test_every_failure_says_what_to_do_next() -> None:
+    kinds, silent = failures(), []
+    sources = [path for house in HOUSES for path in sorted(Path(house.__path__[0]).rglob("*.py"))]
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
+                given = {keyword.arg: keyword.value for keyword in node.keywords}
+                # What is made of another failure's fields has that one's, which has one.
+                said = "remedy" in given and not (
+                    isinstance(given["remedy"], ast.Constant) and not given["remedy"].value
+                )
+                if not (said or None in given or kinds[node.func.id].usual_remedy):
+                    silent.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    assert len(sources) > 100
+    assert not silent, "\n".join(silent)
+
+
+def test_every_failure_has_a_code_of_its_own() -> None:
     codes: dict[str, type[AgentisoError]] = {}
-    for kind in kinds(AgentisoError):
+    for kind in failures().values():
         # An error of the command line's own hands on the code that it was told.
         if "code" in vars(kind):
             assert re.fullmatch(r"[a-z][a-z_]+", kind.code)

@@ -15,18 +15,19 @@ from actors.machine.guest_jobs import new_job_id
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, cut, limit, reporting
 from agentiso.mcp.tools.results import JobResult
-from agentiso.mcp.tools.tool import COMMAND, WORKDIR, Call, Tool
+from agentiso.mcp.tools.tool import COMMAND, LONG, WORKDIR, Call, Tool
 from agentiso.workspace import Workspace
 
 KILL_LIMIT_S: Final = 15.0
 PARALLEL_BYTES: Final = 4 * 1024
+TIMED_OUT: Final = "exec_background has no such limit; with yield_secs, exec has none either."
 KEPT: Final = "Kept of each stream: head and tail"
 
 
 @attrs.frozen
 class ExecArguments:
     workspace_id: str
-    command: str = describe(COMMAND)
+    command: str = describe(COMMAND, maxLength=LONG)
     timeout_secs: float | None = describe(
         "Kill it after this, descendants too. Absent: 120, or none with yield_secs", None, minimum=0.1, maximum=86400
     )
@@ -130,7 +131,7 @@ async def _exec(call: Call, a: ExecArguments) -> ExecToolResult:
         stderr=stderr,
         timed_out=r.timed_out,
         duration_secs=r.duration_s,
-        note=r.note,
+        note=f"{r.note} {TIMED_OUT}" if r.timed_out else r.note,
         truncated=r.stdout_bytes > len(r.stdout) or r.stderr_bytes > len(r.stderr),
     )
 

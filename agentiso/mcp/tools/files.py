@@ -10,12 +10,14 @@ from typing import Final
 import attrs
 
 from actors.errors import InvalidArgument
-from actors.guest_model import TreeReport
+from actors.guest_model import FileEntry, TreeReport
 from agentiso.mcp.schema import describe, outline
-from agentiso.mcp.tools.tool import Call, Done, Tool
+from agentiso.mcp.tools.tool import LONG, Call, Done, Tool
 
 DEFAULT_READ_BYTES: Final = 16 * 1024
 MAX_FILE_BYTES: Final = 256 * 1024
+MAX_LISTED: Final = 500
+"""Entries of a directory that are listed at once: about 12,000 tokens."""
 TELL_BYTES: Final = 4 * 1024 * 1024
 PATH: Final = "Absolute"
 EXCLUDE: Final = "Names or paths to leave out, as *.pyc"
@@ -41,7 +43,7 @@ class FileReadResult:
 class FileWriteArguments:
     workspace_id: str
     path: str = describe("Absolute; parents are made")
-    content: str = describe()
+    content: str = describe(maxLength=LONG)
     encoding: str = describe("Of content", "utf-8", enum=["utf-8", "base64"])
     mode: str | None = describe("Octal. Absent: 0644, or as it was", None)
 
@@ -50,6 +52,7 @@ class FileWriteArguments:
 class FileListArguments:
     workspace_id: str
     path: str = describe(PATH)
+    offset: int = describe("First entry", 0, minimum=0)
 
 
 @attrs.frozen
@@ -64,14 +67,16 @@ class Entry:
 @attrs.frozen
 class FileListResult:
     entries: list[Entry] = outline("By name")
+    note: str = describe()
+    """Whether there are more, and how they are listed."""
 
 
 @attrs.frozen
 class FileEditArguments:
     workspace_id: str
     path: str = describe(PATH)
-    old_string: str = describe("Occurs exactly once, unless replace_all")
-    new_string: str = describe()
+    old_string: str = describe("Occurs exactly once, unless replace_all", maxLength=LONG)
+    new_string: str = describe(maxLength=LONG)
     replace_all: bool = False
 
 
@@ -163,7 +168,14 @@ async def _file_write(call: Call, a: FileWriteArguments) -> Done:
 
 async def _file_list(call: Call, a: FileListArguments) -> FileListResult:
     entries = await (await call.workspace(a.workspace_id)).files.list(a.path)
-    return FileListResult([Entry(e.name, e.kind, e.size_bytes, f"{e.mode:04o}", e.modified_at) for e in entries])
+    end = min(a.offset + MAX_LISTED, len(entries))
+    listed = [_entry(e) for e in entries[a.offset : end]]
+    note = f"The directory has {len(entries)} entries; offset={end} lists on." if end < len(entries) else ""
+    return FileListResult(listed, note)
+
+
+def _entry(e: FileEntry) -> Entry:
+    return Entry(e.name, e.kind, e.size_bytes, f"{e.mode:04o}", e.modified_at)
 
 
 async def _file_edit(call: Call, a: FileEditArguments) -> FileEditResult:
@@ -201,8 +213,7 @@ async def _file_download(call: Call, a: DownloadArguments) -> TransferResult:
 
 
 async def _file_stat(call: Call, a: FileStatArguments) -> Entry:
-    e = await (await call.workspace(a.workspace_id)).files.stat(a.path)
-    return Entry(e.name, e.kind, e.size_bytes, f"{e.mode:04o}", e.modified_at)
+    return _entry(await (await call.workspace(a.workspace_id)).files.stat(a.path))
 
 
 def _roots(call: Call) -> Sequence[Path] | None:

@@ -8,7 +8,7 @@ import attrs
 
 from agentiso.git import WORKSPACE as REPOSITORY
 from agentiso.mcp.schema import describe
-from agentiso.mcp.tools.tool import Call, Tool
+from agentiso.mcp.tools.tool import LONG, Call, Tool
 
 PATH: Final = f"Absent: {REPOSITORY}"
 
@@ -72,7 +72,7 @@ class GitDiffResult:
 @attrs.frozen
 class GitCommitArguments:
     workspace_id: str
-    message: str
+    message: str = describe(maxLength=LONG)
     path: str = describe(PATH, REPOSITORY)
     add_all: bool = describe("Stage all changes first; the default", True)
     author_name: str | None = describe("Absent: as configured", None)
@@ -123,7 +123,11 @@ async def _status(call: Call, a: GitStatusArguments) -> GitStatusResult:
 async def _diff(call: Call, a: GitDiffArguments) -> GitDiffResult:
     git = (await call.workspace(a.workspace_id)).git
     d = await git.diff(a.path, staged=a.staged, stat=a.stat, file_path=a.file_path, max_bytes=a.max_bytes)
-    return GitDiffResult(d.diff, d.truncated, d.diff_bytes, d.stat)
+    text = d.diff
+    if d.truncated:
+        how = "file_path narrows it; or exec git diff > FILE, and file_read that"
+        text += f"\n[... {d.diff_bytes} bytes in all, the rest is cut; {how} ...]\n"
+    return GitDiffResult(text, d.truncated, d.diff_bytes, d.stat)
 
 
 async def _commit(call: Call, a: GitCommitArguments) -> GitCommitResult:

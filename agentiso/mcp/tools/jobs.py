@@ -13,13 +13,13 @@ from actors.guest_model import JobInfo
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, whole
 from agentiso.mcp.tools.results import JobResult
-from agentiso.mcp.tools.tool import COMMAND, WORKDIR, Call, Tool, WorkspaceArguments
+from agentiso.mcp.tools.tool import COMMAND, LONG, WORKDIR, Call, Tool, WorkspaceArguments
 
 
 @attrs.frozen
 class BackgroundArguments:
     workspace_id: str
-    command: str = describe(COMMAND)
+    command: str = describe(COMMAND, maxLength=LONG)
     workdir: str | None = describe(WORKDIR, None)
     env: dict[str, str] | None = None
     timeout_secs: float | None = describe("Kill it after this. Absent: never", None, minimum=0.1, maximum=86400)
@@ -101,7 +101,7 @@ class Listed:
 class ListResult:
     jobs: list[Listed] = outline("Newest first, at most 50")
     note: str = describe()
-    """Whether earlier ones were lost."""
+    """Whether earlier ones were lost, or are not listed."""
 
 
 MAX_LISTED: Final = 50
@@ -166,8 +166,10 @@ async def _input(call: Call, a: InputArguments) -> InputResult:
 async def _list(call: Call, a: WorkspaceArguments) -> ListResult:
     found = await (await call.workspace(a.workspace_id)).jobs.list()
     newest = sorted(found.jobs, key=lambda job: job.started_at, reverse=True)[:MAX_LISTED]
-    note = "The guest agent ended and began anew; earlier jobs and variables are lost." if found.began_anew else ""
-    return ListResult([_listed(job) for job in newest], note)
+    notes = ["The guest agent ended and began anew; earlier jobs and variables are lost."] if found.began_anew else []
+    if len(newest) < len(found.jobs):
+        notes.append(f"There are {len(found.jobs)} jobs; exec_poll tells of the older ones by their ids.")
+    return ListResult([_listed(job) for job in newest], " ".join(notes))
 
 
 def _listed(job: JobInfo) -> Listed:

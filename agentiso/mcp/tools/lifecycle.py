@@ -7,9 +7,11 @@ from typing import Final
 import attrs
 
 from agentiso.mcp.schema import describe
+from agentiso.mcp.tools.output import last_lines
 from agentiso.mcp.tools.results import LifetimeResult, StateResult, state_result
 from agentiso.mcp.tools.tool import Call, Tool, WorkspaceArguments
 
+MAX_LINES: Final = 2000
 LINE_BYTES: Final = 200
 """What a line of a log is counted with; longer ones mean fewer of them."""
 
@@ -37,7 +39,7 @@ class IpResult:
 class LogsArguments:
     workspace_id: str
     log_type: str = describe("Absent: all", "all", enum=["console", "stderr", "all"])
-    max_lines: int = describe("The last of each log", 100, minimum=1, maximum=2000)
+    max_lines: int = describe("The last of each log", 100, minimum=1, maximum=MAX_LINES)
 
 
 @attrs.frozen
@@ -85,11 +87,11 @@ async def _logs(call: Call, a: LogsArguments) -> LogsResult:
     cap = a.max_lines * LINE_BYTES
     console = await ws.console(cap) if a.log_type != "stderr" else None
     qemu = await ws.qemu_log(cap) if a.log_type != "console" else None
-    return LogsResult(_last_lines(console, a.max_lines), _last_lines(qemu, a.max_lines))
-
-
-def _last_lines(text: str | None, count: int) -> str | None:
-    return None if text is None else "\n".join(text.splitlines()[-count:])
+    more = f"a larger max_lines, up to {MAX_LINES}, shows more"
+    console, qemu = (
+        None if text is None else last_lines(text, a.max_lines, cap_bytes=cap, more=more) for text in (console, qemu)
+    )
+    return LogsResult(console, qemu)
 
 
 TOOLS: Final = (

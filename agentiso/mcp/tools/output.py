@@ -34,6 +34,14 @@ def cut(data: bytes, total: int, *, job_id: str, stream: str) -> str:
     return head.decode(errors="replace") + mark + tail.decode(errors="replace")
 
 
+def last_lines(text: str, count: int, *, cap_bytes: int, more: str) -> str:
+    """Return the last lines of the end of a log, of at most ``cap_bytes``; a mark says that and how there is more."""
+    lines = text.splitlines()
+    if len(lines) <= count and len(text.encode(errors="replace")) < cap_bytes:
+        return text
+    return "\n".join([f"[... what came before is cut; {more} ...]", *lines[-count:]])
+
+
 def whole(data: bytes) -> int:
     """Return how much of ``data`` ends with a whole UTF-8 character; all of it, if it is not text."""
     for back in range(1, min(MAX_CHARACTER_BYTES, len(data)) + 1):

@@ -93,25 +93,20 @@ async def _snapshot_diff(call: Call, a: DiffArguments) -> DiffResult:
             break
         text += change.text
     listed = [_change(change) for change in found.changes[: a.max_changes]]
-    return DiffResult(listed, len(found.changes), _printable(text), cut)
+    return DiffResult(listed, len(found.changes), text, cut)
 
 
 def _change(c: FileChange) -> Change:
     there = c.after or c.before
     modes = f"{c.before.mode:04o} to {c.after.mode:04o}" if c.before and c.after else None
     return Change(
-        path=_printable(c.path),
+        path=c.path,
         change=c.change,
         kind=there.kind if there else "other",
         size_before=c.before.size_bytes if c.before else None,
         size_after=c.after.size_bytes if c.after else None,
         mode_change=modes if c.before and c.after and c.before.mode != c.after.mode else None,
     )
-
-
-def _printable(text: str) -> str:
-    """Return text without the lone surrogates that stand for bytes of names which are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 async def _snapshot_create(call: Call, a: SnapshotCreateArguments) -> SnapshotCreateResult:

@@ -17,6 +17,9 @@ from agentiso.workspace import Workspace
 KEY: Final = "For retries: same key, same result"
 COMMAND: Final = "For /bin/sh -c, as root"
 WORKDIR: Final = "Absolute. Absent: /"
+MAX_KEY_CHARS: Final = 200
+LONG: Final = 16 * 1024 * 1024
+"""Characters of text that only the message it comes in bounds, or what takes it, which then says what to do instead."""
 
 
 Confirm: TypeAlias = Callable[[str], Awaitable[bool | None]]

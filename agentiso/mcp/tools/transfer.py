@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 
 from actors.errors import InvalidArgument
+from actors.text import shown
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.tool import Call, Tool
 
@@ -44,7 +45,7 @@ class ImportResult:
 
 def _absolute(path: str) -> Path:
     if not path.startswith("/") or "\0" in path:
-        raise InvalidArgument(f"{path!r} is not an absolute path.")
+        raise InvalidArgument(f"{shown(path)} is not an absolute path.", remedy="Begin it with /.")
     return Path(path)
 
 

@@ -18,7 +18,7 @@ from agentiso.mcp.tools.results import (
     summary_result,
     workspace_result,
 )
-from agentiso.mcp.tools.tool import KEY, Call, Done, Tool, WorkspaceArguments
+from agentiso.mcp.tools.tool import KEY, MAX_KEY_CHARS, Call, Done, Tool, WorkspaceArguments
 
 
 @attrs.frozen
@@ -30,7 +30,7 @@ class CreateArguments:
     disk_gb: int | None = None
     allow_internet: bool | None = describe("Internet access; off by default", None)
     idle_suspend_secs: float | None = describe("Suspend when idle so long; wakes on use", None)
-    idempotency_key: str | None = describe(KEY, None)
+    idempotency_key: str | None = describe(KEY, None, maxLength=MAX_KEY_CHARS)
     ttl_secs: float | None = describe("Destroy it after this", None)
 
 
@@ -50,7 +50,7 @@ class ListResult:
 class DestroyArguments:
     workspace_id: str
     force: bool = describe("Even if another session's work is lost", False)
-    idempotency_key: str | None = describe(KEY, None)
+    idempotency_key: str | None = describe(KEY, None, maxLength=MAX_KEY_CHARS)
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class ForkArguments:
     workspace_id: str
     count: int = describe("How many children, 1 to 50", 1, minimum=1, maximum=50)
     snapshot_name: str | None = describe("Absent: the workspace as it is now", None)
-    idempotency_key: str | None = describe(KEY, None)
+    idempotency_key: str | None = describe(KEY, None, maxLength=MAX_KEY_CHARS)
     new_name: str | None = describe("Name of an only child", None)
     name_prefix: str | None = describe("Names: PREFIX-1 and on", None)
 
@@ -88,7 +88,7 @@ class BatchForkArguments:
     count: int = describe("How many workers, 1 to 20", minimum=1, maximum=20)
     snapshot_name: str = describe("Absent: golden", "golden")
     name_prefix: str = describe("Names: PREFIX-1 and on. Absent: worker", "worker")
-    idempotency_key: str | None = describe(KEY, None)
+    idempotency_key: str | None = describe(KEY, None, maxLength=MAX_KEY_CHARS)
 
 
 @attrs.frozen
