@@ -135,3 +135,13 @@ async def test_a_snapshot_tells_what_it_cost(ann: Caller) -> None:
 )
 def test_a_start_tells_by_what_it_was_and_how_long_it_took(started_by: str, note: str) -> None:
     assert state_result(attrs.evolve(INFO, started_by=started_by)).note == note
+
+
+def test_a_start_tells_what_it_has_proven() -> None:
+    proof = "Proven: memory of generation 1, new entropy, clock within 0 ms, hostname ws-fork-1"
+    assert proof in state_result(attrs.evolve(INFO, evidence=EVIDENCE)).note
+    assert (
+        "Proven: a fresh boot"
+        in state_result(attrs.evolve(INFO, evidence=attrs.evolve(EVIDENCE, nonce_matched=False))).note
+    )
+    assert "Proven" not in state_result(attrs.evolve(INFO, evidence=EVIDENCE, state="stopped")).note

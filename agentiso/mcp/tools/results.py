@@ -258,7 +258,14 @@ def _note(info: WorkspaceInfo) -> str:
     how = f"{info.started_by} in {info.start_seconds:.2f} s" if info.state == "running" else ""
     if how:
         how += {"cold_boot": ", no process was kept", "pool": ", it was restored ahead"}.get(info.started_by, "")
-    return ". ".join(part for part in (how, info.note, info.failure) if part)
+    proof = _proof(info.evidence) if how and info.evidence else ""
+    return ". ".join(part for part in (how, proof, info.note, info.failure) if part)
+
+
+def _proof(evidence: Evidence) -> str:
+    """Say in a few words what a start has proven; `workspace_info` has all of it."""
+    memory = f"memory of generation {evidence.generation}" if evidence.nonce_matched else "a fresh boot"
+    return f"Proven: {memory}, new entropy, clock within {evidence.clock_error_ms:.0f} ms, hostname {evidence.hostname}"
 
 
 def _resources(info: WorkspaceInfo) -> Resources:
