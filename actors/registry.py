@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, assert_never
 
@@ -13,47 +13,36 @@ import attrs
 import trio
 
 from actors import messages as m
+from actors import plans, transfer
 from actors import record as records
-from actors import transfer
+from actors.directory import Directory
 from actors.errors import (
     ActorGone,
     AgentisoError,
-    InvalidArgument,
-    NameTaken,
     NoCapacity,
-    NotFound,
 )
 from actors.host import Host
 from actors.lifecycle import State
-from actors.lifetime import check as check_lifetime
 from actors.machine.bundle import Manifest
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import exhaustion_reported
 from actors.machine.host import check_memory
-from actors.machine.image import BootImage
 from actors.model import (
     ExportReport,
     ForkedChild,
     ForkReport,
     ImportReport,
     Lineage,
-    Shape,
     TemplateInfo,
     WorkspaceInfo,
 )
-from actors.names import check_name, new_id
 from actors.pool import Pool, PoolKeeper
 from actors.quotas import Claim, Ledger
-from actors.record import WorkspaceRecord, new_record
+from actors.record import WorkspaceRecord
 from actors.runtime import Actor, Supervisor
 from actors.templates import Templates, Wanted
-from actors.text import shown
 from actors.workspace import WorkspaceActor
 
-MIN_PREFIX_CHARS: Final = 8
-MAX_CANDIDATES: Final = 20
-MIN_MEMORY_MB: Final = 128
-"""Less does not boot a stock kernel and the guest agent."""
 FORK_MEMORY_MB: Final = 64
 """What a fork is counted with at the start: it shares its parent's pages and pays for what it changes."""
 UNDO_S: Final = 60.0
@@ -74,8 +63,7 @@ class RegistryActor(Actor):
         self._supervisor = supervisor
         self._templates = Templates(host)
         self._pool = Pool(host, supervisor, self._templates)
-        self._found: dict[str, m.Found] = {}
-        self._reserved: set[str] = set()
+        self._directory = Directory()
         self._ledger = Ledger(host.settings.quotas)
         self.damaged: list[str] = []
         """Records that could not be read; their workspaces are left alone."""
@@ -123,7 +111,7 @@ class RegistryActor(Actor):
             case m.ForkWorkspace():
                 return await self._fork(message)
             case m.FindWorkspace():
-                return self._find(message.workspace)
+                return self._directory.find(message.workspace)
             case m.ListWorkspaces():
                 return await self._list()
             case m.AwaitChange():
@@ -131,7 +119,7 @@ class RegistryActor(Actor):
             case m.AdoptWorkspace():
                 return await self._adopt(message)
             case m.DestroyWorkspace():
-                return await self._forget(self._find(message.workspace).workspace_id)
+                return await self._forget(self._directory.find(message.workspace).workspace_id)
             case m.WarmTemplate():
                 return await self._warm(message)
             case m.ListTemplates():
@@ -147,34 +135,9 @@ class RegistryActor(Actor):
             case _:
                 assert_never(message)
 
-    # -- names
-
-    def _find(self, text: str) -> m.Found:
-        if text in self._found:
-            return self._found[text]
-        for found in self._found.values():
-            if text == found.name:
-                return found
-        matching = [found for key, found in self._found.items() if text and key.startswith(text)]
-        if len(matching) == 1 and len(text) >= MIN_PREFIX_CHARS:
-            return matching[0]
-        known = ", ".join(sorted(found.name for found in self._found.values())[:MAX_CANDIDATES]) or "none"
-        message, remedy = f"There is no workspace {shown(text)}; there are: {known}.", "Create it, or list them."
-        if matching:
-            named = sorted(f"{found.name} ({found.workspace_id})" for found in matching)[:MAX_CANDIDATES]
-            message += f" The ids of {len(matching)} begin like that: {', '.join(named)}."
-            remedy = f"Use a name, or at least {MIN_PREFIX_CHARS} digits of an id."
-        raise NotFound(message, remedy=remedy)
-
-    def _reserve(self, name: str) -> None:
-        check_name(name)
-        if name in self._reserved or any(found.name == name for found in self._found.values()):
-            raise NameTaken(f"There is a workspace {name!r} already.", remedy="Choose another name or destroy it.")
-        self._reserved.add(name)
-
     def _check_room(self, count: int, memory_mb: int) -> None:
         limits = self._host.settings.limits
-        if len(self._found) + len(self._reserved) + count > limits.max_workspaces:
+        if len(self._directory) + count > limits.max_workspaces:
             raise NoCapacity(
                 f"{count} more would exceed the limit of {limits.max_workspaces} workspaces.",
                 remedy="Destroy some, or raise limits.max_workspaces.",
@@ -184,59 +147,39 @@ class RegistryActor(Actor):
     # -- create and destroy
 
     async def _create(self, message: m.CreateWorkspace) -> WorkspaceInfo:
-        settings = self._host.settings
-        shape, network = message.shape or settings.shape, message.network or settings.network
-        lifetime = message.lifetime or settings.lifetime
-        if message.name is not None:
-            check_name(message.name)
-        check_lifetime(lifetime)
-        self._check_shape(shape)
+        shape, report = plans.checked_shape(self._host, message), message.on_progress or _nobody
         self._check_room(1, shape.memory_mb)
-        report = message.on_progress or _nobody
-        image = await self._host.load_image(message.image or settings.image)
+        image = await self._host.load_image(message.image or self._host.settings.image)
         report("looking for an accelerator that works")
-        verdict = await self._host.accelerator(image)
-        internet = settings.allow_internet if message.allow_internet is None else message.allow_internet
-        record = new_record(
-            name=message.name or f"ws-{new_id()[:8]}",
-            image=image,
-            shape=shape,
-            network=network,
-            allow_internet=internet,
-            channel=settings.channel,
-            accelerator=verdict.chosen,
-            lifetime=lifetime,
-            owner=message.owner,
-        )
-        self._reserve(record.name)
-        wanted = Wanted(image, shape, network, settings.channel)
-        try:
-            self._ledger.take({record.id: Claim(record.owner, shape)})
-            with self._pool.creating():
-                if (info := await self._claim(record)) is not None:
-                    return info
-                return await self._create_anew(record, wanted, report)
-        finally:
-            self._reserved.discard(record.name)
-            self._give_back({record.id})
+        record = await plans.of_creation(self._host, message, image, shape)
+        wanted = Wanted(image, shape, record.network, record.channel)
+        with self._directory.reserved(record.name), self._taken_of_quota(record), self._pool.creating():
+            if (info := await self._claim(record)) is not None:
+                return info
+            return await self._create_anew(record, wanted, report)
 
-    def _give_back(self, workspace_ids: Iterable[str]) -> None:
-        """Have those of some workspaces that did not come to be take nothing of their owner's quota."""
-        for workspace_id in workspace_ids:
-            if workspace_id not in self._found:
-                self._ledger.give_back(workspace_id)
+    @contextmanager
+    def _taken_of_quota(self, *planned: WorkspaceRecord) -> Iterator[None]:
+        """Count workspaces in their owner's quota; those that did not come to be in the block count no more."""
+        self._ledger.take({record.id: Claim(record.owner, record.shape) for record in planned})
+        try:
+            yield
+        finally:
+            for record in planned:
+                if record.id not in self._directory:
+                    self._ledger.give_back(record.id)
 
     async def _adopt(self, message: m.AdoptWorkspace) -> WorkspaceInfo:
-        found = self._find(message.workspace)
+        found = self._directory.find(message.workspace)
         self._ledger.move(found.workspace_id, message.owner, expected=message.expected)
         # Whoever is told of the change asks whose it is now.
-        self._found[found.workspace_id] = attrs.evolve(found, owner=message.owner)
+        self._directory.put(attrs.evolve(found, owner=message.owner))
         try:
             info: WorkspaceInfo = await found.ref.ask(m.SetOwner(message.owner))
         except BaseException:
             self._ledger.move(found.workspace_id, message.expected, expected=message.owner, checked=False)
-            if found.workspace_id in self._found:
-                self._found[found.workspace_id] = found
+            if found.workspace_id in self._directory:
+                self._directory.put(found)
             raise
         self._host.changes.note(found.workspace_id)
         return info
@@ -253,7 +196,7 @@ class RegistryActor(Actor):
             quota = Claim(record.owner, record.shape)
             self._ledger.give_back(record.id)
             self._ledger.note(claimed.id, quota)
-            self._found[claimed.id] = m.Found(claimed.id, claimed.name, pooled.ref, claimed.owner)
+            self._directory.put(m.Found(claimed.id, claimed.name, pooled.ref, claimed.owner))
             try:
                 info: WorkspaceInfo = await pooled.ref.ask(m.Claim(claimed))
             except AgentisoError:
@@ -275,25 +218,11 @@ class RegistryActor(Actor):
     async def _warm(self, message: m.WarmTemplate) -> TemplateInfo:
         settings, report = self._host.settings, message.on_progress or _nobody
         shape, network = message.shape or settings.shape, message.network or settings.network
-        self._check_shape(shape)
+        plans.check_shape(shape, settings.limits)
         check_memory(shape.memory_mb, settings.limits.memory_reserve_mb)
         image = await self._host.load_image(message.image or settings.image)
         report("looking for an accelerator that works")
         return await self._templates.warm(self.nursery, Wanted(image, shape, network, settings.channel), report)
-
-    def _check_shape(self, shape: Shape) -> None:
-        limits = self._host.settings.limits
-        bounds = {
-            "vcpus": (1, limits.max_vcpus),
-            "memory_mb": (MIN_MEMORY_MB, limits.max_memory_mb),
-            "disk_gb": (1, limits.max_disk_gb),
-        }
-        for field, (low, high) in bounds.items():
-            value = getattr(shape, field)
-            if not low <= value <= high:
-                raise InvalidArgument(
-                    f"{field} is {value}; {low} to {high} are allowed.", remedy=f"Choose another {field}."
-                )
 
     async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> WorkspaceInfo:
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
@@ -317,7 +246,8 @@ class RegistryActor(Actor):
         ref = self._supervisor.find(name) or await self._supervisor.start(
             name, lambda: WorkspaceActor(record, self._host), on_giveup=self._gave_up
         )
-        found = self._found[record.id] = m.Found(record.id, record.name, ref, record.owner)
+        found = m.Found(record.id, record.name, ref, record.owner)
+        self._directory.put(found)
         self._ledger.note(record.id, Claim(record.owner, record.shape))
         self._host.changes.note(record.id)
         return found
@@ -330,21 +260,21 @@ class RegistryActor(Actor):
         """Let a workspace whose actor cannot live be refused by its closed mailbox; the others go on."""
 
     async def _forget(self, workspace_id: str) -> None:
-        found = self._found.get(workspace_id)
+        found = self._directory.get(workspace_id)
         if found is None:
             await trio.to_thread.run_sync(records.remove, records.directory_of(self._host.state_dir, workspace_id))
             return
         with contextlib.suppress(ActorGone):
             await found.ref.ask(m.Destroy())
         await self._supervisor.stop(found.ref)
-        self._found.pop(workspace_id, None)
+        self._directory.remove(workspace_id)
         self._host.changes.forget(workspace_id)
         self._ledger.give_back(workspace_id)
         await self._host.store.sweep()
 
     async def _list(self) -> tuple[WorkspaceInfo, ...]:
         infos = []
-        for found in list(self._found.values()):
+        for found in self._directory.all():
             with contextlib.suppress(ActorGone):
                 infos.append(await found.ref.ask(m.Describe()))
         return tuple(sorted(infos, key=lambda info: info.created_at))
@@ -353,7 +283,7 @@ class RegistryActor(Actor):
 
     async def _export(self, message: m.ExportWorkspace) -> ExportReport:
         began, report, store = time.perf_counter(), message.on_progress or _nobody, self._host.store
-        found = self._find(message.workspace)
+        found = self._directory.find(message.workspace)
         try:
             with store.held() as owner:
                 report("taking a checkpoint")
@@ -369,81 +299,47 @@ class RegistryActor(Actor):
         began, report = time.perf_counter(), message.on_progress or _nobody
 
         def check(manifest: Manifest) -> None:
-            self._check_shape(manifest.shape)
+            plans.check_shape(manifest.shape, self._host.settings.limits)
             self._check_room(1, manifest.shape.memory_mb)
 
         try:
             async with transfer.unpacked(self._host.state_dir, message.source, check, report) as found:
-                record, image = await self._plan_import(message, found)
-                self._reserve(record.name)
-                try:
-                    self._ledger.take({record.id: Claim(record.owner, record.shape)})
-                    with self._pool.creating(), self._host.store.held() as owner:
-                        made = await transfer.install(self._host.store, found, image, owner)
-                        fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
-                        source, note = transfer.fitting(made, fingerprint)
-                        report(note or "restoring the workspace")
-                        info = await self._bring_up(record, source)
-                finally:
-                    self._reserved.discard(record.name)
-                    self._give_back({record.id})
+                name = message.name or self._directory.free_name(found.manifest.name)
+                record, image = await plans.of_import(self._host, found, name, message.owner)
+                with (
+                    self._directory.reserved(record.name),
+                    self._taken_of_quota(record),
+                    self._pool.creating(),
+                    self._host.store.held() as owner,
+                ):
+                    made = await transfer.install(self._host.store, found, image, owner)
+                    fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
+                    source, note = transfer.fitting(made, fingerprint)
+                    report(note or "restoring the workspace")
+                    info = await self._bring_up(record, source)
         finally:
             with trio.CancelScope(shield=True):
                 await self._host.store.sweep()
         return ImportReport(info, source.has_memory, note, time.perf_counter() - began)
 
-    async def _plan_import(
-        self, message: m.ImportWorkspace, found: transfer.Unpacked
-    ) -> tuple[WorkspaceRecord, BootImage]:
-        """Return the record of an imported workspace, and this host's image for it."""
-        settings, manifest = self._host.settings, found.manifest
-        try:
-            image = await self._host.load_image(manifest.image_digest)
-            if image.digest != manifest.image_digest:
-                raise NotFound(f"{shown(manifest.image_digest)} is not a digest.", remedy="Export it once more.")
-        except AgentisoError as error:
-            digest = manifest.image_digest[:100]
-            raise NotFound(
-                f"The workspace stands on the image {found.image_name} (digest {digest}), which is not here.",
-                remedy="Copy the image's directory from the other host's images directory, under its name.",
-            ) from error
-        name = message.name or manifest.name
-        if not message.name and any(known.name == name for known in self._found.values()):
-            name = f"{name[:50]}-{new_id()[:8]}"
-        record = new_record(
-            name=name,
-            image=attrs.evolve(image, name=found.image_name),
-            shape=manifest.shape,
-            network=manifest.network,
-            # What another host allowed is not this one's word.
-            allow_internet=settings.allow_internet,
-            channel=manifest.channel,
-            accelerator=(await self._host.accelerator(image)).chosen,
-            lifetime=settings.lifetime,
-            owner=message.owner,
-        )
-        return record, image
-
     # -- fork
 
     async def _fork(self, message: m.ForkWorkspace) -> ForkReport:
         began = time.perf_counter()
-        parent = self._find(message.workspace)
+        parent = self._directory.find(message.workspace)
         info: WorkspaceInfo = await parent.ref.ask(m.Describe())
         image = attrs.evolve(await self._host.load_image(info.image_digest), name=info.image)
         # From here to the reservations nothing waits, so that no other call comes between.
         self._check_room(message.count, message.count * FORK_MEMORY_MB)
-        names = self._fork_names(parent.name, message)
-        planned = [self._planned_child(info, image, name, message.owner) for name in names]
-        with contextlib.ExitStack() as undo:
-            for name in names:
-                self._reserve(name)
-                undo.callback(self._reserved.discard, name)
-            undo.enter_context(self._ledger.forking(message.owner, message.count))
-            self._ledger.take({record.id: Claim(record.owner, record.shape) for record in planned})
-            undo.callback(self._give_back, [record.id for record in planned])
-            undo.enter_context(self._pool.creating())
-            owner = undo.enter_context(self._host.store.held())
+        names = self._directory.fork_names(parent.name, message, self._host.settings.limits.max_fork_count)
+        planned = [plans.of_child(self._host, info, image, name, message.owner) for name in names]
+        with (
+            self._directory.reserved(*names),
+            self._ledger.forking(message.owner, message.count),
+            self._taken_of_quota(*planned),
+            self._pool.creating(),
+            self._host.store.held() as owner,
+        ):
             taken = await self._fork_point(parent, message.snapshot, owner, durable=False)
             lineage = Lineage(parent.workspace_id, parent.name, taken.checkpoint.id, message.snapshot)
             planned = [attrs.evolve(record, forked_from=lineage) for record in planned]
@@ -469,42 +365,6 @@ class RegistryActor(Actor):
         checkpoint: Checkpoint = await parent.ref.ask(m.FindSnapshot(snapshot))
         self._host.store.hold(owner, {checkpoint.id})
         return m.CheckpointTaken(checkpoint, 0.0, 0)
-
-    def _fork_names(self, parent: str, message: m.ForkWorkspace) -> list[str]:
-        limit = self._host.settings.limits.max_fork_count
-        if not 1 <= message.count <= limit:
-            raise InvalidArgument(
-                f"A fork of {message.count} was asked for; 1 to {limit} are allowed.", remedy="Choose another count."
-            )
-        if message.names is not None:
-            if len(message.names) != message.count or len(set(message.names)) != message.count:
-                raise InvalidArgument(
-                    f"{message.count} distinct names are needed, {len(message.names)} were given.",
-                    remedy="Give one name for each child, or name_prefix.",
-                )
-            return list(message.names)
-        prefix = message.name_prefix or f"{parent[:48]}-fork"
-        taken = self._reserved | {found.name for found in self._found.values()}
-        names: list[str] = []
-        number = 1
-        while len(names) < message.count:
-            if f"{prefix}-{number}" not in taken:
-                names.append(f"{prefix}-{number}")
-            number += 1
-        return names
-
-    def _planned_child(self, parent: WorkspaceInfo, image: BootImage, name: str, owner: str) -> WorkspaceRecord:
-        return new_record(
-            name=name,
-            image=image,
-            shape=parent.shape,
-            network=parent.network.backend,
-            allow_internet=parent.network.allow_internet,
-            channel=parent.channel,
-            accelerator=parent.accelerator,
-            lifetime=self._host.settings.lifetime,
-            owner=owner,
-        )
 
     async def _bring_up_children(self, planned: list[WorkspaceRecord], source: Checkpoint) -> list[ForkedChild]:
         """Start all children at once; each may fail alone.  If this is cancelled, none is left."""
