@@ -11,10 +11,13 @@ import ctypes
 import mmap
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 READ_TSC: Final = bytes.fromhex("0f31 48c1e220 4809d0 c3")
 """rdtsc; shl rdx, 32; or rax, rdx; ret (Intel SDM, volume 2)."""
+STEADY: Final = {"constant_tsc", "nonstop_tsc"}
+"""Flags of a processor whose counter has one rate, whatever the processor's own and however it sleeps."""
 SAMPLE_S: Final = 0.2
 READINGS: Final = 50
 """Of which the one counts that took the shortest time, so that nothing came in between."""
@@ -22,8 +25,13 @@ SAME_PPM: Final = 50
 """Rates that differ by less are one processor's, measured twice; a clock then errs by less than 5 s a day."""
 
 
-def measure_khz() -> int | None:
-    """Return the rate in kHz, or ``None`` where this process may not run its own code; takes `SAMPLE_S`."""
+def measure_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int | None:
+    """Return the rate in kHz; takes `SAMPLE_S`.
+
+    ``None`` where it is not always the same, or this process may not run its own code.
+    """
+    if not set(cpuinfo.read_text().partition("\n\n")[0].split()) >= STEADY:
+        return None
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     except OSError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 
 from actors.machine.checkpoint import Fingerprint
@@ -16,6 +18,12 @@ def test_two_measurements_of_one_counter_are_taken_for_the_same_rate() -> None:
     assert one is not None
     assert other is not None
     assert same_rate(one, other)
+
+
+def test_a_counter_whose_rate_changes_is_none_to_keep_time_by(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nflags : fpu tsc constant_tsc\n\nprocessor : 1\nflags : nonstop_tsc\n")
+    assert measure_khz(cpuinfo) is None
 
 
 def test_a_checkpoint_of_a_faster_counter_is_refused_and_one_measured_a_little_otherwise_is_not() -> None:
