@@ -25,13 +25,13 @@ SAME_PPM: Final = 50
 """Rates that differ by less are one processor's, measured twice; a clock then errs by less than 5 s a day."""
 
 
-def measure_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int | None:
-    """Return the rate in kHz; takes `SAMPLE_S`.
+def is_steady(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether this host's counter is one to keep time by."""
+    return set(cpuinfo.read_text().partition("\n\n")[0].split()) >= STEADY
 
-    ``None`` where it is not always the same, or this process may not run its own code.
-    """
-    if not set(cpuinfo.read_text().partition("\n\n")[0].split()) >= STEADY:
-        return None
+
+def measure_khz() -> int | None:
+    """Return the rate in kHz, or ``None`` where this process may not run its own code; takes `SAMPLE_S`."""
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     except OSError:
@@ -61,4 +61,6 @@ def same_rate(one_khz: int, other_khz: int) -> bool:
 
 def kernel_arguments(khz: int | None) -> str:
     """Return the arguments that tell an emulated guest's kernel, empty where the rate is not known."""
-    return f"tsc_early_khz={khz} tsc=reliable" if khz else ""
+    if not khz:
+        return ""
+    return f"tsc_early_khz={khz} tsc=reliable" if is_steady() else f"tsc_early_khz={khz}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import attrs
+import pytest
 
+from actors.machine import tsc
 from actors.machine.checkpoint import Fingerprint
 from actors.machine.command_line import kernel_arguments
-from actors.machine.tsc import measure_khz, same_rate
+from actors.machine.tsc import is_steady, measure_khz, same_rate
 
 FINGERPRINT = Fingerprint("7.2", "tcg", "max", 1, 128, "digest", "none", "serial", tsc_khz=2_000_000)
 
@@ -23,7 +25,9 @@ def test_two_measurements_of_one_counter_are_taken_for_the_same_rate() -> None:
 def test_a_counter_whose_rate_changes_is_none_to_keep_time_by(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nflags : fpu tsc constant_tsc\n\nprocessor : 1\nflags : nonstop_tsc\n")
-    assert measure_khz(cpuinfo) is None
+    assert not is_steady(cpuinfo)
+    cpuinfo.write_text("processor : 0\nflags : fpu tsc constant_tsc nonstop_tsc\n\nprocessor : 1\n")
+    assert is_steady(cpuinfo)
 
 
 def test_a_checkpoint_of_a_faster_counter_is_refused_and_one_measured_a_little_otherwise_is_not() -> None:
@@ -33,8 +37,13 @@ def test_a_checkpoint_of_a_faster_counter_is_refused_and_one_measured_a_little_o
     assert FINGERPRINT.differences(attrs.evolve(FINGERPRINT, tsc_khz=None))
 
 
-def test_only_an_emulated_kernel_is_told_how_to_be_cheap_and_which_counter_to_trust() -> None:
+@pytest.mark.parametrize("steady", [True, False])
+def test_only_an_emulated_kernel_is_told_how_to_be_cheap_and_which_counter_to_trust(
+    steady: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tsc, "is_steady", lambda: steady)
     emulated, accelerated = kernel_arguments("tcg", 2_000_000).split(), kernel_arguments("kvm", 2_000_000).split()
-    assert {"tsc=reliable", "tsc_early_khz=2000000", "norandmaps", "mitigations=off"} <= set(emulated)
+    assert {"tsc_early_khz=2000000", "norandmaps", "mitigations=off"} <= set(emulated)
+    assert ("tsc=reliable" in emulated) is steady
     assert not {"tsc=reliable", "norandmaps", "mitigations=off"} & set(accelerated)
     assert "tsc=reliable" not in kernel_arguments("tcg", None).split()
