@@ -179,7 +179,8 @@ class Actor:
 
         async def serve(envelope: Envelope) -> None:
             await self._serve(envelope, under_way)
-            mailbox.look_again()
+            if not type(envelope.message).CONCURRENT:
+                mailbox.look_again()
 
         try:
             async with trio.open_nursery() as self.nursery:
