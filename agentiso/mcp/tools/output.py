@@ -37,9 +37,9 @@ def cut(data: bytes, total: int, *, job_id: str, stream: str) -> str:
 def last_lines(text: str, count: int, *, cap_bytes: int, more: str) -> str:
     """Return the last lines of the end of a log, of at most ``cap_bytes``; a mark says that and how there is more."""
     lines = text.splitlines()
-    if len(lines) <= count and len(text.encode(errors="replace")) < cap_bytes:
-        return text
-    return "\n".join([f"[... what came before is cut; {more} ...]", *lines[-count:]])
+    if len(lines) > count or len(text.encode(errors="replace")) >= cap_bytes:
+        lines = [f"[... what came before is cut; {more} ...]", *lines[-count:]]
+    return "\n".join(lines)
 
 
 def whole(data: bytes) -> int:
