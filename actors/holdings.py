@@ -66,16 +66,18 @@ class Holdings:
             NoCapacity: the host's disk is full.
 
         """
+        layer, unflushed, path = self.record.layer, self.store.unflushed, self.directory / records.RECORD
         self.record = attrs.evolve(self.record, state=self.lifecycle.state, **changes)
         self.hold()
         if self.lifecycle.state is not State.DESTROYED:
             # The registry says so once it has forgotten it; nobody was ever told of a machine of the pool.
             self.host.changes.note(self.record.id)
-        unflushed, path = self.store.unflushed, self.directory / records.RECORD
-        records.save(self.host.state_dir, self.record, keep_earlier=path not in unflushed)
-        unflushed.add(path)
-        if self.record.layer:
+        if self.record.layer and self.record.layer != layer:
+            # A new file.  Later on the guest alone says when what it writes has to be on stable storage.
             unflushed.add(self.store.layer(self.record.layer))
+        records.save(self.host.state_dir, self.record, keep_earlier=self.store.is_flushed(path))
+        # The directory too: its own name may be new.
+        unflushed |= {path, path.parent}
 
     def note(self, **changes: Any) -> None:
         """Save what a later supervisor finds out by itself, and therefore may miss when the disk is full."""

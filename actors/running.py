@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from typing import Any
 
@@ -234,7 +235,9 @@ async def destroy(own: Holdings) -> None:
         own.lifecycle.move(Event.DESTROYED)
         # Written down first: whoever finds the record after a crash goes on with what is left of this.
         own.note()
-        await own.store.flush()
+        # A disk that is broken, or full, is no reason to keep a workspace.
+        with contextlib.suppress(OSError):
+            await own.store.flush()
         ports.release(own)
         if own.prepared is not None:
             await launching.discard(own.host, own.prepared)

@@ -55,6 +55,7 @@ def _take_disk(own: Holdings, owner: str) -> checkpoints.Taken:
     with store.held(next_layer):
         made = checkpoints.take_disk(store, record.layer, next_layer, record.disk_bytes)
         store.hold(owner, {made.id})
+        store.unflushed.update(checkpoints.files_of(store, made))
         own.save(layer=next_layer)
     return checkpoints.Taken(made, 0.0, 0)
 

@@ -337,7 +337,9 @@ async def install(store: Store, found: Unpacked, image: BootImage, owner: str) -
     )
     layers = [*(new_id() for _ in manifest.layers[1:]), made.layer]
     store.hold(owner, {made.id, *layers})
-    return await trio.to_thread.run_sync(_install, store, found, image, made, layers)
+    installed = await trio.to_thread.run_sync(_install, store, found, image, made, layers)
+    store.unflushed.update(store.layer(layer) for layer in layers)
+    return installed
 
 
 def _install(store: Store, found: Unpacked, image: BootImage, made: Checkpoint, layers: list[str]) -> Checkpoint:

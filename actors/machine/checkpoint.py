@@ -21,7 +21,7 @@ import attrs
 import cattrs
 import trio
 
-from actors.errors import AgentisoError, CheckpointUnusable, MachineFailed, QmpError
+from actors.errors import AgentisoError, CheckpointUnusable, MachineFailed, NoCapacity, QmpError
 from actors.machine import ram_image
 from actors.machine.command_line import ROOT_DEVICE
 from actors.machine.files import exhaustion_reported, make_durable, read_json, replace_json
@@ -111,9 +111,9 @@ class Taken:
 _converter = cattrs.Converter(forbid_extra_keys=True)
 
 
-def save(store: Store, checkpoint: Checkpoint) -> None:
+def save(store: Store, checkpoint: Checkpoint, *, flushed: bool = False) -> None:
     """Write the checkpoint's record; from here on it exists."""
-    replace_json(store.checkpoint(checkpoint.id) / RECORD, _converter.unstructure(checkpoint))
+    replace_json(store.checkpoint(checkpoint.id) / RECORD, _converter.unstructure(checkpoint), flushed=flushed)
 
 
 def load(store: Store, checkpoint_id: str) -> Checkpoint:
@@ -168,13 +168,23 @@ async def add_digest(store: Store, checkpoint: Checkpoint) -> None:
     with contextlib.suppress(FileNotFoundError):
         digest = await trio.to_thread.run_sync(digest_of, directory, abandon_on_cancel=True)
         if (directory / RECORD).exists() and seal_of(directory) == checkpoint.seal:
-            save(store, attrs.evolve(checkpoint, digest=digest))
+            # The record that this one replaces would survive a power loss, which must not take both.
+            known = attrs.evolve(checkpoint, digest=digest)
+            await trio.to_thread.run_sync(lambda: save(store, known, flushed=True))
 
 
 async def add_digest_later(store: Store, checkpoint: Checkpoint) -> None:
     """Do so once whoever took the checkpoint has had the host to himself for a while."""
     await trio.sleep(DIGEST_DELAY_S)
-    await add_digest(store, checkpoint)
+    # Where there is no room for it, the seal has to do.
+    with contextlib.suppress(NoCapacity):
+        await add_digest(store, checkpoint)
+
+
+def files_of(store: Store, checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """Return what has to be on stable storage for a checkpoint to survive a power loss."""
+    directory = store.checkpoint(checkpoint.id)
+    return (directory, *directory.iterdir(), store.layer(checkpoint.layer))
 
 
 def layer_of(directory: Path) -> str | None:
@@ -232,7 +242,7 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
             store.verified[checkpoint.id] = seal
             save(store, checkpoint)
             if durable:
-                await make_durable(*directory.iterdir(), store.layer(layer), next_path)
+                await make_durable(*files_of(store, checkpoint), next_path)
             undo.pop_all()
     return Taken(checkpoint, pause.seconds, copied)
 

@@ -39,11 +39,11 @@ def exhaustion_reported() -> Iterator[None]:
         raise NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename) from error
 
 
-def replace_json(path: Path, value: Any, *, earlier: Path | None = None) -> None:
+def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed: bool = False) -> None:
     """Replace a record atomically (temporary file, rename); a crash of this process loses nothing.
 
-    Power loss may, and leave a record empty, until `make_durable` has waited for it; what stood there before is kept as
-    ``earlier``, if that is given.  On failure the old record stands.
+    Power loss may, and leave a record empty, until `make_durable` has waited for it, unless it is ``flushed`` here,
+    which blocks; what stood there before is kept as ``earlier``, if that is given.  On failure the old record stands.
 
     Raises:
         NoCapacity: the disk is full.
@@ -55,6 +55,9 @@ def replace_json(path: Path, value: Any, *, earlier: Path | None = None) -> None
         try:
             with os.fdopen(fd, "w") as file:
                 json.dump(value, file, indent=1, sort_keys=True)
+                if flushed:
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -63,6 +66,8 @@ def replace_json(path: Path, value: Any, *, earlier: Path | None = None) -> None
             with contextlib.suppress(FileNotFoundError):
                 path.rename(earlier)
         temporary.rename(path)
+        if flushed:
+            _fsync_all((path.parent,))
 
 
 def read_json(path: Path) -> Any:

@@ -10,6 +10,7 @@ Files: ``layers/<id>.qcow2`` and ``checkpoints/<id>/{checkpoint.json, ram, devic
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,7 @@ class Store:
         self.unflushed: set[Path] = set()
         """Records, and the layers they name, that a power loss might undo."""
         self._flushing = trio.Lock()
+        self._under_way: set[Path] = set()
         self.verified: dict[str, str] = {}
         """Seals of the checkpoints that were compared with their digests, or written, in this supervisor's life."""
         self.keeps_all = False
@@ -103,14 +105,26 @@ class Store:
     async def flush(self) -> None:
         """Wait until everything in `unflushed` is on stable storage."""
         async with self._flushing:
-            paths, self.unflushed = self.unflushed, set()
-            if paths:
-                await make_durable(*paths)
+            self._under_way, self.unflushed = self.unflushed, set()
+            try:
+                if self._under_way:
+                    await make_durable(*self._under_way)
+            except BaseException:
+                # Whoever asks next must not be told that it is done.
+                self.unflushed |= self._under_way
+                raise
+            finally:
+                self._under_way = set()
 
     async def flush_soon(self) -> None:
-        """Do so in a moment, together with what is written meanwhile."""
+        """Do so in a moment, with what is written meanwhile; if it fails, whoever flushes next tries it again."""
         await trio.sleep(FLUSH_DELAY_S)
-        await self.flush()
+        with contextlib.suppress(OSError):
+            await self.flush()
+
+    def is_flushed(self, path: Path) -> bool:
+        """Tell whether a power loss leaves a file as it is."""
+        return path not in self.unflushed and path not in self._under_way
 
     async def sweep(self) -> list[str]:
         """Remove what nobody holds and return the ids of what was removed.

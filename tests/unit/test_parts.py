@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.errors import IllegalState, InvalidArgument, InvalidName, RemoteProtocolError
+from actors.errors import IllegalState, InvalidArgument, InvalidName, LocalProtocolError, RemoteProtocolError
 from actors.lifecycle import TABLE, Event, Lifecycle, State
 from actors.machine import qcow2, ram_image
 from actors.machine.qmp import QmpCodec
@@ -56,6 +56,17 @@ def test_a_frame_too_large_is_refused_before_it_is_there() -> None:
     codec.receive_data((MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
     with pytest.raises(RemoteProtocolError):
         codec.next_event()
+
+
+def test_a_frame_too_large_is_not_sent_and_the_largest_is_received() -> None:
+    header = len(encode(Data(1, 0, b""))) - 4
+    largest = Data(1, 0, bytes(MAX_FRAME_BYTES - header))
+    codec = Codec()
+    codec.receive_data(encode(largest))
+    assert codec.next_event() == largest
+    for event in (Data(1, 0, largest.payload + b"x"), Message({"text": "x" * MAX_FRAME_BYTES})):
+        with pytest.raises(LocalProtocolError):
+            encode(event)
 
 
 @given(st.binary(max_size=100), st.binary(max_size=50), st.integers(1, 40))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -114,3 +115,41 @@ async def test_a_flush_passes_over_what_was_destroyed_meanwhile(tmp_path: Path, 
     records.remove(directory)
     await store.flush()
     assert not store.unflushed
+
+
+async def test_what_could_not_be_flushed_is_not_taken_for_flushed(
+    tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    path = records.save(tmp_path, RECORD)
+    store.unflushed.add(path)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", _refuse)
+        with pytest.raises(OSError, match="disk"):
+            await store.flush()
+        await store.flush_soon()
+        assert not store.is_flushed(path)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.flush()
+    assert not store.is_flushed(path)
+    await store.flush()
+    assert store.is_flushed(path)
+
+
+def _refuse(_fd: int) -> None:
+    raise OSError(errno.EIO, "the disk is broken")
+
+
+async def test_a_record_is_not_safe_before_its_flush_has_ended(
+    tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one that is replaced meanwhile would take the place of the last one that is."""
+    store = Store(tmp_path)
+    path = records.save(tmp_path, RECORD)
+    store.unflushed.add(path)
+    safe: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda _fd: safe.append(store.is_flushed(path)))
+    await store.flush()
+    assert safe == [False, False]
+    assert store.is_flushed(path)
