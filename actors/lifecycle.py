@@ -27,6 +27,10 @@ class State(enum.StrEnum):
     DESTROYED = "destroyed"
 
 
+UNOWNED: Final = frozenset({State.CREATING, State.DESTROYED})
+"""States in which nobody has a workspace: not yet, or not any more."""
+
+
 class Event(enum.StrEnum):
     """What happens to a workspace."""
 

@@ -14,16 +14,14 @@ import attrs
 import cattrs
 
 from actors.errors import AgentisoError
-from actors.lifecycle import State
-from actors.machine.files import read_json, replace_json
+from actors.lifecycle import UNOWNED, State
+from actors.machine.files import earlier_of, read_json, replace_json
 from actors.machine.image import BootImage
 from actors.machine.machine import MachineRecord
 from actors.model import LIBRARY, Evidence, Lifetime, Lineage, PortForward, Shape
 from actors.names import new_id, short
 
 RECORD: Final = "record.json"
-EARLIER: Final = ".record.json.earlier"
-"""The record before it, until the new one has reached stable storage."""
 SCHEMA: Final = 1
 
 
@@ -160,7 +158,7 @@ def actor_name(record: WorkspaceRecord) -> str:
 def save(state_dir: Path, record: WorkspaceRecord, *, keep_earlier: bool = False) -> Path:
     """Replace the record on disk and return its path; ``keep_earlier`` if the one there would survive a power loss."""
     path = directory_of(state_dir, record.id) / RECORD
-    replace_json(path, _converter.unstructure(record), earlier=path.with_name(EARLIER) if keep_earlier else None)
+    replace_json(path, _converter.unstructure(record), earlier=earlier_of(path) if keep_earlier else None)
     return path
 
 
@@ -198,7 +196,11 @@ def load(directory: Path) -> WorkspaceRecord:
             return _converter.structure(read_json(path), WorkspaceRecord)
         except (OSError, ValueError):
             # The host lost its power before what was written last was on its disk.
-            return _converter.structure(read_json(path.with_name(EARLIER)), WorkspaceRecord)
+            found = _converter.structure(read_json(earlier_of(path)), WorkspaceRecord)
+            if found.state in UNOWNED:
+                # What has become of it since nobody knows: it is left alone.
+                raise ValueError("it was not written whole") from None
+            return found
     except (OSError, ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
         raise DamagedRecord(
             f"The workspace record {path} cannot be read: {error}.",

@@ -22,7 +22,7 @@ from actors.errors import (
     NoCapacity,
 )
 from actors.host import Host
-from actors.lifecycle import State
+from actors.lifecycle import UNOWNED
 from actors.machine.bundle import Manifest
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.files import exhaustion_reported
@@ -46,8 +46,6 @@ from actors.workspace import WorkspaceActor
 FORK_MEMORY_MB: Final = 64
 """What a fork is counted with at the start: it shares its parent's pages and pays for what it changes."""
 UNDO_S: Final = 60.0
-UNOWNED: Final = frozenset({State.CREATING, State.DESTROYED})
-"""States in which nobody has a workspace: not yet, or not any more."""
 
 
 def _nobody(_step: str) -> None:

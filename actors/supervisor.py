@@ -16,9 +16,10 @@ from actors import messages as m
 from actors import record as records
 from actors.errors import ActorGone, SupervisorRunning
 from actors.host import Host, LoadImage
+from actors.lifecycle import UNOWNED
 from actors.machine.process import QemuProcess, find_machines
 from actors.machine.store import Store
-from actors.registry import UNOWNED, RegistryActor
+from actors.registry import RegistryActor
 from actors.runtime import Supervisor, open_plain_nursery
 from actors.settings import Settings
 

@@ -6,6 +6,7 @@ from its record and adopts the machine, if that still runs.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final, assert_never
 
 import attrs
@@ -69,6 +70,8 @@ class WorkspaceActor(Actor):
             await self._own.machine.release()
         if self._own.lifecycle.state is State.DESTROYED:
             self._own.store.release(self._own.owner)
+        with contextlib.suppress(OSError):
+            await self._own.store.flush()
 
     def check(self, message: Message[Any]) -> None:
         """Refuse what the present state does not allow."""

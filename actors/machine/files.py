@@ -70,6 +70,11 @@ def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed
             _fsync_all((path.parent,))
 
 
+def earlier_of(path: Path) -> Path:
+    """Return where the record before the one at ``path`` is kept until that has reached stable storage."""
+    return path.with_name(f".{path.name}.earlier")
+
+
 def read_json(path: Path) -> Any:
     """Read a record.
 

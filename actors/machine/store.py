@@ -22,7 +22,7 @@ import trio
 
 from actors.errors import NoCapacity
 from actors.machine import qcow2
-from actors.machine.files import exhaustion_reported, make_durable
+from actors.machine.files import earlier_of, exhaustion_reported, make_durable
 from actors.names import new_id
 
 FLUSH_DELAY_S: Final = 0.5
@@ -109,6 +109,9 @@ class Store:
             try:
                 if self._under_way:
                     await make_durable(*self._under_way)
+                # One that was replaced meanwhile still needs what was there before.
+                for path in self._under_way - self.unflushed:
+                    earlier_of(path).unlink(missing_ok=True)
             except BaseException:
                 # Whoever asks next must not be told that it is done.
                 self.unflushed |= self._under_way

@@ -65,7 +65,7 @@ async def test_the_end_of_a_log_says_that_it_is_an_end(system: System, monkeypat
     stand_in(monkeypatch, Workspace, "qemu_log", "one\ntwo\n")
     stand_in(monkeypatch, Workspace, "console", "a\nb\nc\n" * 40_000)
     logs = await called(system, "workspace_logs", max_lines=2)
-    assert logs["stderr"] == "one\ntwo\n"
+    assert logs["stderr"] == "one\ntwo"
     mark, *lines = logs["console"].splitlines()
     assert lines == ["b", "c"]
     assert "max_lines" in mark

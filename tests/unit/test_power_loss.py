@@ -12,6 +12,7 @@ import trio
 
 from actors import record as records
 from actors.lifecycle import State
+from actors.machine.files import earlier_of
 from actors.machine.store import Store
 from tests.unit.test_records import RECORD
 
@@ -35,7 +36,7 @@ def test_a_record_that_a_power_loss_left_empty_is_read_as_it_was_before(tmp_path
 
 def test_a_record_whose_replacement_was_interrupted_is_read_as_it_was_before(tmp_path: Path, directory: Path) -> None:
     path = records.save(tmp_path, RECORD)
-    path.rename(directory / records.EARLIER)
+    path.rename(earlier_of(path))
     assert records.load(directory).name == RECORD.name
     path.write_text("{}")
     with pytest.raises(records.DamagedRecord):
@@ -153,3 +154,25 @@ async def test_a_record_is_not_safe_before_its_flush_has_ended(
     await store.flush()
     assert safe == [False, False]
     assert store.is_flushed(path)
+
+
+async def test_what_was_there_before_goes_once_the_new_record_is_flushed(tmp_path: Path, directory: Path) -> None:
+    store = Store(tmp_path)
+    path = records.save(tmp_path, RECORD)
+    records.save(tmp_path, RENAMED, keep_earlier=True)
+    store.unflushed.add(path)
+    await store.flush()
+    assert not earlier_of(path).exists()
+    path.write_bytes(b"")
+    with pytest.raises(records.DamagedRecord):
+        records.load(directory)
+
+
+def test_a_damaged_record_is_left_alone_where_the_one_before_it_belonged_to_nobody(
+    tmp_path: Path, directory: Path
+) -> None:
+    path = records.save(tmp_path, attrs.evolve(RECORD, state=State.CREATING))
+    records.save(tmp_path, RECORD, keep_earlier=True)
+    path.write_bytes(b"")
+    with pytest.raises(records.DamagedRecord):
+        records.load(directory)
