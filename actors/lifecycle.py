@@ -11,6 +11,7 @@ intact.  DESTROYED is final.
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from actors.errors import IllegalState
 
