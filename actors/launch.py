@@ -76,7 +76,8 @@ async def rehearse(prepared: Prepared, host: Host) -> None:
     try:
         with trio.move_on_after(host.settings.restore_timeout_s) as limit:
             await proof.rehearse(machine, POOL_REHEARSALS)
-            await machine.client.freeze()
+            if not await machine.client.freeze():
+                raise MachineFailed("The processes of a machine of the pool could not be made to stand still.")
         if limit.cancelled_caught:
             raise MachineFailed("A machine of the pool did not get ready in time.")
     except BaseException:

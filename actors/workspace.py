@@ -77,13 +77,21 @@ class WorkspaceActor(Actor):
         """Refuse what the present state does not allow."""
         legal = getattr(type(message), "LEGAL", None)
         record, state = self._own.record, self._own.lifecycle.state
-        if legal is None or state in legal or (isinstance(message, m.GuestWork) and self._wakes):
+        if legal is None or state in legal:
+            return
+        if isinstance(message, m.GuestWork) and (self._wakes or self._is_changing):
             return
         why = f" {record.failure}" if record.failure and state is State.FAILED else ""
         raise IllegalState(
             f"Workspace {record.name} is {state}, which does not allow {type(message).__name__}.{why}",
             remedy=REMEDIES.get(state, ""),
         )
+
+    @property
+    def _is_changing(self) -> bool:
+        """Whether guest work waits for a change to end, and is looked at then; its own look is made under the lock."""
+        task = trio.lowlevel.current_task()
+        return self._changing.locked() and self._changing.statistics().owner is not task
 
     @property
     def _wakes(self) -> bool:

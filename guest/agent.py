@@ -120,6 +120,7 @@ class Agent:
             self._jobs.check_deadlines()
             self._jobs.serve()
             self._transfers.produce()
+            self._jobs.tidy()
 
     def _on_ready(self, owner: Any, fd: int, events: int) -> None:
         """Serve whoever registered a descriptor that is ready; nobody did for the signals'."""
@@ -255,6 +256,8 @@ class Agent:
 
     def _freeze(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
         frozen = self._groups.freeze()
+        if self._guest:
+            self._guest.note_root()
         self._link.prepare()
         if frozen and body.get("write"):
             filesystem.write_out()

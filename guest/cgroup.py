@@ -1,13 +1,14 @@
 """Control groups of the commands: each has one of its own, and all of them can be frozen together.
 
 Only the unified hierarchy is used (kernel: admin-guide/cgroup-v2).  The agent itself stays in the root group, so that
-it works while everything that it has ever started stands still.  A group in which nothing runs any more serves the
-next command, and one is always ready: to make one takes longer than to start a command.
+it works while everything that it has ever started stands still.  One group is made ahead: to make one takes longer
+than to start a command.  None serves twice, since a command may leave a group frozen or bounded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import time
@@ -18,33 +19,41 @@ ROOT: Final = "/sys/fs/cgroup"
 JOBS: Final = ROOT + "/jobs"
 FREEZE_LIMIT_S: Final = 0.25
 """A process in an uninterruptible system call cannot be frozen; waiting longer for it would hold all others up."""
-MAX_SPARE: Final = 4
 STATE_BYTES: Final = 256
 
 
 class Group:
-    """The control group of one command at a time."""
+    """The control group of one command; its files stay open for as long as that is quicker."""
 
     def __init__(self, name: str) -> None:
         self._path = f"{JOBS}/{name}"
         os.makedirs(self._path, exist_ok=True)
-        self.procs = os.open(self._path + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        self._procs = os.open(self._path + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         self._events = os.open(self._path + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+
+    def enter(self) -> None:
+        """Have this process be in it, once."""
+        os.write(self._procs, b"0")
+        os.close(self._procs)
+        self._procs = -1
 
     @property
     def populated(self) -> bool:
         """Whether anything runs in it."""
         # A command that may do anything may have removed it.
         with contextlib.suppress(OSError):
-            return b"populated 1" in os.pread(self._events, STATE_BYTES, 0)
+            if self._events >= 0:
+                return b"populated 1" in os.pread(self._events, STATE_BYTES, 0)
+            with open(self._path + "/cgroup.events", "rb") as file:
+                return b"populated 1" in file.read()
         return False
 
-    @property
-    def reusable(self) -> bool:
-        """Whether it is as it was made: a command may make groups below its own."""
-        with contextlib.suppress(OSError):
-            return os.stat(self._path).st_nlink == 2 and not self.populated
-        return False
+    def rest(self) -> None:
+        """Take no descriptor any more: its command is over, and what that left may live for long."""
+        for fd in (self._procs, self._events):
+            if fd >= 0:
+                os.close(fd)
+        self._procs = self._events = -1
 
     def kill(self) -> bool:
         """Kill everything in it, whatever session it has made itself; tell whether that was possible."""
@@ -55,8 +64,7 @@ class Group:
 
     def remove(self) -> None:
         """Let go of it; one that is of use to somebody stays."""
-        os.close(self.procs)
-        os.close(self._events)
+        self.rest()
         with contextlib.suppress(OSError):
             os.rmdir(self._path)
 
@@ -65,8 +73,9 @@ class Groups:
     """The groups of one agent's commands; without a usable hierarchy there are none."""
 
     def __init__(self, *, wanted: bool) -> None:
-        self._spare: list[Group] = []
+        self._spare: Group | None = None
         self._made = 0
+        self._frozen = False
         self.usable = wanted
         if wanted:
             try:
@@ -75,23 +84,29 @@ class Groups:
                 self._freezer = os.open(JOBS + "/cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
                 self._events = os.open(JOBS + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
                 os.write(self._freezer, b"0")
-                self._spare.append(self._make())
+                self.make_ahead()
             except OSError as error:
                 print(f"agentiso-agent: commands have no control groups: {error}", flush=True)
                 self.usable = False
 
     def take(self) -> Group | None:
-        """Return a group for a command."""
+        """Return a group for a command.
+
+        Raises:
+            OSError: everything stands still now; who enters a group would as well.
+
+        """
         if not self.usable:
             return None
-        return self._spare.pop() if self._spare else self._make()
+        if self._frozen:
+            raise OSError(errno.EBUSY, "the machine's processes stand still")
+        group, self._spare = self._spare or self._make(), None
+        return group
 
-    def give_back(self, group: Group) -> None:
-        """Have a group in which nothing runs any more serve another command."""
-        if len(self._spare) < MAX_SPARE and group.reusable:
-            self._spare.append(group)
-        else:
-            group.remove()
+    def make_ahead(self) -> None:
+        """Have a group ready for the next command."""
+        if self.usable and self._spare is None:
+            self._spare = self._make()
 
     def _make(self) -> Group:
         self._made += 1
@@ -104,7 +119,7 @@ class Groups:
         if group is None:
             yield
             return
-        os.write(group.procs, b"0")
+        group.enter()
         try:
             yield
         finally:
@@ -118,6 +133,7 @@ class Groups:
         changed = select.poll()
         changed.register(self._events, select.POLLPRI)
         os.write(self._freezer, b"1")
+        self._frozen = True
         while b"frozen 1" not in os.pread(self._events, STATE_BYTES, 0):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
@@ -130,6 +146,7 @@ class Groups:
         """Let all commands run on."""
         if self.usable:
             os.write(self._freezer, b"0")
+            self._frozen = False
 
 
 def _write(path: str, text: str) -> None:

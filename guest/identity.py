@@ -7,6 +7,7 @@ can be kept open or known from before is.  Sources: random(4), clock_settime(2).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -38,6 +39,7 @@ class Guest:
     def __init__(self) -> None:
         self._files = IdentityFiles()
         self._connections = Connections()
+        self._writable = _root_is_writable()
         self._random = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
 
     def assume(self, identity: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +56,7 @@ class Guest:
         def attempt(part: str, action: Callable[[], None]) -> None:
             try:
                 action()
-            except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+            except (OSError, ValueError, KeyError, TypeError, struct.error, subprocess.SubprocessError) as error:
                 failures[part] = str(error)
 
         def clock() -> None:
@@ -78,11 +80,20 @@ class Guest:
         if identity.get("network"):
             attempt("connections", connections)
             attempt("network", network)
-        attempt("root", _check_root)
+        attempt("root", self._check_root)
         reply["rng_reseeded"] = "rng" not in failures
         reply["hostname"] = socket.gethostname()
-        reply["hooks"] = _run_hooks(identity)
+        # They tell others who the machine is, which in a rehearsal it is not.
+        reply["hooks"] = [] if identity.get("rehearsal") else _run_hooks(identity)
         return reply
+
+    def note_root(self) -> None:
+        """Note, before a checkpoint, whether the root file system takes writes: it has to, after it, as it did."""
+        self._writable = _root_is_writable()
+
+    def _check_root(self) -> None:
+        if self._writable and not _root_is_writable():
+            raise OSError(errno.EROFS, "the root file system takes no writes any more")
 
     def _reseed(self, entropy: bytes) -> None:
         header = struct.pack("ii", len(entropy) * 8, len(entropy))
@@ -90,9 +101,8 @@ class Guest:
         fcntl.ioctl(self._random, RNDRESEEDCRNG)
 
 
-def _check_root() -> None:
-    if os.statvfs("/").f_flag & os.ST_RDONLY:
-        raise OSError(errno.EROFS, "the root file system takes no writes")
+def _root_is_writable() -> bool:
+    return not os.statvfs("/").f_flag & os.ST_RDONLY
 
 
 def _renew_ssh_keys() -> None:
@@ -107,11 +117,11 @@ def _renew_ssh_keys() -> None:
         os.unlink(f"{SSH}/{name}")
     keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{SSH}/ssh_host_ed25519_key"]
     subprocess.run(keygen, stdin=subprocess.DEVNULL, timeout=HOOK_LIMIT_S, check=True)
-    try:
-        with open(SSHD_PID) as file:
-            os.kill(int(file.read()), signal.SIGHUP)
-    except FileNotFoundError:
-        return
+    # What the file says may be old, or anything else.
+    with contextlib.suppress(OSError, ValueError), open(SSHD_PID) as file:
+        pid = int(file.read())
+        if pid > 1:
+            os.kill(pid, signal.SIGHUP)
 
 
 def _run_hooks(identity: dict[str, Any]) -> list[dict[str, Any]]:

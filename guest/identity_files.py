@@ -29,7 +29,6 @@ class IdentityFiles:
         os.makedirs(ETC, exist_ok=True)
         os.makedirs("/etc", exist_ok=True)
         self._descriptors = {GENERATION: _open(f"{RUN}/{GENERATION}")}
-        self._contents: dict[str, bytes] = {}
         self._unplaced: list[str] = []
         for name, target in TARGETS.items():
             self._descriptors[name] = _open(f"{ETC}/{name}")
@@ -52,21 +51,18 @@ class IdentityFiles:
         network = identity.get("network") or {}
         servers = "".join(f"nameserver {server}\n" for server in network.get("dns", ()))
         self._write("hostname", identity["hostname"] + "\n")
+        self._write("machine-id", identity["machine_id"] + "\n")
         self._write("resolv.conf", servers)
         self._write(GENERATION, identity["epoch"] + "\n")
         if identity["machine_id"] != self.machine_id:
-            self._write("machine-id", identity["machine_id"] + "\n")
             self._write("boot_id", identity["epoch"] + "\n")
             self.machine_id = identity["machine_id"]
 
     def _write(self, name: str, text: str) -> None:
+        """Have a file hold just this, whatever the guest has made of it."""
         content, fd = text.encode(), self._descriptors[name]
-        if self._contents.get(name) == content:
-            return
         os.pwrite(fd, content, 0)
-        if len(self._contents.get(name, b"")) != len(content):
-            os.ftruncate(fd, len(content))
-        self._contents[name] = content
+        os.ftruncate(fd, len(content))
 
 
 def _open(path: str) -> int:

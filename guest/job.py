@@ -80,7 +80,7 @@ class Job:
             self.pid = starter.start(argv, workdir=workdir, env=env, actions=actions, group=self.group)
         except BaseException:
             self.close()
-            self.let_go(starter)
+            self.let_go()
             raise
         finally:
             for end in theirs:
@@ -111,10 +111,10 @@ class Job:
         self.resize(size)
         os.set_blocking(master, False)
 
-    def let_go(self, starter: Starter) -> None:
-        """Have its control group serve others: nothing of it runs any more."""
+    def let_go(self) -> None:
+        """Remove its control group: nothing of it runs any more."""
         if self.group is not None:
-            starter.groups.give_back(self.group)
+            self.group.remove()
             self.group = None
 
     def resize(self, size: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ follower who is slow holds a command up.  A finished job stays until it is relea
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import os
 import re
@@ -55,6 +56,7 @@ class Jobs:
         """By process id."""
         self._lingering: list[Job] = []
         """Those that are over while something that they started may still run."""
+        self._untidy = False
         self._readers: list[Reader] = []
         self._kept_bytes = 0
         self.began_anew = False
@@ -126,12 +128,7 @@ class Jobs:
 
     def reap(self) -> None:
         """Take note of every process that has ended."""
-        self._wait()
-        for job in [job for job in self._lingering if job.gone]:
-            self._lingering.remove(job)
-            job.let_go(self._starter)
-
-    def _wait(self) -> None:
+        self._untidy = True
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -142,6 +139,21 @@ class Jobs:
             job = self._running.pop(pid, None)
             if job is not None:
                 self._finish(job, status)
+
+    def tidy(self) -> None:
+        """Do what nobody waits for, after something has ended: remove empty groups, and make one ahead."""
+        if not self._untidy:
+            return
+        self._untidy = False
+        for job in list(self._lingering):
+            if job.gone:
+                self._lingering.remove(job)
+                job.let_go()
+            elif job.group is not None:
+                job.group.rest()
+        # If it cannot be made now, the next command says why.
+        with contextlib.suppress(OSError):
+            self._starter.groups.make_ahead()
 
     def forget_host(self) -> None:
         """Let go of all who asked; the jobs run on."""

@@ -137,12 +137,13 @@ class Store:
         """
         if self.keeps_all:
             return []
-        # A record that a power loss brings back must find what it needs.
-        await self.flush()
         async with self._sweeping:
             layers = {path.stem: path for path in self._layers.glob("*.qcow2")}
             checkpoints = {path.name: path for path in self._checkpoints.iterdir()}
             needed = frozenset().union(*self._holds.values())
+            # A record that a power loss brings back must find what it needs; who let go meanwhile is not flushed.
+            await self.flush()
+            needed |= frozenset().union(*self._holds.values())
             return await trio.to_thread.run_sync(_remove_garbage, needed, layers, checkpoints)
 
 
