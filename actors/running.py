@@ -111,7 +111,9 @@ async def adopt(own: Holdings, machine_record: MachineRecord) -> None:
     record, host = own.record, own.host
     try:
         image = await host.load_image(record.image_digest)
-        fingerprint = await host.fingerprint(image, record.shape, record.network, record.channel)
+        fingerprint = machine_record.fingerprint or await host.fingerprint(
+            image, record.shape, record.network, record.channel
+        )
         machine = await starting.adopt(
             own.nursery,
             host.adopted_spec(image, fingerprint, record, machine_record),

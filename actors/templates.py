@@ -216,9 +216,17 @@ class Templates:
         if record.fingerprint.qemu != qemu.fingerprint:
             return f"it was made by QEMU {record.fingerprint.qemu}; this host has {qemu.fingerprint}"
         try:
-            await self._host.load_image(record.fingerprint.image)
+            image = await self._host.load_image(record.fingerprint.image)
         except AgentisoError:
             return f"its image {record.image} was removed"
+        made = record.fingerprint
+        shape = Shape(made.vcpus, made.memory_mb)
+        try:
+            here = await self._host.fingerprint(image, shape, made.network, made.channel)
+        except AgentisoError:
+            return None
+        if differences := made.differences(here):
+            return f"it fits no machine of this host any more: {'; '.join(differences)}"
         return None
 
 

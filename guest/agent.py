@@ -86,6 +86,7 @@ class Agent:
             "ping": lambda _id, _body: {"uptime_s": time.monotonic()},
             "identify": self._identify,
             "freeze": self._freeze,
+            "set_clock": self._set_clock,
             "release": self._release,
             **self._jobs.handlers,
             **self._transfers.handlers,
@@ -271,13 +272,18 @@ class Agent:
             filesystem.thaw()
             self._held = False
 
-    def _release(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
-        """Set the clock once more, now without delay, and let the commands run on."""
-        if self._guest:
+    def _set_clock(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
+        """Set the clock once more, now without delay."""
+        if self._guest and body["time_ns"] is not None:
             time.clock_settime_ns(time.CLOCK_REALTIME, body["time_ns"])
-            self._let_write()
+        return {}
+
+    def _release(self, request_id: int, body: dict[str, Any]) -> dict[str, Any]:
+        """Set the clock, if a time is given, and let the commands run on."""
+        self._set_clock(request_id, body)
+        self._let_write()
         self._groups.thaw()
-        return {"time_ns": time.time_ns()}
+        return {}
 
     def _helper(self, _request_id: int, body: dict[str, Any]) -> dict[str, Any]:
         """Say how a program of the guest layer is started: as this one was, with another module."""

@@ -26,7 +26,7 @@ from actors.errors import HostUnfit
 from actors.machine.command_line import kernel_arguments
 from actors.machine.files import read_json, replace_json, tail
 from actors.machine.host import QemuBuild
-from actors.machine.tsc import measure_khz
+from actors.machine.tsc import measure_khz, same_rate
 
 MARKER: Final = "agentiso-probe-ok"
 LIMITS_S: Final = {"kvm": 5.0, "tcg": 60.0}
@@ -67,7 +67,9 @@ async def probe_accelerators(
     """
     cached = cache_dir / f"{_cache_key(qemu, kernel, override)}.json"
     try:
-        return cattrs.structure(read_json(cached), AcceleratorVerdict)
+        verdict = cattrs.structure(read_json(cached), AcceleratorVerdict)
+        if await _keeps_time(verdict):
+            return verdict
     except (OSError, ValueError, cattrs.BaseValidationError):
         pass
     tried: list[Candidate] = []
@@ -81,6 +83,14 @@ async def probe_accelerators(
             return verdict
     reasons = "; ".join(f"{candidate.name}: {candidate.reason}" for candidate in tried)
     raise HostUnfit(f"No accelerator boots a kernel here. {reasons}.", remedy="Set accelerator = 'auto', or mend QEMU.")
+
+
+async def _keeps_time(verdict: AcceleratorVerdict) -> bool:
+    """Tell whether the rate that was measured once is still this host's: the directory, or the host, may have moved."""
+    if verdict.tsc_khz is None:
+        return True
+    now_khz = await trio.to_thread.run_sync(measure_khz)
+    return now_khz is not None and same_rate(verdict.tsc_khz, now_khz)
 
 
 async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str, tsc_khz: int | None) -> Candidate:

@@ -233,15 +233,26 @@ class GuestClient:
         body = {"op": "freeze", "write": write, "quiesce": quiesce}
         return (await self.call(body, limit_s=FREEZE_LIMIT_S)).get("frozen") is True
 
+    async def let_run(self) -> None:
+        """Let the guest's commands run on, its clock as it is."""
+        await self.call({"op": "release", "time_ns": None}, limit_s=FREEZE_LIMIT_S)
+
     async def release(self) -> float:
-        """Set the guest's clock to this host's and let its commands run on; return a bound on the clock's error, in s.
+        """Set the clock like `set_clock`, and let the guest's commands run on from the first time on."""
+        return await self._tell_time("release")
+
+    async def set_clock(self) -> float:
+        """Set the guest's clock to this host's; return a bound on its error, in s.
 
         A guest that was late is told the time again, since the way there is part of the error: a few times for a small
         error, on an overloaded host many times for one within the promise.
         """
+        return await self._tell_time("set_clock")
+
+    async def _tell_time(self, op: str) -> float:
         for number in range(CLOCK_MAX_TRIES):
             began = time.perf_counter()
-            await self.call({"op": "release", "time_ns": time.time_ns()}, limit_s=FREEZE_LIMIT_S)
+            await self.call({"op": op, "time_ns": time.time_ns()}, limit_s=FREEZE_LIMIT_S)
             error_s = time.perf_counter() - began
             if error_s < (CLOCK_ERROR_S if number + 1 < CLOCK_TRIES else CLOCK_PROMISE_S):
                 break

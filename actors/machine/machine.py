@@ -47,6 +47,8 @@ class MachineRecord:
     nonce: str
     ram: str
     vsock_cid: int | None = None
+    fingerprint: Fingerprint | None = None
+    """What it was started with; a later supervisor would start it otherwise, perhaps."""
 
 
 class Machine:
@@ -89,6 +91,7 @@ class Machine:
             self.nonce or "",
             str(spec.ram),
             spec.vsock_cid,
+            self.fingerprint,
         )
 
     async def end(self, *, grace_s: float = 0.0) -> None:

@@ -57,9 +57,10 @@ async def prove(machine: Machine, persona: Persona, checkpoint: Checkpoint | Non
         found = await _grow(machine)
     if found:
         raise _unproven(persona, found)
-    clock_error_s = await machine.client.release()
+    clock_error_s = await machine.client.set_clock()
     if clock_error_s > CLOCK_PROMISE_S:
         raise _unproven(persona, [f"its clock may be wrong by {clock_error_s * 1000:.0f} ms; the host is overloaded"])
+    await machine.client.let_run()
     _remember(machine, identity)
     machine.evidence = Evidence(
         epoch=identity.epoch,

@@ -507,3 +507,24 @@ async def test_a_deletion_that_races_with_a_restore_leaves_the_workspace_whole(s
             expected = str(number) if outcomes == ["restored"] else "later"
             assert await output(workspace, "cat /root/number") == expected
             assert await workspace.snapshots.list() == ()
+
+
+async def test_identity_files_hold_nothing_of_what_the_parent_wrote_into_them(system: agentiso.System) -> None:
+    files = "/etc/hostname /etc/machine-id /run/agentiso/generation"
+    with trio.fail_after(LIMIT_S):
+        parent = await system.create("writer")
+        await output(
+            parent, f"for f in {files}; do echo a.much.longer.line.than.there.was.before.of.the.parents > $f; done"
+        )
+        (child,) = await parent.fork(1, names=["c"])
+        evidence = (await child.info()).evidence
+        assert evidence
+        assert (await output(child, f"cat {files}")).split() == ["c", child.id.replace("-", ""), evidence.epoch]
+
+
+async def test_a_root_that_the_guest_made_read_only_comes_back_as_it_was(system: agentiso.System) -> None:
+    with trio.fail_after(LIMIT_S):
+        parent = await system.create("reader")
+        await output(parent, "mount -o remount,ro /")
+        (child,) = await parent.fork(1)
+        assert (await child.exec("touch /root/x")).exit_code == 1

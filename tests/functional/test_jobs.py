@@ -244,7 +244,7 @@ async def test_a_person_has_a_real_terminal_in_a_workspace(environment: dict[str
         await run(environment, "destroy", "desk")
 
 
-async def test_control_groups_serve_one_command_after_another_and_none_while_anything_runs_in_it(
+async def test_a_control_group_lives_as_long_as_anything_runs_in_it(
     system: agentiso.System,
 ) -> None:
     groups = "ls -d /sys/fs/cgroup/jobs/*/ | wc -l"
@@ -255,7 +255,22 @@ async def test_control_groups_serve_one_command_after_another_and_none_while_any
         started = await workspace.jobs.start("sleep 300 >/dev/null 2>&1 & echo $!")
         left = (await workspace.jobs.wait(started.job_id)).stdout.decode().strip()
         assert (await workspace.exec(groups)).stdout.strip() == b"2"
-        # What its command has left is killed with its own group, and that serves others again.
+        # What its command has left is killed with its group, which goes.
         assert (await workspace.jobs.kill(started.job_id)).gone
         assert (await workspace.exec(f"kill -0 {left}")).exit_code == 1
         assert (await workspace.exec(groups)).stdout.strip() in (b"1", b"2")
+
+
+async def test_a_group_that_a_command_left_frozen_holds_no_later_command(system: agentiso.System) -> None:
+    with trio.fail_after(LIMIT_S):
+        workspace = await system.create("freezer")
+        job = await workspace.jobs.start("sleep 300")
+        freeze = (
+            "for p in $(cat /sys/fs/cgroup/jobs/*/cgroup.procs); do grep -qs sleep /proc/$p/cmdline && echo $p; done"
+        )
+        pid, *_ = (await workspace.exec(freeze)).stdout.decode().split()
+        frozen = await workspace.exec(f"echo 1 > /sys/fs/cgroup$(cut -d: -f3 /proc/{pid}/cgroup)/cgroup.freeze")
+        assert frozen.exit_code == 0
+        assert (await workspace.jobs.kill(job.job_id)).gone
+        for _ in range(3):
+            assert (await workspace.exec("echo alive")).stdout == b"alive\n"
