@@ -17,6 +17,7 @@ The tree (all under `guest.errors.AgentisoError`)::
     ├── RestoreUnproven                       a restored guest could not prove what it is
     ├── SupervisorRunning                     another supervisor holds the state directory
     └── SupervisorGone                        the supervisor that a program is attached to ended
+        └── SupervisorEnding                  it was ending already, and has done nothing
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ __all__ = [
     "QmpError",
     "RemoteProtocolError",
     "RestoreUnproven",
+    "SupervisorEnding",
     "SupervisorGone",
     "SupervisorRunning",
 ]
@@ -180,3 +182,7 @@ class SupervisorGone(AgentisoError):
     """The supervisor that this program is attached to ended or does not answer; open outcomes are unknown."""
 
     code = "supervisor_gone"
+
+
+class SupervisorEnding(SupervisorGone):
+    """The supervisor ended before it answered a greeting, so that nothing was asked of it; the next one may be."""

@@ -14,14 +14,14 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
-from actors.errors import HostUnfit, SupervisorRunning
+from actors.errors import HostUnfit, SupervisorEnding, SupervisorRunning
 from actors.machine import sockets
 from actors.machine.files import tail
 from actors.machine.sockets import dial, listen
@@ -30,9 +30,10 @@ from agentiso.attach import SOCKET as ATTACH_SOCKET
 from agentiso.attach import serve_attach
 from agentiso.audit import AuditLog
 from agentiso.gate import Gate
-from agentiso.hello import meet
+from agentiso.hello import Hello, meet, say_hello
 from agentiso.system import System, open_system
 
+T = TypeVar("T")
 log = logging.getLogger("agentiso.daemon")
 SOCKET: Final = "supervisor.sock"
 LOG: Final = "daemon.log"
@@ -45,6 +46,8 @@ LOCK: Final = "daemon.lock"
 RUNS_ALREADY: Final = 3
 """Exit status of a supervisor that found another one."""
 START_LIMIT_S: Final = 60.0
+ENDING_LIMIT_S: Final = 10.0
+"""For how long supervisors that end before they answer are taken for those that were ending anyway."""
 AGAIN_S: Final = 1.0
 """For how long the one that was there first is given to answer before another is started: it may have been ending."""
 CHECK_S: Final = 1.0
@@ -228,6 +231,40 @@ async def connect(settings: Settings, *, config: Path | None = None, socket: str
             await trio.sleep(0.02)
     log_path = settings.state_dir / LOG
     raise HostUnfit(f"The supervisor did not start. Its log ends:\n{tail(log_path, 1500)}", remedy=f"See {log_path}.")
+
+
+async def connect_as(settings: Settings, hello: Hello, *, config: Path | None = None) -> trio.SocketStream:
+    """Connect to the supervisor's socket and say hello there.
+
+    Raises:
+        HostUnfit: it does not start.
+        Unauthorized: the token is worth nothing.
+        InvalidArgument: the supervisor does not know what was asked for, or says nothing.
+
+    """
+
+    async def greet() -> trio.SocketStream:
+        stream = await connect(settings, config=config)
+        try:
+            await say_hello(stream, hello)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+    return await until_answered(greet)
+
+
+async def until_answered(greet: Callable[[], Awaitable[T]]) -> T:
+    """Connect and greet again while a supervisor ends instead of answering, as one does that was ending anyway."""
+    limit = trio.current_time() + ENDING_LIMIT_S
+    while True:
+        try:
+            return await greet()
+        except SupervisorEnding:
+            if trio.current_time() > limit:
+                raise
+            await trio.sleep(0.02)
 
 
 def _end_needless(process: trio.Process | None, stream: trio.SocketStream) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actors.errors import AgentisoError, InvalidArgument
+from actors.errors import AgentisoError, InvalidArgument, SupervisorEnding
 from actors.text import shown
 from agentiso.sessions import LOCAL, PROFILES, Client, SessionStore, Unauthorized
 
@@ -25,9 +25,9 @@ LIMIT_S: Final = 20.0
 
 @attrs.frozen
 class Hello:
-    """What a client says of itself."""
+    """What a client says of itself; who shows no token is the user."""
 
-    token: str
+    token: str = ""
     tools: str = "full"
 
 
@@ -37,14 +37,20 @@ async def say_hello(stream: trio.SocketStream, hello: Hello) -> None:
     Raises:
         Unauthorized: the token is worth nothing.
         InvalidArgument: the supervisor does not know what was asked for, or says nothing.
+        SupervisorEnding: it ended before it answered.
 
     """
-    await stream.send_all(json.dumps({"agentiso/hello": attrs.asdict(hello)}).encode() + b"\n")
     answer = bytearray()
-    with trio.move_on_after(LIMIT_S):
-        # Byte by byte: what follows the line is not ours.
-        while not answer.endswith(b"\n") and len(answer) < MAX_BYTES and (data := await stream.receive_some(1)):
-            answer += data
+    try:
+        await stream.send_all(json.dumps({"agentiso/hello": attrs.asdict(hello)}).encode() + b"\n")
+        with trio.move_on_after(LIMIT_S):
+            # Byte by byte: what follows the line is not ours.
+            while not answer.endswith(b"\n") and len(answer) < MAX_BYTES:
+                if not (data := await stream.receive_some(1)):
+                    raise trio.BrokenResourceError
+                answer += data
+    except trio.BrokenResourceError:
+        raise SupervisorEnding("The supervisor ended.", remedy="Try again, or see its daemon.log.") from None
     said = _parse(bytes(answer))
     if "agentiso/welcome" in said:
         return
@@ -91,7 +97,7 @@ def _client(said: Any, sessions: SessionStore) -> Client:
         ) from error
     if tools not in PROFILES:
         raise InvalidArgument(f"There is no tool profile {shown(tools)}.", remedy=f"There are: {', '.join(PROFILES)}.")
-    return Client(sessions.authenticate(token), "unix", tools)
+    return Client(sessions.authenticate(token) if token else LOCAL.session, "unix", tools)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pathlib import Path
 import trio
 
 from actors.settings import Settings
-from agentiso.daemon import connect
-from agentiso.hello import Hello, say_hello
+from agentiso.daemon import connect_as
+from agentiso.hello import Hello
 from agentiso.sessions import SessionStore
 
 PIPE_BYTES = 4096
@@ -30,9 +30,7 @@ async def run_serve(settings: Settings, config: Path | None, *, session: str, to
     with claimed_wire() as (read_fd, write_fd):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, nursery.cancel_scope)
-            stream = await connect(settings, config=config)
-            async with stream:
-                await say_hello(stream, hello)
+            async with await connect_as(settings, hello, config=config) as stream:
                 nursery.start_soon(_inward, read_fd, stream)
                 while data := await stream.receive_some(65536):
                     await _write_all(write_fd, bytes(data))

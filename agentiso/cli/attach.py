@@ -22,7 +22,8 @@ from actors.machine.sockets import dial
 from actors.settings import Settings
 from agentiso.attach import SOCKET, Framed
 from agentiso.cli.client import ToolFailed
-from agentiso.daemon import connect
+from agentiso.daemon import connect_as
+from agentiso.hello import Hello
 from guest.wire import FILE_STREAM, Data, Message
 
 READ_BYTES: Final = 32 * 1024
@@ -96,7 +97,7 @@ async def attach(
 
 async def _open(settings: Settings, config: Path | None) -> trio.SocketStream:
     # It may have to be started.
-    await (await connect(settings, config=config)).aclose()
+    await (await connect_as(settings, Hello(), config=config)).aclose()
     try:
         return dial(settings.state_dir / SOCKET)
     except OSError as error:

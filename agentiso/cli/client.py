@@ -13,8 +13,8 @@ from typing import Any, Final
 from actors.errors import AgentisoError, GuestBroken, InvalidArgument
 from actors.settings import Settings
 from actors.text import plain, shown
-from agentiso.daemon import connect
-from agentiso.hello import Hello, say_hello
+from agentiso.daemon import connect_as
+from agentiso.hello import Hello
 from agentiso.sessions import SessionStore
 
 META: Final = {
@@ -53,9 +53,8 @@ async def call(
     params = {"name": tool, "arguments": arguments, "_meta": {**META, "progressToken": 1}}
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     buffer = bytearray()
-    async with await connect(settings, config=config) as stream:
-        if session is not None:
-            await say_hello(stream, Hello(SessionStore(settings.state_dir).token(session)))
+    hello = Hello() if session is None else Hello(SessionStore(settings.state_dir).token(session))
+    async with await connect_as(settings, hello, config=config) as stream:
         await stream.send_all(json.dumps(request).encode() + b"\n")
         while data := await stream.receive_some(65536):
             buffer += data

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from actors.messages import RegistryRef
 from actors.settings import Settings
-from agentiso.daemon import LIBRARY_SOCKET, connect
+from agentiso.daemon import LIBRARY_SOCKET, connect, until_answered
 from agentiso.remote.client import open_remote
 
 
 @asynccontextmanager
 async def attach(settings: Settings, *, keep: bool) -> AsyncIterator[tuple[RegistryRef, Settings]]:
     """Yield the registry of the supervisor of a state directory, started if none runs, and the settings it has."""
-    stream = await connect(settings, socket=LIBRARY_SOCKET)
-    async with open_remote(stream, keep=keep) as (registry, theirs):
-        yield registry, theirs
+    async with AsyncExitStack() as stack:
+
+        async def greet() -> tuple[RegistryRef, Settings]:
+            stream = await connect(settings, socket=LIBRARY_SOCKET)
+            return await stack.enter_async_context(open_remote(stream, keep=keep))
+
+        yield await until_answered(greet)

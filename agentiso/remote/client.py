@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import attrs
 import trio
 
-from actors.errors import AgentisoError, RemoteProtocolError, SupervisorGone
+from actors.errors import AgentisoError, RemoteProtocolError, SupervisorEnding, SupervisorGone
 from actors.machine.guest_jobs import Window
 from actors.runtime import ActorRef, Message, open_plain_nursery
 from actors.runtime.actor import SETTLE_S, Mailbox
@@ -55,6 +55,7 @@ async def open_remote(stream: trio.abc.Stream, *, keep: bool) -> AsyncIterator[t
 
     Raises:
         InvalidArgument: the supervisor is of another version.
+        SupervisorEnding: it ends instead of answering.
         SupervisorGone: it does not answer.
 
     """
@@ -116,6 +117,8 @@ class Connection:
                     return registry, typed_settings(settings)
                 case Failed(_, error):
                     raise typed_error(error)
+                case None | Bye():
+                    raise SupervisorEnding("The supervisor ended.", remedy="Try again, or see its daemon.log.")
         raise SupervisorGone("The supervisor did not answer.", remedy="See the daemon.log of its state directory.")
 
     async def ask(self, key: int, message: Message[Any], deadline_s: float) -> Any:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
+import agentiso
+from actors.machine.sockets import listen
 from actors.settings import Settings
 from agentiso import daemon
 from tests.machines import ARGV
@@ -94,3 +96,23 @@ async def test_a_supervisor_within_a_program_is_not_waited_for(host: Host) -> No
         assert refused.returncode == 1
         assert f"(pid {os.getpid()}) holds {host.settings.state_dir}" in refused.stderr.decode()
         assert host.log.read_text().count("holds") == 1
+
+
+@pytest.mark.parametrize("socket", [daemon.SOCKET, daemon.LIBRARY_SOCKET])
+async def test_who_is_let_in_by_a_supervisor_that_ends_before_it_answers_starts_the_next_one(
+    host: Host, socket: str
+) -> None:
+    async def use() -> None:
+        if socket == daemon.SOCKET:
+            assert (await host.run("list", "--json")).stdout == b"[]\n"
+        else:
+            async with agentiso.open_system(host.settings, attach=True) as system:
+                assert await system.list() == ()
+
+    with trio.fail_after(LIMIT_S), listen(host.settings.state_dir / socket) as ending:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use)
+            await trio.lowlevel.wait_readable(ending)
+            # Killed: what lies in its backlog is reset, and the socket's file stays.
+            ending.close()
+        assert host.log.read_text().count("serving ") == 1
