@@ -23,6 +23,7 @@ import cattrs
 import trio
 
 from actors.errors import HostUnfit
+from actors.machine import boot_timer
 from actors.machine.command_line import kernel_arguments
 from actors.machine.files import read_json, replace_json, tail
 from actors.machine.host import QemuBuild
@@ -93,7 +94,10 @@ async def _keeps_time(verdict: AcceleratorVerdict) -> bool:
     return now_khz is not None and same_rate(verdict.tsc_khz, now_khz)
 
 
-async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str, tsc_khz: int | None) -> Candidate:
+async def _try(
+    qemu: QemuBuild, kernel: Path, initrd: Path, name: str, tsc_khz: int | None, *, again: int = 3
+) -> Candidate:
+    """Boot, and ``again`` at most so often while the kernel measures its timer wrong."""
     if name == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Candidate(name, False, "no access to /dev/kvm", 0.0)
     began = time.monotonic()
@@ -116,15 +120,21 @@ async def _try(qemu: QemuBuild, kernel: Path, initrd: Path, name: str, tsc_khz: 
             *("-append", f"{kernel_arguments(name, tsc_khz)} agentiso.probe=1"),
         ]
         status: int | None = None
-        with log.open("wb") as output, trio.move_on_after(LIMITS_S[name]):
-            ended = await trio.run_process(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, start_new_session=True,
-                deliver_cancel=_kill_group,
-            )  # fmt: skip
-            status = ended.returncode
+        with log.open("wb") as output:
+            async with trio.open_nursery() as nursery:
+                nursery.cancel_scope.deadline = trio.current_time() + LIMITS_S[name]
+                nursery.start_soon(boot_timer.end_if_wrong, console, nursery.cancel_scope.cancel)
+                ended = await trio.run_process(
+                    argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, start_new_session=True,
+                    deliver_cancel=_kill_group,
+                )  # fmt: skip
+                status = ended.returncode
+                nursery.cancel_scope.cancel(reason="the probe has ended")
         seconds = time.monotonic() - began
         if MARKER in tail(console):
             return Candidate(name, True, f"booted a kernel in {seconds:.1f} s", seconds)
+        if again and boot_timer.went_wrong(tail(console)):
+            return await _try(qemu, kernel, initrd, name, tsc_khz, again=again - 1)
         said = (tail(log, 500) or tail(console, 500)).strip().replace("\n", " / ")
         outcome = f"no kernel came up within {LIMITS_S[name]:.0f} s"
         if status is not None:

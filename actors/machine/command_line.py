@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from actors.machine import tsc
+from actors.machine import boot_timer, tsc
 from actors.machine.image import BootImage
 from actors.model import Shape
 
@@ -31,8 +31,9 @@ KEY_FILE: Final = "opt/agentiso.key"
 VSOCK_PORT: Final = 5000
 ROOT_DEVICE: Final = "root"
 
-KERNEL_ARGUMENTS: Final = "console=ttyS0 reboot=t panic=-1 quiet loglevel=4"
-"""``reboot=t`` (triple fault) with ``-no-reboot`` makes a guest's reboot or panic end the process."""
+KERNEL_ARGUMENTS: Final = "console=ttyS0 reboot=t panic=-1 loglevel=5"
+"""``reboot=t`` (triple fault) with ``-no-reboot`` makes a guest's reboot or panic end the process.  Warnings are shown,
+of which `boot_timer` needs one."""
 EMULATED_ARGUMENTS: Final = "mitigations=off norandmaps psi=0 noautogroup lsm=landlock,yama"
 """Emulation speculates nothing, so that defences against that only cost.  QEMU translates a program's code anew for
 each address at which it is loaded, so that random ones would make every command several times as slow.  And what a
@@ -114,7 +115,7 @@ def kernel_arguments(accelerator: str, tsc_khz: int | None) -> str:
     """Return the arguments that every kernel gets under an accelerator; ``tsc_khz`` is the host's."""
     if accelerator != "tcg":
         return KERNEL_ARGUMENTS
-    return f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} {tsc.kernel_arguments(tsc_khz)}".rstrip()
+    return f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} {boot_timer.ARGUMENT} {tsc.kernel_arguments(tsc_khz)}".rstrip()
 
 
 def _machine(spec: MachineSpec) -> tuple[str, ...]:

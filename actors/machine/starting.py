@@ -5,6 +5,7 @@ None is given out before its guest agent answers, and whatever fails leaves noth
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -17,7 +18,7 @@ from typing import Final, TypeVar
 import trio
 
 from actors.errors import AgentisoError, GuestBroken, MachineFailed
-from actors.machine import command_line, proof, sockets
+from actors.machine import boot_timer, command_line, proof, sockets
 from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
 from actors.machine.command_line import CHANNEL_FD, QMP_FD, STATE_FD, MachineSpec
 from actors.machine.files import tail
@@ -28,6 +29,7 @@ from actors.machine.qmp import QmpClient
 from actors.machine.ram_image import copy_sparse, create_zero
 
 T = TypeVar("T")
+log = logging.getLogger("agentiso.machine")
 
 DEATH_WAIT_S: Final = 1.0
 
@@ -46,14 +48,32 @@ async def prepare(
     """Start a machine whose guest agent answers, and which nobody may use before `prove`; a failure leaves nothing.
 
     With a ``checkpoint``, ``state`` is its file of device state and the guest must know the checkpoint's key.  Without
-    one the machine boots cold with a fresh key.
+    one the machine boots cold with a fresh key, and again while its kernel measures its timer wrong.
 
     Raises:
         MachineFailed: QEMU ended, or the guest agent did not answer within ``limit_s``.
 
     """
     began = time.perf_counter()
-    machine = Machine(spec, fingerprint, layer, disk_bytes)
+    while True:
+        machine = Machine(spec, fingerprint, layer, disk_bytes)
+        gone_s = time.perf_counter() - began
+        try:
+            await _prepare(nursery, machine, checkpoint, state, limit_s - gone_s)
+        except MachineFailed as error:
+            again = checkpoint is None and boot_timer.went_wrong(error.facts.get("console_tail", ""))
+            if not again or gone_s > limit_s / 2:
+                raise
+            log.warning("machine %s boots again: its kernel measured its timer wrong", spec.uuid)
+        else:
+            machine.start_seconds = time.perf_counter() - began
+            return machine
+
+
+async def _prepare(
+    nursery: trio.Nursery, machine: Machine, checkpoint: Checkpoint | None, state: Path | None, limit_s: float
+) -> None:
+    spec = machine.spec
     async with AsyncExitStack() as undo:
         spec.directory.mkdir(parents=True, mode=0o700)
         undo.callback(shutil.rmtree, spec.directory, ignore_errors=True)
@@ -64,10 +84,13 @@ async def prepare(
             await trio.to_thread.run_sync(copy_sparse, state.with_name("ram"), spec.ram)
         qmp_stream, channel_stream = await _spawn(machine, state, undo)
 
-        await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, channel_stream, undo), limit_s)
+        await _or_died(
+            machine,
+            lambda: _connect(nursery, machine, qmp_stream, channel_stream, undo),
+            limit_s,
+            boots=checkpoint is None,
+        )
         undo.pop_all()
-    machine.start_seconds = time.perf_counter() - began
-    return machine
 
 
 async def prove(
@@ -191,7 +214,7 @@ async def _connect(
         await machine.client.release()
 
 
-async def _or_died(machine: Machine, step: Callable[[], Awaitable[T]], limit_s: float) -> T:
+async def _or_died(machine: Machine, step: Callable[[], Awaitable[T]], limit_s: float, *, boots: bool = False) -> T:
     """Run one step of a start; end it early, with QEMU's last words, when QEMU dies or time runs out."""
     result: list[T] = []
     failure: AgentisoError | None = None
@@ -206,6 +229,8 @@ async def _or_died(machine: Machine, step: Callable[[], Awaitable[T]], limit_s: 
             nursery.cancel_scope.cancel(reason="QEMU ended")
 
         nursery.start_soon(watch)
+        if boots:
+            nursery.start_soon(boot_timer.end_if_wrong, machine.spec.console_log, machine.process.kill)
         try:
             result.append(await step())
         except AgentisoError as error:

@@ -11,10 +11,21 @@ import trio
 
 import agentiso
 from actors.errors import HostUnfit, MachineFailed
-from tests.faults.helpers import LIMIT_S, files, processes, write_program
+from tests.faults.helpers import LIMIT_S, files, output, processes, write_program
 
 pytestmark = pytest.mark.faults
 PROBES = "*' --version '*|*agentiso.probe=1*"
+KERNEL_HANGS = """
+console=$(echo "$*" | sed 's/.*id=console,path=\\([^ ,]*\\),.*/\\1/')
+echo '[    0.503129] APIC frequency too slow, disabling apic timer' >"$console"
+exec sleep infinity
+"""
+INIT_REFUSES = """
+for word do
+    shift
+    set -- "$@" "$(echo "$word" | sed 's/agentiso.timer=[0-9]*/agentiso.timer=1000/')"
+done
+"""
 
 
 def fake_qemu(tmp_path: Path, *, real_for: str, otherwise: str) -> str:
@@ -81,3 +92,34 @@ async def test_a_qemu_that_hangs_at_its_start_is_ended_at_the_boot_timeout(
             error = await refused(warm)
     assert isinstance(error, MachineFailed)
     assert "did not become ready within 2 s" in error.message
+
+
+async def boot_again(settings: agentiso.Settings, tmp_path: Path, wrong: str, *, once: bool) -> str:
+    """Boot a workspace while its kernel measures its timer wrong, the first time or always; return what it says."""
+    real, flag = shutil.which("qemu-system-x86_64"), tmp_path / "wrong"
+    condition = f"rm {flag}" if once else f"[ -e {flag} ]"
+    otherwise = f'if {condition} 2>/dev/null; then {wrong}\nfi\nexec {real} "$@"'
+    qemu = fake_qemu(tmp_path, real_for=PROBES, otherwise=otherwise)
+    emulated = attrs.evolve(settings, qemu_binary=qemu, accelerator="tcg", boot_timeout_s=LIMIT_S if once else 25)
+    async with agentiso.open_system(emulated) as system:
+        ws = await system.create("timed")
+        await ws.stop()
+        flag.touch()
+        await ws.start()
+        return await output(ws, "echo up")
+
+
+@pytest.mark.parametrize("wrong", [KERNEL_HANGS, INIT_REFUSES], ids=["kernel", "init"])
+async def test_a_boot_in_which_the_timer_was_measured_wrong_is_begun_anew(
+    settings: agentiso.Settings, tmp_path: Path, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(LIMIT_S):
+        assert await boot_again(settings, tmp_path, wrong, once=True) == "up"
+    assert "boots again: its kernel measured its timer wrong" in caplog.text
+
+
+async def test_a_timer_that_is_always_measured_wrong_fails_the_start_and_says_so(
+    settings: agentiso.Settings, tmp_path: Path
+) -> None:
+    with trio.fail_after(LIMIT_S), pytest.raises(MachineFailed, match=r"the timer was measured wrong: 268.*, not 1000"):
+        await boot_again(settings, tmp_path, INIT_REFUSES, once=False)
