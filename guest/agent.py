@@ -27,7 +27,7 @@ from guest.filework import InvalidRequest
 from guest.handshake import proof, proves
 from guest.identity import Guest
 from guest.jobs import Jobs
-from guest.link import RETRY_S, Link, find_port
+from guest.link import Link, find_port
 from guest.listener import Listener, listen_vsock
 from guest.memory import Memory
 from guest.starter import Starter
@@ -116,8 +116,6 @@ class Agent:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wakeup, 4096)
                 self._on_ready(selected.data, selected.fd, events)
-            if self._link.waits_for_host:
-                self._receive()
             self._jobs.check_deadlines()
             self._jobs.serve()
             self._transfers.produce()
@@ -145,8 +143,6 @@ class Agent:
     def _pause_s(self) -> float | None:
         if self._transfers.ready:
             return 0
-        if self._link.waits_for_host:
-            return RETRY_S
         deadline = self._jobs.next_deadline()
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 

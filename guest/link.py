@@ -1,7 +1,7 @@
 """The agent's end of a virtio-serial port or socket: resynchronisation, frames, a bounded queue of output.
 
-A virtio-serial port reads as ended while no host is connected, which means "wait", not "over"; such a port is looked
-at again every `RETRY_S`.
+A virtio-serial port reads as ended while no host is connected, which means "wait", not "over", and is ready all that
+time: so its changes are waited for (virtio_console.c wakes the port's queue when the host opens or closes it).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import contextlib
 import glob
 import os
 import secrets
+import select
 import selectors
 from typing import Final
 
 from guest.handshake import NONCE_BYTES, SyncScanner, echo
 from guest.wire import Codec, Event, encode
 
-RETRY_S: Final = 0.02
 READ_BYTES: Final = 256 * 1024
 HIGH_WATER_BYTES: Final = 256 * 1024
 """With this much output queued, nobody may queue more until the host has read some."""
@@ -45,6 +45,8 @@ class Link:
         self._selector = selector
         self._out = bytearray()
         self._events = 0
+        self._changes: select.epoll | None = None
+        """While no host is connected: tells of the port's next change."""
         if fd is not None:
             os.set_blocking(fd, False)
             self._watch(selectors.EVENT_READ)
@@ -62,13 +64,10 @@ class Link:
         """Whether more output may be queued."""
         return len(self._out) < HIGH_WATER_BYTES
 
-    @property
-    def waits_for_host(self) -> bool:
-        """Whether the port has to be looked at again after `RETRY_S`."""
-        return not self.over and not self._events
-
     def receive(self) -> bool:
         """Read once; return whether a host has (re)connected, which voids all that was under way."""
+        if self._changes:
+            self._changes.poll(0)
         try:
             data = self._read()
         except BlockingIOError:
@@ -78,7 +77,10 @@ class Link:
             data = b""
         if not data:
             self.over = self.ends
-            self._watch(0)
+            if self.over:
+                self._watch(0)
+            elif self._changes is None:
+                self._await_change()
             return False
         self._watch_as_needed()
         found = self._scanner.feed(data)
@@ -156,7 +158,17 @@ class Link:
     def _watch_as_needed(self) -> None:
         self._watch(selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0))
 
+    def _await_change(self) -> None:
+        self._watch(0)
+        self._changes = select.epoll()
+        self._changes.register(self.fd, select.EPOLLIN | select.EPOLLET)
+        self._selector.register(self._changes, selectors.EVENT_READ, self)
+
     def _watch(self, events: int) -> None:
+        if self._changes:
+            self._selector.unregister(self._changes)
+            self._changes.close()
+            self._changes = None
         if events == self._events:
             return
         if not self._events:
