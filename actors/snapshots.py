@@ -108,6 +108,7 @@ async def _keep_undo(own: Holdings, before: str) -> None:
         )
     finally:
         own.store.release(owner)
+    own.nursery.start_soon(checkpoints.add_digest_later, own.store, made)
 
 
 async def undo(own: Holdings) -> str:

@@ -41,6 +41,7 @@ RECOVER_S: Final = 1.0
 DIGEST_DELAY_S: Final = 2.0
 """A fresh checkpoint is most often restored, forked or let go of at once; reading it all would hold that up."""
 RECORD: Final = "checkpoint.json"
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 @attrs.frozen
@@ -95,6 +96,8 @@ class Checkpoint:
     """Of its memory and device state; see `actors.machine.seal`."""
     digest: str = ""
     """Of the same; empty until it has been computed, and for checkpoints that are not kept."""
+    boot: str = ""
+    """The host's boot with which its files may be lost; empty once they are on stable storage."""
     processes_held: bool = False
     """Whether the guest's processes stood still; then none runs in a restored machine before it has proven itself."""
 
@@ -147,8 +150,10 @@ def verify(store: Store, checkpoint: Checkpoint) -> None:
         seal, known = seal_of(directory), store.verified.get(checkpoint.id)
         if seal == known:
             return
-        # Without a digest, which a crash may have prevented, the seal is all there is.
+        # Without a digest, which a crash may have prevented, the seal is all there is.  After a power loss it may be
+        # that of files whose contents were not written.
         sealed = known is None and not checkpoint.digest and seal == checkpoint.seal
+        sealed = sealed and checkpoint.boot in ("", _host_boot())
         if not sealed and digest_of(directory) != checkpoint.digest:
             raise CheckpointUnusable(
                 f"The memory of checkpoint {checkpoint.id} was altered, or is damaged.",
@@ -160,16 +165,18 @@ def verify(store: Store, checkpoint: Checkpoint) -> None:
 
 
 async def add_digest(store: Store, checkpoint: Checkpoint) -> None:
-    """Compute and record the digest of a checkpoint that is kept, unless its files were touched since it was taken."""
+    """Flush a checkpoint that is kept and record its digest, unless its files were touched since it was taken."""
     if not checkpoint.has_memory:
         return
     directory = store.checkpoint(checkpoint.id)
     # It may be deleted meanwhile, or before.
     with contextlib.suppress(FileNotFoundError):
+        if checkpoint.boot:
+            await make_durable(*files_of(store, checkpoint))
         digest = await trio.to_thread.run_sync(digest_of, directory, abandon_on_cancel=True)
         if (directory / RECORD).exists() and seal_of(directory) == checkpoint.seal:
             # The record that this one replaces would survive a power loss, which must not take both.
-            known = attrs.evolve(checkpoint, digest=digest)
+            known = attrs.evolve(checkpoint, digest=digest, boot="")
             await trio.to_thread.run_sync(lambda: save(store, known, flushed=True))
 
 
@@ -179,6 +186,10 @@ async def add_digest_later(store: Store, checkpoint: Checkpoint) -> None:
     # Where there is no room for it, the seal has to do.
     with contextlib.suppress(NoCapacity):
         await add_digest(store, checkpoint)
+
+
+def _host_boot() -> str:
+    return BOOT_ID.read_text().strip()
 
 
 def files_of(store: Store, checkpoint: Checkpoint) -> tuple[Path, ...]:
@@ -237,6 +248,7 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 nonce=machine.nonce or "",
                 size_bytes=allocated_bytes(directory),
                 seal=seal,
+                boot="" if durable else _host_boot(),
                 processes_held=pause.processes_held,
             )
             store.verified[checkpoint.id] = seal

@@ -123,6 +123,19 @@ def test_a_decayed_checkpoint_is_refused_at_its_first_use(store: Store) -> None:
         checkpoints.verify(store, decayed)
 
 
+async def test_a_checkpoint_that_was_not_flushed_is_taken_until_the_host_boots_again(store: Store) -> None:
+    boot = checkpoints.BOOT_ID.read_text().strip()
+    made = attrs.evolve(kept(store, digest=False), boot=boot)
+    checkpoints.verify(store, made)
+    store.verified.clear()
+    with pytest.raises(CheckpointUnusable, match="damaged"):
+        checkpoints.verify(store, attrs.evolve(made, boot="the boot before"))
+    await checkpoints.add_digest(store, made)
+    settled = checkpoints.load(store, "one")
+    assert (settled.boot, bool(settled.digest)) == ("", True)
+    checkpoints.verify(store, settled)
+
+
 def test_a_checkpoint_without_its_memory_is_refused(store: Store) -> None:
     made = kept(store, digest=True)
     shutil.rmtree(store.checkpoint("one"))
