@@ -29,7 +29,7 @@ from actors.errors import (
 from actors.machine.guest_files import GuestFiles
 from actors.machine.guest_jobs import GuestJobs
 from actors.machine.guest_refusals import refusal
-from actors.model import CarriedJob, HookOutcome
+from actors.machine.identity import Identity, IdentityReply
 from guest.errors import only_error
 from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
 from guest.wire import (
@@ -49,8 +49,6 @@ CLOCK_ERROR_S: Final = 0.02
 CLOCK_PROMISE_S: Final = 0.05
 CLOCK_TRIES: Final = 3
 CLOCK_MAX_TRIES: Final = 20
-MAX_HOOKS: Final = 100
-MAX_CARRIED_JOBS: Final = 1000
 
 
 @attrs.frozen
@@ -60,52 +58,6 @@ class Hello:
     agent_version: str
     arch: str
     kernel: str
-
-
-@attrs.frozen
-class NetworkIdentity:
-    """The addresses of the guest's one interface."""
-
-    interface: str
-    mac: str
-    address: str
-    prefix: int
-    gateway: str
-    dns: tuple[str, ...]
-
-
-@attrs.frozen
-class Identity:
-    """Who a guest is from now on."""
-
-    epoch: str
-    time_ns: int
-    entropy: bytes = attrs.field(repr=False)
-    hostname: str
-    nonce: bytes
-    key: bytes = attrs.field(repr=False)
-    """The channel's key from the next connection on."""
-    machine_id: str
-    network: NetworkIdentity | None
-    rehearsal: bool = False
-    """Whether this is no restore, and so not counted as one."""
-
-
-@attrs.frozen
-class IdentityReply:
-    """What became of it."""
-
-    previous_nonce: str | None
-    generation: int
-    rng_reseeded: bool
-    clock_step_s: float
-    hostname: str
-    mac: str | None
-    address: str | None
-    connections_closed: int
-    failures: dict[str, str]
-    hooks: tuple[HookOutcome, ...]
-    jobs: tuple[CarriedJob, ...]
 
 
 class _Request:
@@ -194,29 +146,7 @@ class GuestClient:
             {"op": "identify", **body, **{name: body[name].hex() for name in ("entropy", "nonce", "key")}}
         )
         try:
-            return IdentityReply(
-                previous_nonce=reply["previous_nonce"],
-                generation=int(reply["generation"]),
-                rng_reseeded=reply["rng_reseeded"] is True,
-                clock_step_s=float(reply["clock_step_s"]),
-                hostname=str(reply["hostname"])[:255],
-                mac=reply.get("mac"),
-                address=reply.get("address"),
-                connections_closed=int(reply["connections_closed"]),
-                failures={str(part)[:50]: str(text)[:500] for part, text in dict(reply["failures"]).items()},
-                hooks=tuple(
-                    HookOutcome(str(hook["name"])[:255], _optional_int(hook["exit_code"]), str(hook["error"])[:500])
-                    for hook in list(reply["hooks"])[:MAX_HOOKS]
-                ),
-                jobs=tuple(
-                    CarriedJob(
-                        str(job["job"])[:32],
-                        None if job["carried_from"] is None else str(job["carried_from"])[:32],
-                        str(job["command"])[:200],
-                    )
-                    for job in list(reply["jobs"])[:MAX_CARRIED_JOBS]
-                ),
-            )
+            return IdentityReply.of(reply)
         except MALFORMED as error:
             raise self.broke(f"its identity reply is malformed: {error!r}") from error
 
@@ -439,7 +369,3 @@ async def _unless(done: trio.Event, work: Callable[[], Awaitable[None]]) -> None
             nursery.cancel_scope.cancel(reason="the work is done")
     except BaseExceptionGroup as group:
         raise only_error(group) from None
-
-
-def _optional_int(value: object) -> int | None:
-    return None if value is None else int(value)  # type: ignore[call-overload]

@@ -15,8 +15,9 @@ from actors.errors import RestoreUnproven
 from actors.guest_model import CommandSpec
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.command_line import ROOT_DEVICE, MachineSpec
-from actors.machine.guest_client import CLOCK_PROMISE_S, Identity, IdentityReply, NetworkIdentity
+from actors.machine.guest_client import CLOCK_PROMISE_S
 from actors.machine.hostfwd import GUEST_ADDRESS
+from actors.machine.identity import Identity, IdentityReply, NetworkIdentity
 from actors.machine.machine import Machine
 from actors.model import Evidence
 from actors.names import new_id

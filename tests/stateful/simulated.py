@@ -31,8 +31,8 @@ from actors.machine import qcow2, starting
 from actors.machine.accelerator import AcceleratorVerdict
 from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
 from actors.machine.command_line import MachineSpec
-from actors.machine.guest_client import Identity, IdentityReply
 from actors.machine.host import QemuBuild
+from actors.machine.identity import Identity, IdentityReply
 from actors.machine.machine import Machine, MachineRecord
 from actors.machine.process import ProcessIdentity, QemuProcess
 from actors.machine.proof import Persona

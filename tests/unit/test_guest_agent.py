@@ -15,7 +15,8 @@ import trio
 
 from actors.errors import GuestBroken, GuestRefused
 from actors.guest_model import CommandSpec
-from actors.machine.guest_client import GuestClient, Identity
+from actors.machine.guest_client import GuestClient
+from actors.machine.identity import Identity
 from guest.handshake import token
 from guest.wire import Data, encode
 
