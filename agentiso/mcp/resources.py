@@ -115,7 +115,9 @@ class Resources:
         """Read one resource; for what does not exist, or belongs to another session, the request is wrong."""
         uri = str(params.uri)
         try:
-            with self._gate.audit.call(client_of(context), READ, {"uri": uri}) as entry:
+            client = client_of(context)
+            with self._gate.audit.call(client, READ, {"uri": uri}) as entry:
+                self._gate.admit(client, READ)
                 kind, text = await self._read(context, uri, entry)
         except AgentisoError as error:
             raise wrong(uri, error) from error

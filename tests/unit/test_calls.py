@@ -99,6 +99,15 @@ async def test_a_call_too_many_is_refused_with_the_time_to_wait(system: System, 
                 await user("workspace_list")
 
 
+async def test_a_resource_is_read_under_the_rules_of_a_call(system: System, gate: Gate) -> None:
+    gate._limiter = Limiter(RateLimits(default=Rate(per_minute=1, burst=1)))
+    with trio.fail_after(LIMIT_S):
+        async with caller(system, gate, "ann") as ann:
+            await ann.client.read_resource(ROOT)
+            with pytest.raises(MCPError, match="calls too often"):
+                await ann.client.read_resource(ROOT)
+
+
 async def test_one_call_over_twenty_workspaces_counts_once(system: System, gate: Gate) -> None:
     gate._limiter = Limiter(RateLimits(exec=Rate(per_minute=1, burst=1)))
     with trio.fail_after(LIMIT_S):
