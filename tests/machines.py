@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -16,6 +17,7 @@ import agentiso
 import imagebuild
 
 ARGV = [sys.executable, "-m", "agentiso.cli"]
+LIMIT_S = 60
 
 
 def cache_dir() -> Path:
@@ -62,4 +64,16 @@ async def environment(images_dir: Path, template_state: Path) -> AsyncIterator[d
         link.symlink_to(images_dir)
     variables = {**os.environ, "AGENTISO_STATE_DIR": str(template_state)}
     yield variables
+    left = await destroy_all(variables) if any(template_state.glob("workspaces/*")) else []
     await trio.run_process([*ARGV, "daemon", "stop"], env=variables, capture_stdout=True)
+    assert not left, f"workspaces outlive the test: {left}"
+
+
+async def destroy_all(variables: dict[str, str]) -> list[str]:
+    """Destroy the workspaces that a test left, so that the next one begins with none; return their names."""
+    with trio.fail_after(LIMIT_S):
+        listed = await trio.run_process([*ARGV, "list", "--json"], env=variables, capture_stdout=True)
+        names = [info["name"] for info in json.loads(listed.stdout)]
+        if names:
+            await trio.run_process([*ARGV, "destroy", *names], env=variables, capture_stdout=True)
+    return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from agentiso import apidoc
 from agentiso.bench import PLANS
 
 ROOT = Path(__file__).parents[2]
@@ -15,6 +16,10 @@ def names_in(*paths: Path) -> set[str]:
     return {
         name for path in paths for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
     }
+
+
+def test_the_api_reference_is_what_the_docstrings_say() -> None:
+    assert (ROOT / "docs" / "api.md").read_text() == apidoc.page(), "run: python -m agentiso.apidoc > docs/api.md"
 
 
 def test_every_test_that_a_hazard_names_exists() -> None:
