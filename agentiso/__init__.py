@@ -8,19 +8,10 @@ Synopsis::
         children = await ws.fork(3)
 """
 
-from actors import errors
-from actors.errors import AgentisoError
-from actors.guest_model import (
-    ExecResult,
-    FileContent,
-    FileEntry,
-    InputTaken,
-    JobEnd,
-    JobInfo,
-    JobList,
-    JobOutput,
-)
-from actors.model import (
+from actors.model import errors
+from actors.model.errors import AgentisoError
+from actors.model.guest import ExecResult, FileContent, FileEntry, InputTaken, JobEnd, JobInfo, JobList, JobOutput
+from actors.model.info import (
     CarriedJob,
     Evidence,
     ExportReport,
@@ -38,11 +29,11 @@ from actors.model import (
     UndoInfo,
     WorkspaceInfo,
 )
-from actors.settings import Limits, Pool, Settings
+from actors.model.settings import Limits, Pool, Settings
 from agentiso import blocking
-from agentiso.jobs import Output, OutputEvent
-from agentiso.system import Imported, System, open_system
-from agentiso.workspace import Fork, Workspace
+from agentiso.library.jobs import Output, OutputEvent
+from agentiso.library.system import Imported, System, open_system
+from agentiso.library.workspace import Fork, Workspace
 
 __all__ = [
     "AgentisoError",

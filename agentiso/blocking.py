@@ -21,9 +21,9 @@ from typing import Literal
 
 from anyio.from_thread import start_blocking_portal
 
-from actors.settings import Settings
-from agentiso import files, git, jobs, ports, snapshots, system, templates, workspace
-from agentiso.faces import Face, face_of, wrap
+from actors.model.settings import Settings
+from agentiso.library import files, git, jobs, ports, snapshots, system, templates, workspace
+from agentiso.library.synchronous import Face, face_of, wrap
 
 __all__ = [
     "Face",

@@ -1,4 +1,4 @@
-# Made by `python -m agentiso.stubs`.
+# Made by `python -m tools.stubs`.
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Literal
 
 from anyio.from_thread import BlockingPortal
 
-from actors.guest_model import (
+from actors.model.guest import (
     Diff,
     Edited,
     ExecResult,
@@ -21,9 +21,7 @@ from actors.guest_model import (
     SearchResult,
     TreeReport,
 )
-from actors.job_messages import OnOutput
-from actors.messages import OnProgress
-from actors.model import (
+from actors.model.info import (
     ExportReport,
     ForkReport,
     ImportReport,
@@ -34,11 +32,13 @@ from actors.model import (
     TemplateInfo,
     WorkspaceInfo,
 )
-from actors.settings import Limits, Settings
-from agentiso.files import HostPath, OnBytes
-from agentiso.git import GitClone, GitCommit, GitDiff, GitPush
-from agentiso.git_text import GitStatus
-from agentiso.jobs import OutputEvent
+from actors.model.settings import Limits, Settings
+from actors.registry.messages import OnProgress
+from actors.workspace.job_messages import OnOutput
+from agentiso.library.files import HostPath, OnBytes
+from agentiso.library.git import GitClone, GitCommit, GitDiff, GitPush
+from agentiso.library.git_text import GitStatus
+from agentiso.library.jobs import OutputEvent
 
 __all__ = [
     "Face",

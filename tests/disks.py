@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from actors.machine.qcow2 import CLUSTER, HEADER, backing_chain, read_header
+from actors.machine.storage.qcow2 import CLUSTER, HEADER, backing_chain, read_header
 
 OFFSET = 0x00FF_FFFF_FFFF_FE00
 ZERO = 1

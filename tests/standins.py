@@ -13,18 +13,18 @@ import trio
 from mcp import Client as McpClient
 from trio.testing import memory_stream_pair
 
-from actors import record as records
-from actors.lifecycle import State
-from actors.machine.image import BootImage
-from actors.model import Lifetime
-from actors.settings import Settings
-from actors.supervisor import open_supervisor
-from agentiso.cli.client import META
-from agentiso.gate import Gate
+from actors.model import record as records
+from actors.model.image import BootImage
+from actors.model.info import Lifetime
+from actors.model.settings import Settings
+from actors.model.states import State
+from actors.registry.supervisor import open_supervisor
+from agentiso.client.tools import META
+from agentiso.library.system import System
 from agentiso.mcp.calls import ERROR_META
 from agentiso.mcp.server import make_server, serve_connection
-from agentiso.sessions import Client
-from agentiso.system import System
+from agentiso.protocol.sessions import Client
+from agentiso.supervisor.access import Gate
 
 IMAGE = BootImage("standin", "0" * 64, Path("kernel"), Path("initrd"), Path("layer"), Path("root"))
 

@@ -22,12 +22,12 @@ import attrs
 import cattrs
 import trio
 
-from actors.errors import HostUnfit
-from actors.machine import boot_timer
-from actors.machine.command_line import kernel_arguments
-from actors.machine.files import read_json, replace_json, tail
-from actors.machine.host import QemuBuild
-from actors.machine.tsc import measure_khz, same_rate
+from actors.machine.probe import QemuBuild
+from actors.machine.qemu import boot_timer
+from actors.machine.qemu.command_line import kernel_arguments
+from actors.machine.qemu.tsc import measure_khz, same_rate
+from actors.model.errors import HostUnfit
+from actors.model.files import read_json, replace_json, tail
 
 MARKER: Final = "agentiso-probe-ok"
 LIMITS_S: Final = {"kvm": 5.0, "tcg": 60.0}

@@ -21,17 +21,17 @@ import attrs
 import cattrs
 import trio
 
-from actors.errors import AgentisoError, CheckpointUnusable, MachineFailed, NoCapacity, QmpError
-from actors.machine import ram_image
-from actors.machine.command_line import ROOT_DEVICE
-from actors.machine.files import exhaustion_reported, make_durable, read_json, replace_json
-from actors.machine.qmp import Pending
-from actors.machine.ram_image import ChangedMemory
-from actors.machine.seal import digest_of, seal_of
-from actors.machine.standstill import RESUME_LIMIT_S, FileSystem, Standstill, standing_still
-from actors.machine.store import Store, allocated_bytes
-from actors.machine.tsc import same_rate
-from actors.names import new_id
+from actors.machine.pause import RESUME_LIMIT_S, FileSystem, Standstill, standing_still
+from actors.machine.qemu.command_line import ROOT_DEVICE
+from actors.machine.qemu.qmp import Pending
+from actors.machine.qemu.tsc import same_rate
+from actors.machine.storage import ram_image
+from actors.machine.storage.ram_image import ChangedMemory
+from actors.machine.storage.seal import digest_of, seal_of
+from actors.machine.storage.store import Store, allocated_bytes
+from actors.model.errors import AgentisoError, CheckpointUnusable, MachineFailed, NoCapacity, QmpError
+from actors.model.files import exhaustion_reported, make_durable, read_json, replace_json
+from actors.model.names import new_id
 
 if TYPE_CHECKING:
     from actors.machine.machine import Machine
@@ -93,7 +93,7 @@ class Checkpoint:
     size_bytes: int
     """Bytes allocated on the host for memory and device state."""
     seal: str = ""
-    """Of its memory and device state; see `actors.machine.seal`."""
+    """Of its memory and device state; see `actors.machine.storage.seal`."""
     digest: str = ""
     """Of the same; empty until it has been computed, and for checkpoints that are not kept."""
     boot: str = ""

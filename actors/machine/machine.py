@@ -14,16 +14,18 @@ from typing import Any, Final, TypeVar
 import attrs
 import trio
 
-from actors.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError
-from actors.machine import channel, command_line, sockets
+from actors.machine.channel import address as channel
 from actors.machine.checkpoint import Fingerprint
-from actors.machine.command_line import VSOCK_PORT, MachineSpec
-from actors.machine.files import tail
-from actors.machine.guest_client import GuestClient
-from actors.machine.process import ProcessIdentity, QemuProcess
-from actors.machine.qmp import QmpClient
-from actors.machine.standstill import Standstill
-from actors.model import Evidence
+from actors.machine.guest.client import GuestClient
+from actors.machine.pause import Standstill
+from actors.machine.qemu import command_line
+from actors.machine.qemu.command_line import VSOCK_PORT, MachineSpec
+from actors.machine.qemu.process import ProcessIdentity, QemuProcess
+from actors.machine.qemu.qmp import QmpClient
+from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError
+from actors.model.files import tail
+from actors.model.info import Evidence
+from actors.runtime import unix_sockets as sockets
 
 T = TypeVar("T")
 

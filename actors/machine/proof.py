@@ -11,16 +11,16 @@ from typing import Final
 
 import attrs
 
-from actors.errors import RestoreUnproven
-from actors.guest_model import CommandSpec
 from actors.machine.checkpoint import Checkpoint
-from actors.machine.command_line import ROOT_DEVICE, MachineSpec
-from actors.machine.guest_client import CLOCK_PROMISE_S
-from actors.machine.hostfwd import GUEST_ADDRESS
-from actors.machine.identity import Identity, IdentityReply, NetworkIdentity
+from actors.machine.guest.client import CLOCK_PROMISE_S
+from actors.machine.guest.identity import Identity, IdentityReply, NetworkIdentity
 from actors.machine.machine import Machine
-from actors.model import Evidence
-from actors.names import new_id
+from actors.machine.network.hostfwd import GUEST_ADDRESS
+from actors.machine.qemu.command_line import ROOT_DEVICE, MachineSpec
+from actors.model.errors import RestoreUnproven
+from actors.model.guest import CommandSpec
+from actors.model.info import Evidence
+from actors.model.names import new_id
 
 MIN_FILE_SYSTEM_SHARE: Final = 0.9
 """Of its disk; ext4 keeps some of it for its own tables."""

@@ -2,6 +2,6 @@
 
 from actors.runtime.actor import Actor, ActorRef, Message
 from actors.runtime.nursery import open_plain_nursery
-from actors.runtime.supervisor import RestartPolicy, Supervisor
+from actors.runtime.supervision import RestartPolicy, Supervisor
 
 __all__ = ["Actor", "ActorRef", "Message", "RestartPolicy", "Supervisor", "open_plain_nursery"]

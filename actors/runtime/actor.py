@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 import attrs
 import trio
 
-from actors.errors import ActorGone, AgentisoError, DeadlineExceeded, MailboxFull
+from actors.model.errors import ActorGone, AgentisoError, DeadlineExceeded, MailboxFull
 
 R = TypeVar("R")
 T = TypeVar("T")

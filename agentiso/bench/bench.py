@@ -12,19 +12,19 @@ from typing import Final
 import attrs
 import trio
 
-from actors.errors import AgentisoError
-from actors.host import Host
 from actors.machine.checkpoint import Checkpoint
 from actors.machine.checkpoint import load as load_checkpoint
-from actors.machine.command_line import MachineSpec
-from actors.machine.files import read_json
-from actors.machine.store import Store
-from actors.settings import Pool
+from actors.machine.qemu.command_line import MachineSpec
+from actors.machine.storage.store import Store
+from actors.model.errors import AgentisoError
+from actors.model.files import read_json
+from actors.model.settings import Pool
+from actors.workspace.host import Host
 from agentiso.bench import floor
 from agentiso.bench.result import Aim, Found
-from agentiso.images import loader
-from agentiso.system import System, open_system
-from agentiso.workspace import Workspace
+from agentiso.library.images import loader
+from agentiso.library.system import System, open_system
+from agentiso.library.workspace import Workspace
 
 POOL_LIMIT_S: Final = 120.0
 POOL_LOOK_S: Final = 0.02

@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from actors.machine import command_line, ram_image, sockets
 from actors.machine.checkpoint import Checkpoint
-from actors.machine.command_line import CHANNEL_FD, QMP_FD, ROOT_DEVICE, STATE_FD, MachineSpec
-from actors.machine.process import QemuProcess
-from actors.machine.qcow2 import create_overlay
+from actors.machine.qemu import command_line
+from actors.machine.qemu.command_line import CHANNEL_FD, QMP_FD, ROOT_DEVICE, STATE_FD, MachineSpec
+from actors.machine.qemu.process import QemuProcess
+from actors.machine.storage import ram_image
+from actors.machine.storage.qcow2 import create_overlay
+from actors.runtime import unix_sockets as sockets
 from guest.handshake import NONCE_BYTES, EchoScanner, proof, token
 from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, PROTOCOL_VERSION, Codec, Data, Message, encode
 

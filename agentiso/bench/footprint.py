@@ -12,10 +12,10 @@ from typing import Final
 import attrs
 import trio
 
-from actors.machine.process import find_machines
+from actors.machine.qemu.process import find_machines
 from agentiso.bench.bench import Bench, Plan
 from agentiso.bench.result import Aim, Found
-from agentiso.workspace import Workspace
+from agentiso.library.workspace import Workspace
 
 HERD: Final = 20
 SETTLE_S: Final = 2.0

@@ -12,7 +12,7 @@ import trio
 from agentiso.bench.bench import Bench, Plan, given, ms_since
 from agentiso.bench.floor import BareMachine
 from agentiso.bench.result import Aim, Found
-from agentiso.workspace import Workspace
+from agentiso.library.workspace import Workspace
 
 CHILDREN: Final = 20
 CHANGED_MIB: Final = 8

@@ -15,7 +15,7 @@ import trio
 from actors.runtime import open_plain_nursery
 from agentiso.bench.bench import Bench, Plan, ms_since
 from agentiso.bench.result import Aim, Found
-from agentiso.cli.client import META
+from agentiso.client.tools import META
 
 FILE_MIB: Final = 64
 PATH: Final = "/dev/shm/file"  # noqa: S108 - in the guest

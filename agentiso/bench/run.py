@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import attrs
 
-from actors.errors import InvalidArgument
-from actors.settings import Settings
+from actors.model.errors import InvalidArgument
+from actors.model.settings import Settings
 from agentiso.bench import footprint, forks, guestwork, starts, supervisor
 from agentiso.bench.bench import Bench, Plan
 from agentiso.bench.result import Row
-from agentiso.system import open_system
+from agentiso.library.system import open_system
 
 PLANS: Final[tuple[Plan, ...]] = (
     *starts.PLANS,

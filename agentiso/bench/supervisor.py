@@ -12,15 +12,15 @@ from typing import Final
 import attrs
 import trio
 
-from actors import record as records
-from actors.lifecycle import State
-from actors.machine.image import BootImage
-from actors.model import Lifetime
-from actors.settings import Settings
+from actors.model import record as records
+from actors.model.image import BootImage
+from actors.model.info import Lifetime
+from actors.model.settings import Settings
+from actors.model.states import State
 from agentiso.bench.bench import Bench, Plan, ms_since
 from agentiso.bench.result import Aim, Found
-from agentiso.images import loader
-from agentiso.system import System, open_system
+from agentiso.library.images import loader
+from agentiso.library.system import System, open_system
 
 WORKSPACES: Final = 1000
 CLIENTS: Final = 10

@@ -13,7 +13,7 @@ import trio
 from agentiso.cli.common import Commands, add_workspace, call_tool, columns, show
 from agentiso.cli.environment import assigned
 from agentiso.cli.parser import Misuse, Parser
-from agentiso.config import load_settings
+from agentiso.library.config import load_settings
 
 EXEC_EXAMPLES: Final = """\
   agentiso exec demo -- uname -a
@@ -106,7 +106,7 @@ def _output(a: Any) -> int:
 
 def _attach(a: Any, request: dict[str, Any], *, yield_s: float | None = None, stdin: bool = False, kill: bool) -> int:
     """Show a job's output as it comes and return its exit status; Ctrl-C kills it, if this command began it."""
-    from agentiso.cli.attach import attach, write_through
+    from agentiso.cli.terminal import attach, write_through
 
     kept = {1: bytearray(), 2: bytearray()}
 
@@ -164,7 +164,7 @@ def _kill(a: Any) -> int:
 
 
 def _shell(a: Any) -> int:
-    from agentiso.cli.attach import attach, raw_terminal, terminal_size, write_through
+    from agentiso.cli.terminal import attach, raw_terminal, terminal_size, write_through
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Misuse("A shell needs a terminal.", remedy="For a script use: agentiso exec -i WORKSPACE -- sh")

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import trio
 
-from actors.errors import AgentisoError
-from agentiso.cli.client import ToolFailed, call
+from actors.model.errors import AgentisoError
 from agentiso.cli.parser import Parser
-from agentiso.config import load_settings
+from agentiso.client.tools import ToolFailed, call
+from agentiso.library.config import load_settings
 
 T = TypeVar("T")
 

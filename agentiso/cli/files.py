@@ -10,10 +10,10 @@ from typing import Any
 
 import trio
 
-from actors.errors import InvalidArgument
-from agentiso.cli.client import ToolFailed, call
+from actors.model.errors import InvalidArgument
 from agentiso.cli.common import Commands, call_tool, show
-from agentiso.config import load_settings
+from agentiso.client.tools import ToolFailed, call
+from agentiso.library.config import load_settings
 
 EXAMPLES = """\
   agentiso cp notes.txt demo:/root/           a file into a directory of the guest

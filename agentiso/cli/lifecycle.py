@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from agentiso.cli.common import Commands, add_workspace, call_tool, show
-from agentiso.units import span
+from agentiso.display.units import span
 
 MOVES: Final = {
     "start": ("workspace_start", {}, "boot a stopped or failed workspace from its disk"),

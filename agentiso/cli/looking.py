@@ -10,7 +10,7 @@ from typing import Any, Final
 from agentiso.cli.common import Commands, call_tool, columns, show
 from agentiso.cli.files import split
 from agentiso.cli.parser import Misuse
-from agentiso.units import size
+from agentiso.display.units import size
 
 PIECE_BYTES: Final = 256 * 1024
 """The most that one call reads."""

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from actors.errors import AgentisoError
+from actors.model.errors import AgentisoError
 from agentiso.cli import (
     commands,
     environment,
@@ -32,7 +32,7 @@ from agentiso.cli import (
 )
 from agentiso.cli.common import Commands, error_object
 from agentiso.cli.parser import Misuse, Parser
-from agentiso.daemon import RUNS_ALREADY, DaemonRunning
+from agentiso.supervisor.daemon import RUNS_ALREADY, DaemonRunning
 from guest.errors import only_error
 
 GROUPS: Final = (

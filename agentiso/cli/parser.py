@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from actors.errors import AgentisoError
+from actors.model.errors import AgentisoError
 
 
 class Misuse(AgentisoError):

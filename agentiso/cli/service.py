@@ -11,8 +11,8 @@ import attrs
 import trio
 
 from agentiso.cli.common import Commands, columns, run_interruptibly, show
-from agentiso.config import load_settings, settings_to_plain
-from agentiso.sessions import DEFAULT_SESSION, PROFILES
+from agentiso.library.config import load_settings, settings_to_plain
+from agentiso.protocol.sessions import DEFAULT_SESSION, PROFILES
 
 SERVE_EXAMPLES: Final = """\
   claude mcp add agentiso -- agentiso serve
@@ -51,7 +51,7 @@ def register(commands: Commands) -> None:
 
 
 def _check(a: Any) -> int:
-    from agentiso.check import run_checks
+    from agentiso.cli.checks import run_checks
 
     results = trio.run(run_checks, load_settings(a.config))
     rows = [("CHECK", "", "VERDICT", "REASON", "FIX")]
@@ -63,14 +63,14 @@ def _check(a: Any) -> int:
 
 
 def _serve(a: Any) -> int:
-    from agentiso.serve import run_serve
+    from agentiso.client.serve import run_serve
 
     trio.run(lambda: run_serve(load_settings(a.config), a.config, session=a.session, tools=a.tools))
     return 0
 
 
 def _daemon(a: Any) -> int:
-    from agentiso.daemon import run_daemon, stop_daemon
+    from agentiso.supervisor.daemon import run_daemon, stop_daemon
 
     settings = load_settings(a.config)
     if a.action == "stop":
@@ -107,7 +107,7 @@ def _config(a: Any) -> int:
 
 
 def _demo(a: Any) -> int:
-    from agentiso.demo import run_demo
+    from agentiso.cli.demo import run_demo
 
     run_interruptibly(lambda: run_demo(load_settings(a.config), as_json=a.json))
     return 0

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from agentiso.cli.common import Commands, add_workspace, call_tool, columns, show
 from agentiso.cli.parser import Misuse
-from agentiso.units import size, span
+from agentiso.display.units import size, span
 
 EXAMPLES: Final = """\
   agentiso snapshot create demo tidy      keep the present state, processes included

@@ -6,10 +6,10 @@ import json
 import time
 from typing import Any, Final
 
-from agentiso.cli.client import ToolFailed
 from agentiso.cli.common import Commands, add_workspace, call_tool, show
-from agentiso.forest import draw, grow, pick, to_plain
-from agentiso.units import size, span
+from agentiso.client.tools import ToolFailed
+from agentiso.display.tree import draw, grow, pick, to_plain
+from agentiso.display.units import size, span
 
 TREE_EXAMPLES: Final = """\
   agentiso snapshot restore demo tidy   go to a node; the others stay

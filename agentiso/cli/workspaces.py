@@ -6,10 +6,10 @@ import json
 import sys
 from typing import Any, Final
 
-from agentiso.cli.client import ToolFailed
 from agentiso.cli.common import Commands, add_workspace, call_tool, columns, error_object, show
 from agentiso.cli.lifecycle import add_lifetime
-from agentiso.units import size
+from agentiso.client.tools import ToolFailed
+from agentiso.display.units import size
 
 CONFIGURED: Final = "as configured if left out"
 CREATE_EXAMPLES: Final = """\

@@ -12,10 +12,9 @@ import attrs
 import mcp_types as types
 import trio
 
-from actors.errors import AgentisoError
-from actors.text import plain, printable, shown
-from agentiso.audit import Entry
-from agentiso.gate import Gate
+from actors.model.errors import AgentisoError
+from actors.model.text import plain, printable, shown
+from agentiso.library.system import System
 from agentiso.mcp.content import content_of
 from agentiso.mcp.elicitation import InputNeeded, confirm, question_result
 from agentiso.mcp.once import Once
@@ -23,8 +22,9 @@ from agentiso.mcp.profiles import is_shown
 from agentiso.mcp.progress import open_progress
 from agentiso.mcp.schema import structure
 from agentiso.mcp.tools import TOOLS, Call
-from agentiso.sessions import CLIENT, Client
-from agentiso.system import System
+from agentiso.protocol.sessions import CLIENT, Client
+from agentiso.supervisor.access import Gate
+from agentiso.supervisor.audit import Entry
 
 log = logging.getLogger("agentiso.mcp")
 MAX_ERROR_CHARS: Final = 4000

@@ -15,7 +15,8 @@ from typing import Any, Final
 import attrs
 import mcp_types as types
 
-from actors.text import plain, printable
+from actors.model.text import plain, printable
+from agentiso.display.units import size
 from agentiso.mcp.tools.commands import ExecToolResult, ParallelItem, ParallelResult
 from agentiso.mcp.tools.files import FileListResult, FileReadResult, FileSearchResult
 from agentiso.mcp.tools.git import GitDiffResult, GitStatusResult
@@ -27,7 +28,6 @@ from agentiso.mcp.tools.snapshots import Change, DiffResult, SnapshotListResult
 from agentiso.mcp.tools.tool import Done
 from agentiso.mcp.tools.workspaces import BatchForkResult, ForkToolResult, ListResult
 from agentiso.mcp.uris import job_uri
-from agentiso.units import size
 
 STRUCTURED_SINCE: Final = "2025-06-18"
 """The version of the protocol that brought structured content and links to resources."""

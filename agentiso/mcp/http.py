@@ -17,10 +17,10 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.lowlevel import Server
 from mcp.server.transport_security import TransportSecuritySettings
 
-from actors.errors import HostUnfit
-from actors.settings import Http
-from agentiso.gate import Gate
-from agentiso.sessions import CLIENT, Client, Unauthorized
+from actors.model.errors import HostUnfit
+from actors.model.settings import Http
+from agentiso.protocol.sessions import CLIENT, Client, Unauthorized
+from agentiso.supervisor.access import Gate
 
 PATH: Final = "/mcp"
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024

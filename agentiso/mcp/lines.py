@@ -16,7 +16,7 @@ from typing import Any, Final
 import mcp_types as types
 import trio
 
-from actors.text import plain
+from actors.model.text import plain
 
 log = logging.getLogger("agentiso.mcp")
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024

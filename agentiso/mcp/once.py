@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actors.errors import InvalidArgument
+from actors.model.errors import InvalidArgument
 
 KEPT: Final = 1000
 """Results that are remembered; the oldest is forgotten first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from agentiso.mcp.tools import Tool
-from agentiso.sessions import Client
+from agentiso.protocol.sessions import Client
 
 MAX_CORE: Final = 14
 CORE: Final = frozenset(

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import trio
 
-from actors.messages import OnProgress
+from actors.model.text import printable
+from actors.registry.messages import OnProgress
 from actors.runtime import open_plain_nursery
-from actors.text import printable
 
 BUFFER: Final = 64
 """Texts that wait for a slow client; it misses the others."""

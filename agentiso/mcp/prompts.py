@@ -8,7 +8,7 @@ import attrs
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
-from actors.text import shown
+from actors.model.text import shown
 
 
 @attrs.frozen

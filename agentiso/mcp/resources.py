@@ -17,18 +17,18 @@ import attrs
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
-from actors.errors import AgentisoError, NotFound
-from actors.text import printable, shown
-from agentiso.audit import Entry
-from agentiso.forest import Node, grow, pick, to_text
-from agentiso.gate import Gate
+from actors.model.errors import AgentisoError, NotFound
+from actors.model.text import printable, shown
+from agentiso.display.tree import Node, grow, pick, to_text
+from agentiso.library.system import System
+from agentiso.library.workspace import Workspace
 from agentiso.mcp.calls import client_of
 from agentiso.mcp.tools.output import last_lines
 from agentiso.mcp.tools.results import summary_result, workspace_result
 from agentiso.mcp.uris import MANUAL, ROOT, workspace_uri
-from agentiso.sessions import Client
-from agentiso.system import System
-from agentiso.workspace import Workspace
+from agentiso.protocol.sessions import Client
+from agentiso.supervisor.access import Gate
+from agentiso.supervisor.audit import Entry
 
 READ: Final = "resources/read"
 LOG_BYTES: Final = 64 * 1024

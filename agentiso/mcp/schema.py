@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import attrs
 
-from actors.errors import InvalidArgument
-from actors.text import MAX_SHOWN_CHARS, plain, shown
+from actors.model.errors import InvalidArgument
+from actors.model.text import MAX_SHOWN_CHARS, plain, shown
 
 _SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 LIMITS: Final = frozenset({"minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"})

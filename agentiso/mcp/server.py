@@ -17,7 +17,7 @@ from mcp.server.runner import serve_dual_era_loop
 from mcp.server.stdio import stdio_server
 
 from actors.runtime import open_plain_nursery
-from agentiso.gate import Gate
+from agentiso.library.system import System
 from agentiso.mcp import prompts
 from agentiso.mcp.calls import Calls, Served, client_of
 from agentiso.mcp.lines import Lines
@@ -26,8 +26,8 @@ from agentiso.mcp.resources import Resources
 from agentiso.mcp.schema import listed_schema
 from agentiso.mcp.subscriptions import Subscriptions
 from agentiso.mcp.tools import TOOLS, Tool
-from agentiso.sessions import LOCAL, Client
-from agentiso.system import System
+from agentiso.protocol.sessions import LOCAL, Client
+from agentiso.supervisor.access import Gate
 
 VERSION: Final = "0.1.0"
 INSTRUCTIONS: Final = """\

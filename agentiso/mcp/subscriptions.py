@@ -25,14 +25,14 @@ from mcp.server.subscriptions import (
     ServerEvent,
 )
 
-from actors.errors import AgentisoError, InvalidArgument, NoCapacity
+from actors.model.errors import AgentisoError, InvalidArgument, NoCapacity
 from actors.runtime import open_plain_nursery
+from agentiso.library.system import System
 from agentiso.mcp.calls import client_of
 from agentiso.mcp.resources import Resources, place_of, wrong
 from agentiso.mcp.uris import ROOT
 from agentiso.mcp.watches import INTERVAL_S, JobWatch, RecordWatch, Watch
-from agentiso.sessions import Client
-from agentiso.system import System
+from agentiso.protocol.sessions import Client
 
 log = logging.getLogger("agentiso.mcp")
 MAX_SUBSCRIPTIONS: Final = 256

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 import trio
 
-from agentiso.sessions import SessionStore
+from agentiso.protocol.sessions import SessionStore
 from tests.conformance.door import open_door
 from tests.functional.test_http import http_client, http_daemon
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import trio
 
-from actors.machine.sockets import dial
-from agentiso.cli.client import META
-from agentiso.daemon import SOCKET
+from actors.runtime.unix_sockets import dial
+from agentiso.client.tools import META
+from agentiso.supervisor.daemon import SOCKET
 from tests.faults.helpers import LIMIT_S, CommandLine, files, processes, qemu_pid
 
 pytestmark = pytest.mark.faults

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import agentiso
-from actors.errors import AgentisoError
+from actors.model.errors import AgentisoError
 from tests.faults.helpers import LIMIT_S, files, output, qemu_pid, until
 
 pytestmark = pytest.mark.faults

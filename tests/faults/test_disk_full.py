@@ -15,7 +15,7 @@ import pytest
 import trio
 
 import agentiso
-from actors.errors import NoCapacity
+from actors.model.errors import NoCapacity
 from tests.faults.helpers import LIMIT_S, files, output, until
 
 pytestmark = pytest.mark.faults

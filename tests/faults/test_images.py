@@ -12,7 +12,7 @@ import trio
 
 import agentiso
 import imagebuild
-from actors.errors import GuestBroken, MachineFailed
+from actors.model.errors import GuestBroken, MachineFailed
 from guest.wire import PROTOCOL_VERSION
 from imagebuild import ImageError
 from imagebuild.cpio import Entry, write_archive

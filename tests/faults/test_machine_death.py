@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import agentiso
-from actors.errors import GuestBroken, IllegalState, MachineFailed
+from actors.model.errors import GuestBroken, IllegalState, MachineFailed
 from tests.faults.helpers import LIMIT_S, files, output, processes, qemu_pid, record_of, until
 
 pytestmark = pytest.mark.faults

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import agentiso
-from actors.errors import HostUnfit, MachineFailed
+from actors.model.errors import HostUnfit, MachineFailed
 from tests.faults.helpers import LIMIT_S, files, output, processes, write_program
 
 pytestmark = pytest.mark.faults

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import trio
 
-from actors.errors import ConsumerFailed, GuestRefused, InvalidArgument
+from actors.model.errors import ConsumerFailed, GuestRefused, InvalidArgument
 from agentiso import System, Workspace
-from agentiso.gate import Gate
+from agentiso.supervisor.access import Gate
 from tests.standins import Caller, caller
 
 pytestmark = pytest.mark.functional

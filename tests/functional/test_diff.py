@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from actors.errors import NotFound
-from actors.guest_model import Diff
+from actors.model.errors import NotFound
+from actors.model.guest import Diff
 from agentiso import System, Workspace
 
 pytestmark = pytest.mark.functional

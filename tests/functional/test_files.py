@@ -14,9 +14,9 @@ import pytest
 import trio
 from mcp import Client, StdioServerParameters, stdio_client
 
-from actors.errors import AgentisoError, GuestRefused, InvalidArgument
+from actors.model.errors import AgentisoError, GuestRefused, InvalidArgument
 from agentiso import System, Workspace
-from agentiso.copying import CopyFailed
+from agentiso.library.copying import CopyFailed
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional

@@ -12,8 +12,8 @@ import pytest
 import trio
 
 import agentiso
-from actors.errors import AgentisoError, NotFound, RestoreUnproven
-from actors.model import HookOutcome
+from actors.model.errors import AgentisoError, NotFound, RestoreUnproven
+from actors.model.info import HookOutcome
 from tests.disks import flatten
 
 pytestmark = pytest.mark.functional

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from agentiso import System, Workspace
-from agentiso.git import GitFailed
+from agentiso.library.git import GitFailed
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 240

@@ -15,8 +15,8 @@ import trio
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from agentiso.daemon import HTTP_URL
-from agentiso.sessions import SessionStore
+from agentiso.protocol.sessions import SessionStore
+from agentiso.supervisor.daemon import HTTP_URL
 from tests.machines import ARGV
 
 pytestmark = [

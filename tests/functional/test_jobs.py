@@ -15,7 +15,7 @@ import trio
 from mcp import Client, StdioServerParameters, stdio_client
 
 import agentiso
-from agentiso.cli.client import META
+from agentiso.client.tools import META
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 import agentiso
-from actors import record as records
-from actors.errors import InvalidArgument, NotFound, PortTaken
+from actors.model import record as records
+from actors.model.errors import InvalidArgument, NotFound, PortTaken
 from agentiso import System, Workspace
 
 pytestmark = pytest.mark.functional

@@ -13,8 +13,9 @@ import pytest
 import trio
 
 import agentiso
-from actors.machine import proof, starting
-from actors.machine.process import find_machines
+from actors.machine import proof
+from actors.machine import start as starting
+from actors.machine.qemu.process import find_machines
 from agentiso import Lifetime, Pool, Settings, System, Workspace
 from tests.machines import ARGV
 

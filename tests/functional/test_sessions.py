@@ -16,8 +16,8 @@ import trio
 from mcp import Client, StdioServerParameters, stdio_client
 
 import agentiso
-from agentiso.cli.client import META
-from agentiso.system import open_system
+from agentiso.client.tools import META
+from agentiso.library.system import open_system
 from tests.machines import ARGV
 from tests.standins import Caller
 

@@ -16,9 +16,9 @@ import pytest
 import trio
 
 import agentiso
-from actors.errors import InvalidArgument, NotFound
-from actors.machine.bundle import BadBundle, BundleReader, BundleWriter, Manifest, layer_name
-from actors.transfer import TransferFailed
+from actors.model.errors import InvalidArgument, NotFound
+from actors.registry.bundle import BadBundle, BundleReader, BundleWriter, Manifest, layer_name
+from actors.registry.transfer import TransferFailed
 from agentiso import Settings, System, Workspace
 from tests.machines import ARGV
 

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 import agentiso
-from actors.errors import CheckpointUnusable, IllegalState, NotFound
-from actors.machine import qcow2
+from actors.machine.storage import qcow2
+from actors.model.errors import CheckpointUnusable, IllegalState, NotFound
 from agentiso import System, Workspace
 
 pytestmark = pytest.mark.functional

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 import agentiso
-from actors.errors import (
+from actors.machine import start as starting
+from actors.model.errors import (
     GuestBroken,
     GuestRefused,
     InvalidArgument,
@@ -20,7 +21,6 @@ from actors.errors import (
     NotFound,
     SupervisorRunning,
 )
-from actors.machine import starting
 from imagebuild import ImageError
 
 pytestmark = pytest.mark.functional

@@ -23,22 +23,24 @@ import attrs
 import pytest
 import trio
 
-from actors import host, supervisor, templates
-from actors.errors import GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
-from actors.guest_model import CommandSpec, ExecResult, FileContent
 from actors.machine import checkpoint as checkpoints
-from actors.machine import qcow2, starting
+from actors.machine import start as starting
 from actors.machine.accelerator import AcceleratorVerdict
 from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
-from actors.machine.command_line import MachineSpec
-from actors.machine.host import QemuBuild
-from actors.machine.identity import Identity, IdentityReply
+from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine, MachineRecord
-from actors.machine.process import ProcessIdentity, QemuProcess
+from actors.machine.probe import QemuBuild
 from actors.machine.proof import Persona
-from actors.machine.store import Store
-from actors.model import Evidence
-from actors.names import new_id
+from actors.machine.qemu.command_line import MachineSpec
+from actors.machine.qemu.process import ProcessIdentity, QemuProcess
+from actors.machine.storage import qcow2
+from actors.machine.storage.store import Store
+from actors.model.errors import GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
+from actors.model.guest import CommandSpec, ExecResult, FileContent
+from actors.model.info import Evidence
+from actors.model.names import new_id
+from actors.registry import supervisor, templates
+from actors.workspace import host
 
 MARK_BYTES: Final = 16
 BLANK: Final = ""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.errors import ActorGone, DeadlineExceeded, MailboxFull
+from actors.model.errors import ActorGone, DeadlineExceeded, MailboxFull
 from actors.runtime import Actor, ActorRef, Message, RestartPolicy, Supervisor
 
 MAX_RESTARTS = 2

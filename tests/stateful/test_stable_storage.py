@@ -15,31 +15,32 @@ import attrs
 import pytest
 import trio
 
-from actors import messages as m
-from actors import record as records
 from actors.machine import checkpoint as checkpoints
-from actors.machine import qcow2
-from actors.machine.image import BootImage
-from actors.model import Lifetime, Shape, WorkspaceInfo
-from actors.record import WorkspaceRecord
-from actors.settings import Limits, Settings
-from actors.supervisor import open_supervisor
+from actors.machine.storage import qcow2
+from actors.model import record as records
+from actors.model.image import BootImage
+from actors.model.info import Lifetime, Shape, WorkspaceInfo
+from actors.model.record import WorkspaceRecord
+from actors.model.settings import Limits, Settings
+from actors.registry import messages as r
+from actors.registry.supervisor import open_supervisor
+from actors.workspace import messages as w
 from tests.stateful.simulated import World
 
 LIMIT_S = 60
 PROMISES = (
-    m.SetLifetime(Lifetime(ttl_s=1e6)),
-    m.SetOwner("another"),
-    m.CreateSnapshot("one"),
-    m.CreateSnapshot("two", with_memory=False),
-    m.RestoreSnapshot("one"),
-    m.Undo(),
-    m.DeleteSnapshot("two"),
-    m.Suspend(),
-    m.CreateSnapshot("three"),
-    m.Resume(),
-    m.Stop(),
-    m.CreateSnapshot("four", with_memory=False),
+    w.SetLifetime(Lifetime(ttl_s=1e6)),
+    w.SetOwner("another"),
+    w.CreateSnapshot("one"),
+    w.CreateSnapshot("two", with_memory=False),
+    w.RestoreSnapshot("one"),
+    w.Undo(),
+    w.DeleteSnapshot("two"),
+    w.Suspend(),
+    w.CreateSnapshot("three"),
+    w.Resume(),
+    w.Stop(),
+    w.CreateSnapshot("four", with_memory=False),
 )
 
 
@@ -91,11 +92,11 @@ class Promised:
 
     world: World
     storage: StableStorage
-    registry: m.RegistryRef
+    registry: r.RegistryRef
     info: WorkspaceInfo
 
     async def ask(self, message: Any) -> None:
-        found = await self.registry.ask(m.FindWorkspace(self.info.workspace_id))
+        found = await self.registry.ask(r.FindWorkspace(self.info.workspace_id))
         await found.ref.ask(message)
 
     def lost(self) -> list[str]:
@@ -125,7 +126,7 @@ async def promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     world, storage = World(monkeypatch), StableStorage(state_dir, monkeypatch)
     with trio.fail_after(LIMIT_S):
         async with open_supervisor(settings, load, keep=False) as registry:
-            yield Promised(world, storage, registry, await registry.ask(m.CreateWorkspace("kept")))
+            yield Promised(world, storage, registry, await registry.ask(r.CreateWorkspace("kept")))
 
 
 async def test_all_that_is_reported_of_a_workspace_survives_a_power_loss(promised: Promised) -> None:
@@ -140,7 +141,7 @@ async def test_a_new_workspace_survives_a_power_loss_a_moment_later(promised: Pr
 
 
 async def test_a_snapshot_survives_a_power_loss_when_its_digest_is_added(promised: Promised) -> None:
-    await promised.ask(m.CreateSnapshot("one"))
+    await promised.ask(w.CreateSnapshot("one"))
     directory = records.directory_of(promised.storage.root, promised.info.workspace_id)
     (snapshot,) = records.load(directory).snapshots
     store = promised.world.store

@@ -26,20 +26,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors import file_messages
-from actors import messages as m
-from actors import record as records
-from actors.errors import ActorGone, AgentisoError
-from actors.lifecycle import State
 from actors.machine import checkpoint as checkpoints
-from actors.machine import qcow2
-from actors.machine.files import read_json
-from actors.machine.image import BootImage
-from actors.model import Lifetime, Shape, WorkspaceInfo
+from actors.machine.storage import qcow2
+from actors.model import record as records
+from actors.model.errors import ActorGone, AgentisoError
+from actors.model.files import read_json
+from actors.model.image import BootImage
+from actors.model.info import Lifetime, Shape, WorkspaceInfo
+from actors.model.settings import Limits, Settings
+from actors.model.states import State
+from actors.registry import messages as r
+from actors.registry.supervisor import open_supervisor
 from actors.runtime import RestartPolicy
-from actors.settings import Limits, Settings
-from actors.supervisor import open_supervisor
-from actors.workspace import SETTLED_SOON
+from actors.workspace import file_messages
+from actors.workspace import messages as w
+from actors.workspace.actor import SETTLED_SOON
 from tests.stateful.simulated import BLANK, DISK, MEMORY, World, dies, mark_of, refuses
 
 MAX_UNDO: Final = 2
@@ -201,9 +202,9 @@ class TreeMachine(RuleBasedStateMachine):
         return self.call(self.registry.ask, message)
 
     async def _tell(self, name: str, message: Any) -> Any:
-        found = await self.registry.ask(m.FindWorkspace(name))
+        found = await self.registry.ask(r.FindWorkspace(name))
         answer = await found.ref.ask(message)
-        if isinstance(message, m.WorkspaceChange) and not isinstance(message, SETTLED_SOON):
+        if isinstance(message, w.WorkspaceChange) and not isinstance(message, SETTLED_SOON):
             # What is reported survives a power loss.
             record = records.directory_of(self.state_dir, found.workspace_id) / records.RECORD
             assert record not in self.world.store.unflushed
@@ -213,7 +214,7 @@ class TreeMachine(RuleBasedStateMachine):
         return self.call(self._tell, workspace.name, message)
 
     def info(self, workspace: Modelled) -> WorkspaceInfo:
-        info: WorkspaceInfo = self.tell(workspace, m.Describe())
+        info: WorkspaceInfo = self.tell(workspace, w.Describe())
         return info
 
     def do(self, workspace: Modelled, message: Any, change: Callable[[Modelled], object]) -> None:
@@ -251,7 +252,7 @@ class TreeMachine(RuleBasedStateMachine):
 
     def wait_for_restart(self) -> None:
         for workspace in self.model.values():
-            self.tell(workspace, m.SetLifetime(Lifetime()))
+            self.tell(workspace, w.SetLifetime(Lifetime()))
         # Only crashes in short succession end an actor for good.
         self.portal.call(self.clock.jump, RestartPolicy().window_s + 1)
 
@@ -276,7 +277,7 @@ class TreeMachine(RuleBasedStateMachine):
     def create(self, lifetime: Lifetime | None) -> None:
         name = self.named("ws")
         try:
-            self.ask(m.CreateWorkspace(name, lifetime=lifetime))
+            self.ask(r.CreateWorkspace(name, lifetime=lifetime))
             self.model[name] = Modelled(name, BLANK, BLANK)
         except ActorGone:
             assert self.planned == "crashes"
@@ -305,7 +306,7 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(which=WHICH, with_memory=st.booleans())
     def snapshot(self, which: int, *, with_memory: bool) -> None:
         workspace, name = self.one(which), self.named("point")
-        message = m.CreateSnapshot(name, with_memory=with_memory)
+        message = w.CreateSnapshot(name, with_memory=with_memory)
         if workspace.state is SUSPENDED and not with_memory:
             self.refuse(workspace, message, "illegal_state")
             return
@@ -320,7 +321,7 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(which=WHICH, node=WHICH)
     def a_name_is_taken(self, which: int, node: int) -> None:
         workspace, name = self.node(which, node)
-        self.refuse(workspace, m.CreateSnapshot(name), "name_taken")
+        self.refuse(workspace, w.CreateSnapshot(name), "name_taken")
 
     @precondition(lambda self: any(w.nodes for w in self.model.values()))
     @rule(which=WHICH, node=WHICH, disk_only=st.booleans())
@@ -331,23 +332,23 @@ class TreeMachine(RuleBasedStateMachine):
             after.restore(name)
             after.memory = BLANK if disk_only else after.memory
 
-        self.do(workspace, m.RestoreSnapshot(name, disk_only=disk_only), change)
+        self.do(workspace, w.RestoreSnapshot(name, disk_only=disk_only), change)
 
     @precondition(lambda self: self.model)
     @rule(which=WHICH)
     def undo(self, which: int) -> None:
         workspace = self.one(which)
         if workspace.undo:
-            self.do(workspace, m.Undo(), Modelled.go_back)
+            self.do(workspace, w.Undo(), Modelled.go_back)
         else:
-            self.refuse(workspace, m.Undo(), "not_found")
+            self.refuse(workspace, w.Undo(), "not_found")
 
     @precondition(lambda self: any(w.nodes for w in self.model.values()))
     @rule(which=WHICH, node=WHICH, cascade=st.booleans())
     def delete(self, which: int, node: int, *, cascade: bool) -> None:
         workspace, name = self.node(which, node)
         gone = workspace.delete(name, cascade=cascade)
-        assert set(self.tell(workspace, m.DeleteSnapshot(name, cascade=cascade))) == gone
+        assert set(self.tell(workspace, w.DeleteSnapshot(name, cascade=cascade))) == gone
 
     def node(self, which: int, node: int) -> tuple[Modelled, str]:
         having = [workspace for workspace in self.model.values() if workspace.nodes]
@@ -364,7 +365,7 @@ class TreeMachine(RuleBasedStateMachine):
         instant = parent.nodes[snapshot].instant if snapshot else parent.instant
         names = tuple(self.named("fork") for _ in range(min(2, MAX_WORKSPACES - len(self.model))))
         try:
-            report = self.ask(m.ForkWorkspace(parent.name, len(names), snapshot=snapshot, names=names))
+            report = self.ask(r.ForkWorkspace(parent.name, len(names), snapshot=snapshot, names=names))
         except AgentisoError:
             if self.planned is None or self.world.forget_plans():
                 raise
@@ -381,7 +382,7 @@ class TreeMachine(RuleBasedStateMachine):
     def destroy(self, which: int) -> None:
         workspace = self.one(which)
         del self.model[workspace.name]
-        self.ask(m.DestroyWorkspace(workspace.name))
+        self.ask(r.DestroyWorkspace(workspace.name))
 
     # -- its life
 
@@ -401,22 +402,22 @@ class TreeMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(which=WHICH)
     def pause(self, which: int) -> None:
-        self.change_state(which, m.Pause(), {RUNNING}, PAUSED)
+        self.change_state(which, w.Pause(), {RUNNING}, PAUSED)
 
     @precondition(lambda self: self.model)
     @rule(which=WHICH)
     def suspend(self, which: int) -> None:
-        self.change_state(which, m.Suspend(), {RUNNING, PAUSED}, SUSPENDED)
+        self.change_state(which, w.Suspend(), {RUNNING, PAUSED}, SUSPENDED)
 
     @precondition(lambda self: self.model)
     @rule(which=WHICH)
     def resume(self, which: int) -> None:
-        self.change_state(which, m.Resume(), {PAUSED, SUSPENDED}, RUNNING)
+        self.change_state(which, w.Resume(), {PAUSED, SUSPENDED}, RUNNING)
 
     @precondition(lambda self: self.model)
     @rule(which=WHICH)
     def stop(self, which: int) -> None:
-        self.change_state(which, m.Stop(), {RUNNING, PAUSED, SUSPENDED}, STOPPED)
+        self.change_state(which, w.Stop(), {RUNNING, PAUSED, SUSPENDED}, STOPPED)
 
     @precondition(lambda self: self.model)
     @rule(which=WHICH)
@@ -424,19 +425,19 @@ class TreeMachine(RuleBasedStateMachine):
         workspace = self.one(which)
         if workspace.state in (STOPPED, FAILED):
             workspace.memory = BLANK
-        self.change_state(which, m.Start(None), {STOPPED, FAILED}, RUNNING)
+        self.change_state(which, w.Start(None), {STOPPED, FAILED}, RUNNING)
 
     @precondition(lambda self: not self.planned and any(w.state is RUNNING for w in self.model.values()))
     @rule(which=WHICH)
     def nobody_needs_it_for_long(self, which: int) -> None:
         running = [workspace for workspace in self.model.values() if workspace.state is RUNNING]
         workspace = running[which % len(running)]
-        self.tell(workspace, m.SetLifetime(Lifetime(idle_suspend_s=IDLE_S)))
+        self.tell(workspace, w.SetLifetime(Lifetime(idle_suspend_s=IDLE_S)))
         self.portal.call(wait_all_tasks_blocked)
         self.portal.call(self.clock.jump, IDLE_S)
         self.portal.call(wait_all_tasks_blocked)
         # Done after the suspend, which is under way.
-        self.tell(workspace, m.SetLifetime(Lifetime()))
+        self.tell(workspace, w.SetLifetime(Lifetime()))
         workspace.state, workspace.idle = SUSPENDED, True
 
     # -- what befalls it
@@ -463,7 +464,7 @@ class TreeMachine(RuleBasedStateMachine):
     def the_registry_crashes(self) -> None:
         self.planned = "the registry crashes"
         with pytest.raises(ActorGone):
-            self.ask(m.CreateWorkspace(self.named("ws")))
+            self.ask(r.CreateWorkspace(self.named("ws")))
         self.wait_for_restart()
         self.settle_plans()
 
@@ -476,7 +477,7 @@ class TreeMachine(RuleBasedStateMachine):
             name = list(workspace.nodes)[node % len(workspace.nodes)]
             self.world.plan_start_failure()
             with pytest.raises(AgentisoError):
-                self.tell(workspace, m.RestoreSnapshot(name))
+                self.tell(workspace, w.RestoreSnapshot(name))
 
     @rule(killed=st.none() | WHICH)
     def the_supervisor_is_replaced(self, killed: int | None) -> None:
@@ -509,7 +510,7 @@ class TreeMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.planned is None)
     @invariant()
     def every_workspace_is_where_it_should_be(self) -> None:
-        infos = {info.name: info for info in self.ask(m.ListWorkspaces())}
+        infos = {info.name: info for info in self.ask(r.ListWorkspaces())}
         assert infos.keys() == self.model.keys()
         for name, workspace in self.model.items():
             assert self.agrees(infos[name], workspace), (infos[name], workspace)

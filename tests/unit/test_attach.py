@@ -10,13 +10,13 @@ from typing import Any, cast
 import trio
 from trio.testing import memory_stream_pair
 
-from actors import job_messages
-from actors.machine.guest_client import GuestClient
-from actors.settings import Audit
-from agentiso.attach import Framed, serve_attach
-from agentiso.audit import AuditLog, read_last
-from agentiso.jobs import Jobs
-from agentiso.system import System
+from actors.machine.guest.client import GuestClient
+from actors.model.settings import Audit
+from actors.workspace import job_messages
+from agentiso.library.jobs import Jobs
+from agentiso.library.system import System
+from agentiso.supervisor.audit import AuditLog, read_last
+from agentiso.supervisor.live import Framed, serve_attach
 from guest.wire import Data, Message
 from tests.unit.test_guest_agent import connected, until_gone
 

@@ -18,10 +18,10 @@ import attrs
 import pytest
 import trio
 
-from actors import record as records
-from actors.lifecycle import State
-from actors.model import Lifetime
-from actors.settings import Limits, Settings
+from actors.model import record as records
+from actors.model.info import Lifetime
+from actors.model.settings import Limits, Settings
+from actors.model.states import State
 from agentiso.mcp.calls import ERROR_META
 from agentiso.mcp.tools import TOOLS, Tool
 from tests.standins import IMAGE, Wire, open_stopped, wired

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from actors.errors import InvalidArgument
+from actors.model.errors import InvalidArgument
 from agentiso.bench.result import Aim, Found, Row, Stat
 from agentiso.bench.run import PLANS, run_bench
 from agentiso.bench.table import table
-from agentiso.config import load_settings
+from agentiso.library.config import load_settings
 
 
 def row(aim: Aim, *rounds: Found) -> Row:

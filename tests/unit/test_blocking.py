@@ -17,12 +17,13 @@ import trio
 from anyio.from_thread import start_blocking_portal
 
 import agentiso
-from actors.messages import Found
+from actors.registry.messages import Found
 from actors.runtime import ActorRef
 from actors.runtime.actor import Mailbox
-from agentiso import Imported, System, Workspace, blocking, stubs
-from agentiso.faces import wrap
-from agentiso.stubs import KINDS
+from agentiso import Imported, System, Workspace, blocking
+from agentiso.library.synchronous import wrap
+from tools import stubs
+from tools.stubs import KINDS
 
 STUB = Path(agentiso.__file__).with_name("blocking.pyi")
 
@@ -48,7 +49,7 @@ def test_every_facet_of_the_library_is_among_them() -> None:
 
 def test_what_type_checkers_are_told_is_what_the_library_says_now() -> None:
     told, true = (ast.dump(ast.parse(text)) for text in (STUB.read_text(), stubs.stub()))
-    assert told == true, "run: python -m agentiso.stubs > agentiso/blocking.pyi && ruff format agentiso/blocking.pyi"
+    assert told == true, "run: python -m tools.stubs > agentiso/blocking.pyi && ruff format agentiso/blocking.pyi"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.errors import CheckpointUnusable, RemoteProtocolError
-from actors.machine import extents, qcow2
-from actors.machine.bundle import BadBundle, BundleReader, BundleWriter, Manifest, Memory, layer_name
 from actors.machine.checkpoint import Fingerprint
-from actors.model import Shape
+from actors.machine.storage import extents, qcow2
+from actors.model.errors import CheckpointUnusable, RemoteProtocolError
+from actors.model.info import Shape
+from actors.registry.bundle import BadBundle, BundleReader, BundleWriter, Manifest, Memory, layer_name
 
 PAGE = 4096
 FINGERPRINT = Fingerprint("7.2", "tcg", "max", 1, 128, "digest", "none", "serial")

@@ -15,21 +15,21 @@ import trio
 from mcp.shared.exceptions import MCPError
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.errors import GuestRefused, InvalidArgument
-from actors.guest_model import FileEntry
-from actors.settings import Audit, Rate, RateLimits, Settings
-from agentiso.audit import HIDDEN, AuditLog, read_last, summary
-from agentiso.files import Files
-from agentiso.gate import Gate
+from actors.model.errors import GuestRefused, InvalidArgument
+from actors.model.guest import FileEntry
+from actors.model.settings import Audit, Rate, RateLimits, Settings
+from agentiso.library.files import Files
+from agentiso.library.system import System
+from agentiso.library.workspace import Workspace
 from agentiso.mcp.calls import ERROR_META
 from agentiso.mcp.once import Once
 from agentiso.mcp.resources import READ
 from agentiso.mcp.tools import TOOLS
 from agentiso.mcp.uris import MANUAL, ROOT
-from agentiso.ratelimits import CREATE, EXEC, Limiter, RateLimited, bucket_of
-from agentiso.sessions import Client
-from agentiso.system import System
-from agentiso.workspace import Workspace
+from agentiso.protocol.sessions import Client
+from agentiso.supervisor.access import Gate
+from agentiso.supervisor.audit import HIDDEN, AuditLog, read_last, summary
+from agentiso.supervisor.ratelimits import CREATE, EXEC, Limiter, RateLimited, bucket_of
 from tests.standins import caller, open_stopped, wired
 
 LIMIT_S = 30

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.errors import InvalidArgument
-from actors.settings import Settings
-from agentiso.cli.client import call
+from actors.model.errors import InvalidArgument
+from actors.model.settings import Settings
+from agentiso.client.tools import call
 
 
 async def test_an_argument_that_is_not_utf8_is_refused_before_a_supervisor_is_asked(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 import pytest
 
-from actors.machine import command_line
-from actors.machine.command_line import MachineSpec, build, machine_arguments
-from actors.machine.image import BootImage
-from actors.model import Shape
+from actors.machine.qemu import command_line
+from actors.machine.qemu.command_line import MachineSpec, build, machine_arguments
+from actors.model.image import BootImage
+from actors.model.info import Shape
 
 MAX_DEVICES = 8
 """virtio-mmio slots of a microvm without ACPI; with it there are 24."""

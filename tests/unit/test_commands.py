@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from agentiso.cli import common, environment, looking, main, workspaces
-from agentiso.cli.client import ToolFailed
 from agentiso.cli.main import make_parser
 from agentiso.cli.parser import Misuse, Parser
+from agentiso.client.tools import ToolFailed
 
 TALKATIVE = {"check", "config", "demo", "list", "start", "stop", "pause", "suspend", "resume", "undo", "info"}
 """Commands whose usage says all."""

@@ -12,9 +12,9 @@ import attrs
 import pytest
 import tomli_w
 
-from actors.errors import InvalidArgument
-from actors.settings import Rate, Settings
-from agentiso.config import load_settings, settings_to_plain
+from actors.model.errors import InvalidArgument
+from actors.model.settings import Rate, Settings
+from agentiso.library.config import load_settings, settings_to_plain
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 OF_THE_HOST = {"state_dir", "limits.concurrent_starts"}

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import trio
 
-from actors.guest_model import ExecResult, FileEntry, JobInfo, JobList
-from actors.settings import Settings
-from agentiso.files import Files
-from agentiso.gate import Gate
-from agentiso.git import Git, GitDiff
-from agentiso.jobs import Jobs
+from actors.model.guest import ExecResult, FileEntry, JobInfo, JobList
+from actors.model.settings import Settings
+from agentiso.library.files import Files
+from agentiso.library.git import Git, GitDiff
+from agentiso.library.jobs import Jobs
+from agentiso.library.system import System
+from agentiso.library.workspace import Workspace
 from agentiso.mcp.tools.files import MAX_LISTED
 from agentiso.mcp.tools.jobs import MAX_LISTED as MAX_JOBS
 from agentiso.mcp.tools.output import last_lines
-from agentiso.system import System
-from agentiso.workspace import Workspace
+from agentiso.supervisor.access import Gate
 from tests.standins import caller, open_stopped, wired
 
 LIMIT_S = 30

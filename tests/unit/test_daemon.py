@@ -12,9 +12,9 @@ import pytest
 import trio
 
 import agentiso
-from actors.machine.sockets import listen
-from actors.settings import Settings
-from agentiso import daemon
+from actors.model.settings import Settings
+from actors.runtime.unix_sockets import listen
+from agentiso.supervisor import daemon
 from tests.machines import ARGV
 from tests.standins import open_stopped
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from agentiso import apidoc
 from agentiso.bench import PLANS
+from tools import apidoc
 
 ROOT = Path(__file__).parents[2]
 CORRECTNESS = ROOT / "docs" / "fork-correctness.md"
@@ -19,7 +19,7 @@ def names_in(*paths: Path) -> set[str]:
 
 
 def test_the_api_reference_is_what_the_docstrings_say() -> None:
-    assert (ROOT / "docs" / "api.md").read_text() == apidoc.page(), "run: python -m agentiso.apidoc > docs/api.md"
+    assert (ROOT / "docs" / "api.md").read_text() == apidoc.page(), "run: python -m tools.apidoc > docs/api.md"
 
 
 def test_every_test_that_a_hazard_names_exists() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentiso.forest import Node, grow, pick, to_plain, to_text
-from agentiso.units import size, span
+from agentiso.display.tree import Node, grow, pick, to_plain, to_text
+from agentiso.display.units import size, span
 
 NOW = 1_000_000.0
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from actors.errors import InvalidArgument
-from actors.guest_model import ExecResult
-from agentiso.git import _failure
-from agentiso.git_text import check_ref, check_remote, check_url, hint, parse_status, redact
+from actors.model.errors import InvalidArgument
+from actors.model.guest import ExecResult
+from agentiso.library.git import _failure
+from agentiso.library.git_text import check_ref, check_remote, check_url, hint, parse_status, redact
 
 TOKEN = "ghp_Secret%2Fvalue"
 

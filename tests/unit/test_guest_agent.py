@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.errors import GuestBroken, GuestRefused
-from actors.guest_model import CommandSpec
-from actors.machine.guest_client import GuestClient
-from actors.machine.identity import Identity
+from actors.machine.guest.client import GuestClient
+from actors.machine.guest.identity import Identity
+from actors.model.errors import GuestBroken, GuestRefused
+from actors.model.guest import CommandSpec
 from guest.handshake import token
 from guest.wire import Data, encode
 

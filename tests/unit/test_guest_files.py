@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.errors import AgentisoError, GuestRefused, NoCapacity
+from actors.model.errors import AgentisoError, GuestRefused, NoCapacity
 from guest import tree
 from tests.unit.test_guest_agent import connected
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import trio
 
-from actors import file_messages, job_messages
-from actors.errors import ConsumerFailed, GuestRefused, InvalidArgument
-from actors.file_messages import EditFile, ReadFile
-from actors.guest_model import CommandSpec
-from actors.job_messages import MAX_WORD_BYTES, Exec, SetEnv
-from actors.machine.guest_refusals import MISSING, REMEDIES, refusal
+from actors.machine.guest.refusals import MISSING, REMEDIES, refusal
+from actors.model.errors import ConsumerFailed, GuestRefused, InvalidArgument
+from actors.model.guest import CommandSpec
+from actors.workspace import file_messages, job_messages
+from actors.workspace.file_messages import EditFile, ReadFile
+from actors.workspace.job_messages import MAX_WORD_BYTES, Exec, SetEnv
 from tests.unit.test_guest_agent import connected
 
 LIMIT_S = 30

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.errors import AgentisoError, InvalidArgument, NotFound
-from agentiso.host_paths import PathRefused, opened
+from actors.model.errors import AgentisoError, InvalidArgument, NotFound
+from agentiso.library.host_paths import PathRefused, opened
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import attrs
 import pytest
 import trio
 
-from actors.errors import GuestRefused, RemoteProtocolError
-from actors.guest_model import CommandSpec
-from actors.machine.guest_client import GuestClient
-from actors.machine.guest_jobs import GuestJobs, Window
+from actors.machine.guest.client import GuestClient
+from actors.machine.guest.jobs import GuestJobs, Window
+from actors.model.errors import GuestRefused, RemoteProtocolError
+from actors.model.guest import CommandSpec
 from agentiso.mcp.tools.output import cut, whole
 from guest.ring import RING_BYTES, SLACK_BYTES, Ring
 from tests.unit.test_guest_agent import KEY, connected, identity, running_agent, stream_of, until_gone

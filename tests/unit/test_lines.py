@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from actors.settings import Settings
+from actors.model.settings import Settings
 from agentiso.mcp import lines
 from agentiso.mcp.lines import EDGE_BYTES, Lines
 from tests.standins import open_stopped, wired

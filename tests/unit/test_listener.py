@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.errors import GuestBroken
-from actors.machine.channel import VsockAddress
-from actors.machine.cids import FIRST, LAST, Cids
-from actors.machine.guest_client import GuestClient
+from actors.machine.channel.address import VsockAddress
+from actors.machine.channel.cids import FIRST, LAST, Cids
+from actors.machine.guest.client import GuestClient
+from actors.model.errors import GuestBroken
 from guest.listener import MAX_CALLERS, MAX_STRANGE_BYTES
 
 KEY = bytes(range(32))

@@ -12,15 +12,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from actors.model import Shape
-from actors.quotas import Claim, Ledger, QuotaExceeded
-from actors.settings import Quotas, Settings
-from agentiso.gate import Gate
+from actors.model.info import Shape
+from actors.model.settings import Quotas, Settings
+from actors.registry.admission import Claim, Ledger, QuotaExceeded
+from agentiso.library.system import System
 from agentiso.mcp.schema import schema_for
 from agentiso.mcp.tools import TOOLS, Tool
-from agentiso.presence import IDLE_S, VANISHED_S
-from agentiso.sessions import Client
-from agentiso.system import System
+from agentiso.protocol.sessions import Client
+from agentiso.supervisor.access import Gate
+from agentiso.supervisor.presence import IDLE_S, VANISHED_S
 from tests.standins import caller, open_stopped
 
 LIMIT_S = 30

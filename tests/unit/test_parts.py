@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.errors import IllegalState, InvalidArgument, InvalidName, LocalProtocolError, RemoteProtocolError
-from actors.lifecycle import TABLE, Event, Lifecycle, State
-from actors.machine import qcow2, ram_image
-from actors.machine.qmp import QmpCodec
-from actors.names import check_name
-from agentiso.config import load_settings
+from actors.machine.qemu.qmp import QmpCodec
+from actors.machine.storage import qcow2, ram_image
+from actors.model.errors import IllegalState, InvalidArgument, InvalidName, LocalProtocolError, RemoteProtocolError
+from actors.model.names import check_name
+from actors.model.states import TABLE, Event, Lifecycle, State
+from agentiso.library.config import load_settings
 from guest.handshake import EchoScanner, SyncScanner, echo, token
 from guest.wire import MAX_FRAME_BYTES, Codec, Data, Message, encode
 from guest.wire import Event as WireEvent

@@ -11,20 +11,20 @@ import attrs
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.errors import MachineFailed
-from actors.host import Host
 from actors.machine.accelerator import AcceleratorVerdict
 from actors.machine.checkpoint import Checkpoint
-from actors.machine.image import BootImage
-from actors.machine.store import Store
-from actors.model import Lifetime, Shape
-from actors.pool import RETRY_S, Pool, Pooled
-from actors.record import WorkspaceRecord, new_record
+from actors.machine.storage.store import Store
+from actors.model.errors import MachineFailed
+from actors.model.image import BootImage
+from actors.model.info import Lifetime, Shape
+from actors.model.record import WorkspaceRecord, new_record
+from actors.model.settings import Pool as PoolSettings
+from actors.model.settings import Settings
+from actors.registry.pool import RETRY_S, Pool, Pooled
+from actors.registry.templates import Wanted
 from actors.runtime import ActorRef
 from actors.runtime.actor import Mailbox
-from actors.settings import Pool as PoolSettings
-from actors.settings import Settings
-from actors.templates import Wanted
+from actors.workspace.host import Host
 
 SMALL, LARGE = Shape(1, 256, 2), Shape(2, 512, 2)
 NOWHERE = Path("/nowhere")

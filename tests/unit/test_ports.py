@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from actors.errors import PortTaken, QmpError
-from actors.machine import hostfwd
+from actors.machine.network import hostfwd
+from actors.model.errors import PortTaken, QmpError
 
 USERNET = """Hub -1 (net0):\r
   Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r

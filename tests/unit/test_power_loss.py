@@ -10,10 +10,10 @@ import attrs
 import pytest
 import trio
 
-from actors import record as records
-from actors.lifecycle import State
-from actors.machine.files import earlier_of
-from actors.machine.store import Store
+from actors.machine.storage.store import Store
+from actors.model import record as records
+from actors.model.files import earlier_of
+from actors.model.states import State
 from tests.unit.test_records import RECORD
 
 RENAMED = attrs.evolve(RECORD, name="renamed")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from actors.machine.process import QemuProcess
+from actors.machine.qemu.process import QemuProcess
 
 LIMIT_S = 20
 

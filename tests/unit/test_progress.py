@@ -13,14 +13,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from actors.settings import Settings
-from agentiso.gate import Gate
+from actors.model.settings import Settings
+from agentiso.library.system import System
 from agentiso.mcp.calls import Calls
 from agentiso.mcp.progress import BEAT_S, FIRST_BEAT_S, open_progress
 from agentiso.mcp.tools import TOOLS, Call, Tool
 from agentiso.mcp.tools.tool import Done
-from agentiso.sessions import LOCAL
-from agentiso.system import System
+from agentiso.protocol.sessions import LOCAL
+from agentiso.supervisor.access import Gate
 
 
 class Session:

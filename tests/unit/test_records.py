@@ -9,17 +9,17 @@ from pathlib import Path
 import attrs
 import pytest
 
-from actors import record as records
-from actors.errors import CheckpointUnusable
-from actors.lifecycle import State
 from actors.machine import checkpoint as checkpoints
 from actors.machine.checkpoint import Checkpoint, Fingerprint
 from actors.machine.machine import MachineRecord
-from actors.machine.process import ProcessIdentity
-from actors.machine.seal import digest_of, seal_of
-from actors.machine.store import Store
-from actors.model import Evidence, HookOutcome, Lineage, Shape
-from actors.record import SnapshotRecord, WorkspaceRecord
+from actors.machine.qemu.process import ProcessIdentity
+from actors.machine.storage.seal import digest_of, seal_of
+from actors.machine.storage.store import Store
+from actors.model import record as records
+from actors.model.errors import CheckpointUnusable
+from actors.model.info import Evidence, HookOutcome, Lineage, Shape
+from actors.model.record import SnapshotRecord, WorkspaceRecord
+from actors.model.states import State
 
 FINGERPRINT = Fingerprint("7.2", "tcg", "max", 1, 128, "digest", "none", "serial")
 EVIDENCE = Evidence(

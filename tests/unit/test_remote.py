@@ -19,9 +19,9 @@ import trio.testing
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from actors import errors
-from actors import messages as m
-from actors.errors import (
+from actors.machine.guest.jobs import Followed, Window
+from actors.model import errors
+from actors.model.errors import (
     AgentisoError,
     DeadlineExceeded,
     InvalidArgument,
@@ -30,16 +30,17 @@ from actors.errors import (
     RemoteProtocolError,
     SupervisorGone,
 )
-from actors.file_messages import EditFile
-from actors.guest_model import CommandSpec, Edited, FileContent, JobInfo
-from actors.job_messages import FollowJob, StartJob
-from actors.machine.guest_jobs import Followed, Window
-from actors.model import ForkedChild, ForkReport
+from actors.model.guest import CommandSpec, Edited, FileContent, JobInfo
+from actors.model.info import ForkedChild, ForkReport
+from actors.model.settings import Audit, Settings
+from actors.registry import messages as r
 from actors.runtime import Actor, ActorRef, Message, Supervisor, open_plain_nursery
 from actors.runtime.actor import Mailbox
-from actors.settings import Audit, Settings
-from agentiso.audit import AuditLog, read_last
-from agentiso.remote.carry import (
+from actors.workspace import messages as w
+from actors.workspace.file_messages import EditFile
+from actors.workspace.job_messages import FollowJob, StartJob
+from agentiso.client.remote import open_remote
+from agentiso.protocol.carry import (
     LIVE,
     MESSAGES,
     answer_of,
@@ -54,10 +55,10 @@ from agentiso.remote.carry import (
     typed_settings,
     vocabulary,
 )
-from agentiso.remote.client import open_remote
-from agentiso.remote.frames import Ask, Called, Done, Hello, from_body, to_body
-from agentiso.remote.server import serve_library
-from agentiso.remote.wire import MAX_JSON_BYTES, Codec, encode
+from agentiso.protocol.frames import Ask, Called, Done, Hello, from_body, to_body
+from agentiso.protocol.wire import MAX_JSON_BYTES, Codec, encode
+from agentiso.supervisor.audit import AuditLog, read_last
+from agentiso.supervisor.programs import serve_library
 
 LIMIT_S = 20
 REF = ActorRef[Any]("somebody", Mailbox())
@@ -258,7 +259,7 @@ async def attached(script: Script, *, keep: bool = True, log: Path | None = None
 
 
 async def test_an_ask_is_answered_after_its_callbacks_were_called_in_order() -> None:
-    async def script(message: m.CreateWorkspace) -> str:
+    async def script(message: r.CreateWorkspace) -> str:
         assert message.on_progress
         for number in range(100):
             message.on_progress(str(number))
@@ -267,7 +268,7 @@ async def test_an_ask_is_answered_after_its_callbacks_were_called_in_order() -> 
     said: list[str] = []
     async with attached(script) as both:
         with pytest.raises(NotFound, match="no such image") as caught:
-            await both.remote.ask(m.CreateWorkspace(on_progress=said.append))
+            await both.remote.ask(r.CreateWorkspace(on_progress=said.append))
     assert caught.value.facts == {"image": "base"}
     assert said == [str(number) for number in range(100)]
 
@@ -303,20 +304,20 @@ async def test_an_open_file_stays_with_its_process() -> None:
 
     async with attached(script) as both:
         with pytest.raises(InvalidArgument, match="open file"):
-            await both.remote.ask(m.ExportWorkspace("x", io.BytesIO()))
+            await both.remote.ask(r.ExportWorkspace("x", io.BytesIO()))
 
 
 async def test_a_reference_in_an_answer_can_be_asked_and_is_the_same_each_time() -> None:
     async def script(message: Any) -> Any:
-        return "console" if isinstance(message, m.ReadLog) else found[0]
+        return "console" if isinstance(message, w.ReadLog) else found[0]
 
-    found: list[m.Found] = []
+    found: list[r.Found] = []
     async with attached(script) as both:
-        fields: dict[str, Any] = {field.name: "x" for field in attrs.fields(m.Found)}
-        found.append(m.Found(**{**fields, "ref": both.actor}))
-        first, second = [await both.remote.ask(m.FindWorkspace("x")) for _ in range(2)]
+        fields: dict[str, Any] = {field.name: "x" for field in attrs.fields(r.Found)}
+        found.append(r.Found(**{**fields, "ref": both.actor}))
+        first, second = [await both.remote.ask(r.FindWorkspace("x")) for _ in range(2)]
         assert first.ref is second.ref is both.remote
-        assert await first.ref.ask(m.ReadLog()) == "console"
+        assert await first.ref.ask(w.ReadLog()) == "console"
 
 
 async def test_asks_run_side_by_side_on_one_connection() -> None:
@@ -418,7 +419,7 @@ async def test_contents_that_fail_end_the_work_and_raise_their_own_error() -> No
 async def test_a_callback_that_fails_cancels_the_work_and_raises_its_own_error() -> None:
     ended = trio.Event()
 
-    async def script(message: m.CreateWorkspace) -> None:
+    async def script(message: r.CreateWorkspace) -> None:
         assert message.on_progress
         message.on_progress("now")
         try:
@@ -431,7 +432,7 @@ async def test_a_callback_that_fails_cancels_the_work_and_raises_its_own_error()
 
     async with attached(script) as both:
         with pytest.raises(ZeroDivisionError):
-            await both.remote.ask(m.CreateWorkspace(on_progress=report))
+            await both.remote.ask(r.CreateWorkspace(on_progress=report))
         assert ended.is_set()
 
 
@@ -492,20 +493,20 @@ async def test_what_a_program_made_is_destroyed_when_it_leaves_unless_it_is_kept
     destroyed: list[str] = []
 
     async def script(message: Any) -> Any:
-        if isinstance(message, m.ForkWorkspace):
+        if isinstance(message, r.ForkWorkspace):
             children = tuple(ForkedChild(number, "x", f"{number}") for number in range(3))
             return ForkReport("x", "x", None, None, 0, 0.0, (*children, ForkedChild(3, "x", error="no")))
         destroyed.append(message.workspace)
         return None
 
     async with attached(script, keep=keep) as both:
-        await both.remote.ask(m.ForkWorkspace("x", 4))
-        await both.remote.ask(m.DestroyWorkspace("1"))
+        await both.remote.ask(r.ForkWorkspace("x", 4))
+        await both.remote.ask(r.DestroyWorkspace("1"))
     assert sorted(destroyed) == (["1"] if keep else ["0", "1", "2"])
 
 
 async def test_a_supervisor_of_another_version_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentiso.remote.client.vocabulary", lambda: "another")
+    monkeypatch.setattr("agentiso.client.remote.vocabulary", lambda: "another")
     with pytest.raises(InvalidArgument, match="daemon stop"):
         async with attached(trio.sleep):
             pass
@@ -514,11 +515,11 @@ async def test_a_supervisor_of_another_version_is_refused_with_what_to_do(monkey
 async def test_the_audit_log_tells_of_every_message_and_no_secret(tmp_path: Path) -> None:
     async def script(message: Message[Any]) -> Any:
         match message:
-            case m.FindWorkspace():
-                return m.Found("0123", "mine", actor, "ann")
+            case r.FindWorkspace():
+                return r.Found("0123", "mine", actor, "ann")
             case EditFile():
                 return Edited(1, 6)
-            case m.Start():
+            case w.Start():
                 scope.cancel()
                 await trio.sleep_forever()
         raise NotFound("There is none.")
@@ -527,14 +528,14 @@ async def test_the_audit_log_tells_of_every_message_and_no_secret(tmp_path: Path
     command = CommandSpec("curl https://user:s3cret@host/", env={"KEY": "s3cret"})
     async with attached(script, log=tmp_path) as both:
         actor = both.actor
-        workspace = (await both.remote.ask(m.FindWorkspace("mine"))).ref
+        workspace = (await both.remote.ask(r.FindWorkspace("mine"))).ref
         with pytest.raises(NotFound):
             await workspace.ask(StartJob(command))
         await workspace.ask(EditFile("/f", "s3cret", "s3cret"))
         with pytest.raises(NotFound):
             await workspace.ask(WriteFile("/f", b"s3cret"))
         with scope:
-            await workspace.ask(m.Start(None))
+            await workspace.ask(w.Start(None))
     lines = read_last(tmp_path, 9)
     assert [(line["tool"], line["outcome"]) for line in lines] == [
         ("FindWorkspace", "ok"),

@@ -11,12 +11,12 @@ import attrs
 import pytest
 import trio
 
-from actors.errors import AgentisoError, NoCapacity
-from actors.model import Evidence, ForkedChild, ForkReport, NetworkInfo, Shape, SnapshotInfo, WorkspaceInfo
-from actors.settings import Settings
-from agentiso.gate import Gate
+from actors.model.errors import AgentisoError, NoCapacity
+from actors.model.info import Evidence, ForkedChild, ForkReport, NetworkInfo, Shape, SnapshotInfo, WorkspaceInfo
+from actors.model.settings import Settings
+from agentiso.library.system import System
 from agentiso.mcp.tools.results import state_result
-from agentiso.system import System
+from agentiso.supervisor.access import Gate
 from tests.standins import Caller, caller
 
 LIMIT_S = 30

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from actors.errors import ActorGone, DeadlineExceeded, InvalidArgument, MailboxFull
+from actors.model.errors import ActorGone, DeadlineExceeded, InvalidArgument, MailboxFull
 from actors.runtime import Actor, Message, RestartPolicy, Supervisor
 
 

@@ -6,7 +6,7 @@ import attrs
 import jsonschema
 import pytest
 
-from actors.errors import InvalidArgument
+from actors.model.errors import InvalidArgument
 from agentiso.mcp.schema import describe, listed_schema, outline, schema_for, structure
 from agentiso.mcp.tools import TOOLS, Tool
 from agentiso.mcp.tools.commands import ExecArguments

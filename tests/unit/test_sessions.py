@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from actors.errors import InvalidArgument, InvalidName, NameTaken, NotFound
-from agentiso.hello import Hello, meet, say_hello
-from agentiso.sessions import LOCAL, Client, SessionStore, Unauthorized
+from actors.model.errors import InvalidArgument, InvalidName, NameTaken, NotFound
+from agentiso.protocol.greeting import Hello, meet, say_hello
+from agentiso.protocol.sessions import LOCAL, Client, SessionStore, Unauthorized
 
 LIMIT_S = 10
 

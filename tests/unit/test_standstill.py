@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 import trio
 
-from actors.errors import CheckpointUnusable
-from actors.machine import standstill
+from actors.machine import pause as standstill
 from actors.machine.machine import Machine
-from actors.machine.standstill import FileSystem
+from actors.machine.pause import FileSystem
+from actors.model.errors import CheckpointUnusable
 from guest import filesystem
 
 

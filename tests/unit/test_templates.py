@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.errors import InvalidArgument
-from actors.templates import GIB, template_disk_gb
+from actors.model.errors import InvalidArgument
+from actors.registry.templates import GIB, template_disk_gb
 
 SIZES_GB = st.integers(1, 200)
 ROOT_BYTES = st.integers(1, 200 * GIB)

@@ -20,15 +20,15 @@ import actors
 import agentiso
 import guest
 import imagebuild
-from actors.errors import AgentisoError
-from actors.settings import Settings
-from agentiso.gate import Gate
+from actors.model.errors import AgentisoError
+from actors.model.settings import Settings
+from agentiso.library.system import System
 from agentiso.mcp.profiles import CORE, MAX_CORE, is_shown
 from agentiso.mcp.schema import listed_schema, schema_for
 from agentiso.mcp.server import make_server
 from agentiso.mcp.tools import TOOLS
-from agentiso.sessions import Client
-from agentiso.system import System
+from agentiso.protocol.sessions import Client
+from agentiso.supervisor.access import Gate
 from tests.standins import Caller, open_stopped
 
 LIMIT_S = 30

@@ -11,16 +11,16 @@ import attrs
 import pytest
 import trio
 
-from actors import transfer
-from actors.errors import AgentisoError, InvalidArgument
 from actors.machine import checkpoint as checkpoints
-from actors.machine import qcow2
-from actors.machine.bundle import BadBundle, Manifest
 from actors.machine.checkpoint import Checkpoint, Fingerprint
-from actors.machine.image import BootImage
-from actors.machine.seal import digest_of, seal_of
-from actors.machine.store import Store
-from actors.model import NetworkInfo, Shape, WorkspaceInfo
+from actors.machine.storage import qcow2
+from actors.machine.storage.seal import digest_of, seal_of
+from actors.machine.storage.store import Store
+from actors.model.errors import AgentisoError, InvalidArgument
+from actors.model.image import BootImage
+from actors.model.info import NetworkInfo, Shape, WorkspaceInfo
+from actors.registry import transfer
+from actors.registry.bundle import BadBundle, Manifest
 
 LIMIT_S = 30
 MIB = 2**20

@@ -9,9 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.changes import Changes
-from actors.errors import ActorGone, AgentisoError, GuestBroken, GuestRefused, IllegalState, NotFound
-from actors.guest_model import JobInfo, JobOutput
+from actors.model.errors import ActorGone, AgentisoError, GuestBroken, GuestRefused, IllegalState, NotFound
+from actors.model.guest import JobInfo, JobOutput
+from actors.workspace.changes import Changes
 from agentiso.mcp.subscriptions import _follow
 from agentiso.mcp.watches import INTERVAL_S, RETRY_S, WAIT_S, JobWatch, RecordWatch
 

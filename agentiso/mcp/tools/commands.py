@@ -9,14 +9,14 @@ from typing import Final
 import attrs
 import trio
 
-from actors.errors import AgentisoError, GuestBroken, GuestRefused, InvalidArgument
-from actors.guest_model import ExecResult
-from actors.machine.guest_jobs import new_job_id
+from actors.machine.guest.jobs import new_job_id
+from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, InvalidArgument
+from actors.model.guest import ExecResult
+from agentiso.library.workspace import Workspace
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, cut, limit, reporting
 from agentiso.mcp.tools.results import JobResult
 from agentiso.mcp.tools.tool import COMMAND, LONG, WORKDIR, Call, Tool
-from agentiso.workspace import Workspace
 
 KILL_LIMIT_S: Final = 15.0
 PARALLEL_BYTES: Final = 4 * 1024

@@ -9,8 +9,8 @@ from typing import Final
 
 import attrs
 
-from actors.errors import InvalidArgument
-from actors.guest_model import FileEntry, TreeReport
+from actors.model.errors import InvalidArgument
+from actors.model.guest import FileEntry, TreeReport
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.tool import LONG, Call, Done, Tool
 

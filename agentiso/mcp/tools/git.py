@@ -6,7 +6,7 @@ from typing import Final
 
 import attrs
 
-from agentiso.git import WORKSPACE as REPOSITORY
+from agentiso.library.git import WORKSPACE as REPOSITORY
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.tool import LONG, Call, Tool
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import attrs
 
-from actors.errors import InvalidArgument
-from actors.guest_model import JobInfo
+from actors.model.errors import InvalidArgument
+from actors.model.guest import JobInfo
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.output import DEFAULT_BYTES, MAX_BYTES, whole
 from agentiso.mcp.tools.results import JobResult

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from actors.messages import OnProgress
+from actors.registry.messages import OnProgress
 from actors.runtime import open_plain_nursery
 
 DEFAULT_BYTES: Final = 16 * 1024

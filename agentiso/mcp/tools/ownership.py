@@ -6,11 +6,11 @@ from typing import Final
 
 import attrs
 
-from actors.errors import AgentisoError
+from actors.model.errors import AgentisoError
+from agentiso.library.workspace import Workspace
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.results import BriefResult
 from agentiso.mcp.tools.tool import Call, Tool
-from agentiso.workspace import Workspace
 
 
 @attrs.frozen

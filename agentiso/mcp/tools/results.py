@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from actors.model import Evidence, NetworkInfo, SnapshotInfo, UndoInfo, WorkspaceInfo
+from actors.model.info import Evidence, NetworkInfo, SnapshotInfo, UndoInfo, WorkspaceInfo
 from agentiso.mcp.schema import describe, outline
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import attrs
 
-from actors.guest_model import FileChange
+from actors.model.guest import FileChange
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.results import (
     NodeResult,

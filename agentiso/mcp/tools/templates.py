@@ -6,7 +6,7 @@ from typing import Final
 
 import attrs
 
-from actors.model import TemplateInfo
+from actors.model.info import TemplateInfo
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.tool import Call, Tool
 

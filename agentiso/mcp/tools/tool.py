@@ -7,12 +7,12 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from actors.messages import OnProgress
-from agentiso.audit import Entry
-from agentiso.gate import Gate
-from agentiso.sessions import LOCAL, Client
-from agentiso.system import System
-from agentiso.workspace import Workspace
+from actors.registry.messages import OnProgress
+from agentiso.library.system import System
+from agentiso.library.workspace import Workspace
+from agentiso.protocol.sessions import LOCAL, Client
+from agentiso.supervisor.access import Gate
+from agentiso.supervisor.audit import Entry
 
 KEY: Final = "For retries: same key, same result"
 COMMAND: Final = "For /bin/sh -c, as root"

@@ -7,8 +7,8 @@ from typing import Final
 
 import attrs
 
-from actors.errors import InvalidArgument
-from actors.text import shown
+from actors.model.errors import InvalidArgument
+from actors.model.text import shown
 from agentiso.mcp.schema import describe
 from agentiso.mcp.tools.tool import Call, Tool
 

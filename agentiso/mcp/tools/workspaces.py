@@ -6,8 +6,8 @@ from typing import Final
 
 import attrs
 
-from actors.errors import InvalidArgument
-from actors.model import ForkedChild, ForkReport, Lifetime
+from actors.model.errors import InvalidArgument
+from actors.model.info import ForkedChild, ForkReport, Lifetime
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.ownership import check_destroyable
 from agentiso.mcp.tools.results import (

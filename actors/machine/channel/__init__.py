@@ -1,0 +1,1 @@
+"""The byte stream to a guest agent."""

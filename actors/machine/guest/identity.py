@@ -1,0 +1,90 @@
+"""Who a guest is, as it is told, and what it says of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+
+from actors.model.info import CarriedJob, HookOutcome
+
+MAX_HOOKS: Final = 100
+MAX_CARRIED_JOBS: Final = 1000
+
+
+@attrs.frozen
+class NetworkIdentity:
+    """The addresses of the guest's one interface."""
+
+    interface: str
+    mac: str
+    address: str
+    prefix: int
+    gateway: str
+    dns: tuple[str, ...]
+
+
+@attrs.frozen
+class Identity:
+    """Who a guest is from now on."""
+
+    epoch: str
+    time_ns: int
+    entropy: bytes = attrs.field(repr=False)
+    hostname: str
+    nonce: bytes
+    key: bytes = attrs.field(repr=False)
+    """The channel's key from the next connection on."""
+    machine_id: str
+    network: NetworkIdentity | None
+    rehearsal: bool = False
+    """Whether this is no restore, and so not counted as one."""
+
+
+@attrs.frozen
+class IdentityReply:
+    """What became of it."""
+
+    previous_nonce: str | None
+    generation: int
+    rng_reseeded: bool
+    clock_step_s: float
+    hostname: str
+    mac: str | None
+    address: str | None
+    connections_closed: int
+    failures: dict[str, str]
+    hooks: tuple[HookOutcome, ...]
+    jobs: tuple[CarriedJob, ...]
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> IdentityReply:
+        """Read the guest's answer, each part cut to a length that is enough; what is malformed raises `MALFORMED`."""
+        return cls(
+            previous_nonce=reply["previous_nonce"],
+            generation=int(reply["generation"]),
+            rng_reseeded=reply["rng_reseeded"] is True,
+            clock_step_s=float(reply["clock_step_s"]),
+            hostname=str(reply["hostname"])[:255],
+            mac=reply.get("mac"),
+            address=reply.get("address"),
+            connections_closed=int(reply["connections_closed"]),
+            failures={str(part)[:50]: str(text)[:500] for part, text in dict(reply["failures"]).items()},
+            hooks=tuple(
+                HookOutcome(str(hook["name"])[:255], _optional_int(hook["exit_code"]), str(hook["error"])[:500])
+                for hook in list(reply["hooks"])[:MAX_HOOKS]
+            ),
+            jobs=tuple(
+                CarriedJob(
+                    str(job["job"])[:32],
+                    None if job["carried_from"] is None else str(job["carried_from"])[:32],
+                    str(job["command"])[:200],
+                )
+                for job in list(reply["jobs"])[:MAX_CARRIED_JOBS]
+            ),
+        )
+
+
+def _optional_int(value: object) -> int | None:
+    return None if value is None else int(value)  # type: ignore[call-overload]

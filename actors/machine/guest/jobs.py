@@ -1,0 +1,353 @@
+"""What is asked of a guest's commands: to start, to follow, to read, to feed and to kill jobs.
+
+The host chooses a job's id, so that it can name the job even if the answer to its start never came.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from actors.machine.guest.files import whole_number
+from actors.model.errors import ConsumerFailed, GuestBroken, GuestRefused, RemoteProtocolError
+from actors.model.guest import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
+from guest.wire import DATA_CHUNK_BYTES, MALFORMED, STDERR, STDOUT, Message
+
+if TYPE_CHECKING:
+    from actors.machine.guest.client import GuestClient
+
+GRACE_S: Final = 10.0
+"""How much later than its time is up a guest may answer."""
+KILL_WAIT_S: Final = 5.0
+INPUT_PIECE_BYTES: Final = 48 * 1024
+MAX_JOBS: Final = 1000
+MAX_WAIT_S: Final = 24 * 3600.0
+
+OnOutput = Callable[[int, bytes], None]
+Grant = Callable[[int], Awaitable[None]]
+
+
+def new_job_id() -> str:
+    """Return an id that no job has."""
+    return secrets.token_hex(4)
+
+
+class Capped:
+    """The head and the tail of a stream, within a cap, and its true length."""
+
+    def __init__(self, cap: int) -> None:
+        self._head_cap = cap - cap // 2
+        self._tail_cap = cap // 2
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.total = 0
+
+    def add(self, data: bytes) -> None:
+        """Take in what comes next."""
+        self.total += len(data)
+        room = self._head_cap - len(self._head)
+        self._head += data[:room]
+        self._tail += data[max(0, room) :]
+        if len(self._tail) > 2 * self._tail_cap + DATA_CHUNK_BYTES:
+            del self._tail[: len(self._tail) - self._tail_cap]
+
+    def value(self) -> bytes:
+        """Return what is kept."""
+        tail = self._tail[-self._tail_cap :] if self._tail_cap else b""
+        return bytes(self._head + tail)
+
+
+@attrs.frozen
+class Followed:
+    """A job as it was when its following ended, and the positions up to which its output was seen."""
+
+    job: JobInfo
+    cursors: tuple[int, int]
+    lost: tuple[int, int]
+
+
+class Window:
+    """How much output of a followed job may be on its way before its consumer has taken what came earlier."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._consumed = 0
+        self._unread = 0
+        self._grant: Grant | None = None
+
+    def bind(self, grant: Grant) -> None:
+        """Belong to a request, whose other end is told by ``grant`` how many bytes more it may send."""
+        self._grant, self._consumed, self._unread = grant, 0, 0
+
+    def came(self, size: int) -> None:
+        """Count what came; a guest that sends more than it may breaks its channel."""
+        self._unread += size
+        if self._unread > self.size:
+            raise RemoteProtocolError(f"more than the {self.size} bytes came that may be on their way")
+
+    async def consumed(self, size: int) -> None:
+        """Allow as much again to come; the other end is told in steps of half the window."""
+        self._consumed += size
+        self._unread -= size
+        if self._grant is not None and self._consumed >= self.size // 2:
+            more, self._consumed = self._consumed, 0
+            await self._grant(more)
+
+
+class GuestJobs:
+    """``client.jobs``."""
+
+    def __init__(self, client: GuestClient) -> None:
+        self._client = client
+
+    async def exec(
+        self,
+        command: CommandSpec,
+        *,
+        job_id: str | None = None,
+        yield_s: float | None = None,
+        keep: bool = False,
+        max_output_bytes: int = 262144,
+        on_output: OnOutput | None = None,
+    ) -> ExecResult:
+        """Run a command to its end, or for ``yield_s``; cancelling this kills it unless it is to be kept.
+
+        Raises:
+            GuestRefused: it could not be started.
+            GuestBroken: the channel broke; whether the command ran on is unknown.
+
+        """
+        chosen = job_id or new_job_id()
+        streams = {STDOUT: Capped(max_output_bytes), STDERR: Capped(max_output_bytes)}
+
+        def on_data(stream: int, data: bytes) -> None:
+            streams[_known(stream)].add(data)
+            if on_output is not None:
+                on_output(stream, data)
+
+        limits = [limit for limit in (command.timeout_s, yield_s) if limit is not None]
+        limit_s = min(limits, default=math.inf) + GRACE_S
+        try:
+            reply = await self._client.call(
+                {"op": "exec", "job": chosen, "wait_s": yield_s, **_body(command)}, on_data, limit_s=limit_s
+            )
+        except (trio.Cancelled, ConsumerFailed):
+            if not keep:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S):
+                    await self._kill_quietly(chosen)
+            raise
+        except GuestBroken as broken:
+            broken.remedy = f"If its machine still runs, so may job {chosen}: ask for its output."
+            raise
+        followed = self._followed(reply)
+        return ExecResult(
+            exit_code=followed.job.exit_code,
+            signal=followed.job.signal,
+            stdout=streams[STDOUT].value(),
+            stderr=streams[STDERR].value(),
+            stdout_bytes=streams[STDOUT].total,
+            stderr_bytes=streams[STDERR].total,
+            timed_out=followed.job.timed_out,
+            duration_s=followed.job.duration_s,
+            note=followed.job.note,
+            job_id=chosen,
+            running=followed.job.running,
+        )
+
+    async def _kill_quietly(self, job_id: str) -> None:
+        """Kill a command nobody waits for any more; that it has ended meanwhile, or the guest has, is as good."""
+        try:
+            await self.kill(job_id)
+        except (GuestRefused, GuestBroken):
+            return
+
+    async def start(self, command: CommandSpec, job_id: str | None = None) -> JobInfo:
+        """Start a command that nobody waits for."""
+        return self._info(await self._client.call({"op": "job_start", "job": job_id or new_job_id(), **_body(command)}))
+
+    async def follow(
+        self,
+        job_id: str,
+        on_output: OnOutput,
+        *,
+        cursors: Sequence[int] = (0, 0),
+        wait_s: float | None = None,
+        window: Window | None = None,
+    ) -> Followed:
+        """Get all output from ``cursors`` on as it comes, until the job's end or for ``wait_s``.
+
+        The job waits for this follower if that is slow; with a ``window``, if what came is not consumed.
+        """
+        request_id = self._client.new_request_id()
+        if window is not None:
+            window.bind(functools.partial(self._grant, request_id))
+        body = {
+            "op": "job_follow", "job": job_id, "cursors": list(cursors), "wait_s": wait_s,
+            "credit": None if window is None else window.size,
+        }  # fmt: skip
+
+        def on_data(stream: int, data: bytes) -> None:
+            if window is not None:
+                window.came(len(data))
+            on_output(_known(stream), data)
+
+        limit_s = math.inf if wait_s is None else wait_s + GRACE_S
+        return self._followed(await self._client.call(body, on_data, limit_s=limit_s, request_id=request_id))
+
+    async def _grant(self, request_id: int, more_bytes: int) -> None:
+        body = {"op": "job_credit", "target": request_id, "bytes": more_bytes}
+        # Its answer belongs to nobody.
+        await self._client.send(Message({**body, "id": self._client.new_request_id()}))
+
+    async def read(
+        self,
+        job_id: str,
+        *,
+        cursors: Sequence[int] = (0, 0),
+        max_bytes: int = 65536,
+        wait_s: float = 0.0,
+        text: str | None = None,
+        eager: bool = False,
+    ) -> JobOutput:
+        """Get at most ``max_bytes`` of each stream from ``cursors`` on.
+
+        The answer comes when the job is over, when ``text`` appears in what follows the cursors, with ``eager`` as
+        soon as there is any output, and at the latest after ``wait_s``.
+        """
+        pieces = {STDOUT: bytearray(), STDERR: bytearray()}
+
+        def on_data(stream: int, data: bytes) -> None:
+            kept = pieces[_known(stream)]
+            kept += data
+            if len(kept) > max_bytes:
+                raise RemoteProtocolError(f"more than the {max_bytes} bytes came that were asked for")
+
+        body = {
+            "op": "job_read", "job": job_id, "cursors": list(cursors), "limit": max_bytes, "wait_s": wait_s,
+            "text": text, "eager": eager,
+        }  # fmt: skip
+        reply = await self._client.call(body, on_data, limit_s=wait_s + GRACE_S + self.slack_s)
+        followed = self._followed(reply)
+        return JobOutput(
+            job=followed.job,
+            stdout=bytes(pieces[STDOUT]),
+            stderr=bytes(pieces[STDERR]),
+            cursors=followed.cursors,
+            lost=followed.lost,
+            matched=reply.get("matched") is True,
+        )
+
+    slack_s: Final = 20.0
+    """A guest that is busy, on a busy host, is not dead."""
+
+    async def kill(self, job_id: str, number: int = 9, *, wait_s: float = KILL_WAIT_S) -> JobEnd:
+        """Signal a job's whole process group, with SIGKILL all its descendants, and wait for its end.
+
+        Raises:
+            GuestRefused: no such job is known.
+
+        """
+        body = {"op": "job_kill", "job": job_id, "signal": number, "wait_s": wait_s}
+        reply = await self._client.call(body, limit_s=wait_s + GRACE_S + self.slack_s)
+        return JobEnd(self._info(reply), reply.get("signalled") is not False, reply.get("gone") is True)
+
+    async def feed(self, job_id: str, data: bytes, *, end: bool = False, wait_s: float = 10.0) -> InputTaken:
+        """Write to a job's standard input, piece by piece as it takes them; ``end`` closes it then.
+
+        A piece that is not taken within ``wait_s`` is given up: the result says how much was taken.
+        """
+        taken = 0
+        while True:
+            piece = data[taken : taken + INPUT_PIECE_BYTES]
+            last = taken + len(piece) == len(data)
+            body = {
+                "op": "job_input", "job": job_id, "data": base64.b64encode(piece).decode(), "end": end and last,
+                "wait_s": wait_s,
+            }  # fmt: skip
+            reply = await self._client.call(body, limit_s=wait_s + GRACE_S + self.slack_s)
+            count, closed = whole_number(reply, "taken"), reply.get("closed") is True
+            if count > len(piece):
+                raise self._client.broke("it took more input than it was given")
+            taken += count
+            if closed or last or count < len(piece):
+                return InputTaken(taken, closed)
+
+    async def resize(self, job_id: str, rows: int, cols: int) -> None:
+        """Tell a job's terminal its size."""
+        await self._client.call({"op": "job_resize", "job": job_id, "rows": rows, "cols": cols})
+
+    async def list(self) -> JobList:
+        """Describe all jobs that are known, oldest first."""
+        reply = await self._client.call({"op": "job_list"})
+        try:
+            jobs = list(reply["jobs"])[:MAX_JOBS]
+        except MALFORMED as error:
+            raise self._client.broke(f"its list of jobs is malformed: {error!r}") from error
+        return JobList(tuple(self._info(job) for job in jobs), reply.get("began_anew") is True)
+
+    async def release(self, job_id: str) -> None:
+        """Forget a finished job."""
+        await self._client.call({"op": "job_release", "job": job_id})
+
+    async def set_env(self, variables: dict[str, str | None]) -> int:
+        """Set, or with ``None`` unset, variables of all later commands; return how many are set then."""
+        return whole_number(await self._client.call({"op": "set_env", "vars": variables}), "count")
+
+    def _followed(self, reply: dict[str, Any]) -> Followed:
+        info = self._info(reply)
+        try:
+            out, err = (int(position) for position in reply["cursors"])
+            lost_out, lost_err = (int(count) for count in reply["lost"])
+        except MALFORMED as error:
+            raise self._client.broke(f"its answer about a job is malformed: {error!r}") from error
+        return Followed(info, (out, err), (lost_out, lost_err))
+
+    def _info(self, facts: Any) -> JobInfo:
+        try:
+            return JobInfo(
+                job_id=str(facts["job"])[:32],
+                command=str(facts["command"])[:200],
+                running=facts["running"] is True,
+                exit_code=_optional_int(facts["exit_code"]),
+                signal=_optional_int(facts["signal"]),
+                timed_out=facts["timed_out"] is True,
+                started_at=float(facts["started_at"]),
+                duration_s=float(facts["duration_s"]),
+                stdout_bytes=int(facts["stdout_bytes"]),
+                stderr_bytes=int(facts["stderr_bytes"]),
+                note=str(facts["note"])[:500],
+                carried_from=None if facts["carried_from"] is None else str(facts["carried_from"])[:32],
+            )
+        except MALFORMED as error:
+            raise self._client.broke(f"its answer about a job is malformed: {error!r}") from error
+
+
+def _body(command: CommandSpec) -> dict[str, Any]:
+    asked = command.command
+    what = {"command": asked} if isinstance(asked, str) else {"argv": list(asked)}
+    size = command.terminal
+    return {
+        **what,
+        "timeout_s": command.timeout_s,
+        "workdir": command.workdir,
+        "env": command.env,
+        "stdin": command.stdin,
+        "pty": None if size is None else {"rows": size[0], "cols": size[1]},
+    }
+
+
+def _known(stream: int) -> int:
+    if stream not in (STDOUT, STDERR):
+        raise RemoteProtocolError(f"output came on stream {stream}")
+    return stream
+
+
+def _optional_int(value: object) -> int | None:
+    return None if value is None else int(value)  # type: ignore[call-overload]

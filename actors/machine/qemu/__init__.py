@@ -1,0 +1,1 @@
+"""QEMU: its arguments, its process, its control protocol."""

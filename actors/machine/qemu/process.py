@@ -1,0 +1,202 @@
+"""A QEMU process: started in its own session, outliving its starter, found again by identity.
+
+A process is identified by its id *and* its start time, so that a recycled pid is never mistaken for it, and is held
+by a pidfd, so that no signal can reach another process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import trio
+
+from actors.model.errors import HostUnfit, MachineFailed
+
+FIRST_SPARE_FD = 64
+"""Descriptors are first moved here, above the numbers a child inherits them under."""
+KILL_WAIT_S = 10.0
+"""SIGKILL takes effect at once unless the process hangs in the kernel; then waiting longer is of no use."""
+
+
+@attrs.frozen
+class ProcessIdentity:
+    """What makes a process itself across restarts of its starter."""
+
+    pid: int
+    start_time: int
+    """Field 22 of ``/proc/PID/stat``: clock ticks after the host's boot."""
+    uuid: str
+    """The machine UUID on its command line."""
+
+    def is_alive(self) -> bool:
+        """Tell whether exactly this process still runs."""
+        try:
+            command = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
+            return start_time_of(self.pid) == self.start_time and self.uuid.encode() in command
+        except (OSError, IndexError, ValueError):
+            return False
+
+
+def start_time_of(pid: int) -> int:
+    """Return the start time of a process, in clock ticks after the host's boot (proc(5))."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    # The command name, in parentheses, may itself hold spaces and parentheses.
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
+    """Find this user's QEMU processes whose console lies in a state directory, and the directory of each console."""
+    prefix = "file,id=console,path="
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if entry.stat().st_uid != os.geteuid():
+                continue
+            words = (entry / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
+            console = next((word for word in words if word.startswith(prefix)), "")
+            directory = Path(console.removeprefix(prefix).removesuffix(",append=on").replace(",,", ",")).parent
+            if not console or "-uuid" not in words or not directory.is_relative_to(state_dir):
+                continue
+            pid = int(entry.name)
+            yield ProcessIdentity(pid, start_time_of(pid), words[words.index("-uuid") + 1]), directory
+        except OSError:
+            # It ended meanwhile.
+            continue
+
+
+class QemuProcess:
+    """A running QEMU, child of this process or adopted."""
+
+    def __init__(self, identity: ProcessIdentity, pidfd: int, *, is_child: bool) -> None:
+        self.identity = identity
+        self._pidfd = pidfd
+        self._is_child = is_child
+        self._exited = trio.Event()
+        self.exit_status: int | None = None
+        """Exit code, negative for a signal; ``None`` while running or when it was not our child."""
+
+    @classmethod
+    def spawn(cls, argv: Sequence[str], *, uuid: str, log: Path, descriptors: Mapping[int, int]) -> QemuProcess:
+        """Start QEMU; ``descriptors`` maps the child's numbers to ours.
+
+        Raises:
+            HostUnfit: the program cannot be executed.
+
+        """
+        pid = _posix_spawn(argv, log, descriptors)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            raise MachineFailed(f"QEMU ended before it could be watched: {error}.") from error
+        return cls(ProcessIdentity(pid, start_time_of(pid), uuid), pidfd, is_child=True)
+
+    @classmethod
+    def adopt(cls, identity: ProcessIdentity) -> QemuProcess | None:
+        """Take hold of a process that an earlier supervisor started, or return ``None`` if it is gone."""
+        try:
+            pidfd = os.pidfd_open(identity.pid)
+        except OSError:
+            return None
+        # Checked after the pidfd is held: from here on the pid cannot be recycled behind our back.
+        if not identity.is_alive():
+            os.close(pidfd)
+            return None
+        return cls(identity, pidfd, is_child=False)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.identity.pid
+
+    async def wait_exit(self) -> None:
+        """Wait until the process has ended; any number of tasks may wait."""
+        if self._exited.is_set() or self._pidfd < 0:
+            return
+        # Each waiter has a descriptor of its own, since trio allows one waiting task per descriptor.
+        mine = os.dup(self._pidfd)
+        try:
+            await trio.lowlevel.wait_readable(mine)
+        finally:
+            trio.lowlevel.notify_closing(mine)
+            os.close(mine)
+        self._reap()
+
+    def _reap(self) -> None:
+        if self._exited.is_set():
+            return
+        self._exited.set()
+        if self._is_child:
+            # Somebody else may have reaped it, a test harness for one; the exit status is then unknown.
+            with contextlib.suppress(ChildProcessError):
+                _, status = os.waitpid(self.pid, 0)
+                self.exit_status = os.waitstatus_to_exitcode(status)
+
+    def kill(self) -> None:
+        """Send SIGKILL to exactly this process; no-op once it has ended."""
+        if self._pidfd < 0 or self._exited.is_set():
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def end(self, grace_s: float = 0.0) -> None:
+        """Wait up to ``grace_s`` for the process to end by itself, then kill and reap it; shielded and bounded."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s + KILL_WAIT_S):
+            if grace_s:
+                with trio.move_on_after(grace_s):
+                    await self.wait_exit()
+            self.kill()
+            await self.wait_exit()
+
+    def release(self) -> None:
+        """Let go of the process without touching it."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _inheritable() -> list[int]:
+    """Return the descriptors that a child would get unasked: those that this process was itself started with."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        number = int(entry.name)
+        # The one by which the directory is read is closed by now.
+        with contextlib.suppress(OSError):
+            if number > 2 and os.get_inheritable(number):
+                found.append(number)
+    return found
+
+
+def _posix_spawn(argv: Sequence[str], log: Path, descriptors: Mapping[int, int]) -> int:
+    """Start a program in a new session, with exactly the given descriptors."""
+    moved = {number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_SPARE_FD) for number, fd in descriptors.items()}
+    mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), mode, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+        *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in moved.items()),
+    ]
+    try:
+        return os.posix_spawnp(
+            argv[0],
+            list(argv),
+            {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            file_actions=actions,
+            setsid=True,
+            setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+            setsigmask=[],
+        )
+    except OSError as error:
+        raise HostUnfit(
+            f"{argv[0]} cannot be started: {error.strerror}.",
+            remedy="Install QEMU (Debian and Ubuntu: apt-get install qemu-system-x86) or set qemu_binary.",
+        ) from error
+    finally:
+        for fd in moved.values():
+            os.close(fd)

@@ -1,0 +1,265 @@
+"""Machines are brought up, from a checkpoint or cold, or found again after their supervisor was replaced.
+
+None is given out before its guest agent answers, and whatever fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from actors.machine import proof
+from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
+from actors.machine.machine import Machine, MachineRecord, channel_address, meet
+from actors.machine.proof import Persona
+from actors.machine.qemu import boot_timer, command_line
+from actors.machine.qemu.command_line import CHANNEL_FD, QMP_FD, STATE_FD, MachineSpec
+from actors.machine.qemu.process import QemuProcess
+from actors.machine.qemu.qmp import QmpClient
+from actors.machine.storage.ram_image import copy_sparse, create_zero
+from actors.model.errors import AgentisoError, GuestBroken, MachineFailed
+from actors.model.files import tail
+from actors.runtime import unix_sockets as sockets
+
+T = TypeVar("T")
+log = logging.getLogger("agentiso.machine")
+
+DEATH_WAIT_S: Final = 1.0
+
+
+async def prepare(
+    nursery: trio.Nursery,
+    spec: MachineSpec,
+    fingerprint: Fingerprint,
+    *,
+    layer: str,
+    disk_bytes: int,
+    checkpoint: Checkpoint | None,
+    state: Path | None,
+    limit_s: float,
+) -> Machine:
+    """Start a machine whose guest agent answers, and which nobody may use before `prove`; a failure leaves nothing.
+
+    With a ``checkpoint``, ``state`` is its file of device state and the guest must know the checkpoint's key.  Without
+    one the machine boots cold with a fresh key, and again while its kernel measures its timer wrong.
+
+    Raises:
+        MachineFailed: QEMU ended, or the guest agent did not answer within ``limit_s``.
+
+    """
+    began = time.perf_counter()
+    while True:
+        machine = Machine(spec, fingerprint, layer, disk_bytes)
+        gone_s = time.perf_counter() - began
+        try:
+            await _prepare(nursery, machine, checkpoint, state, limit_s - gone_s)
+        except MachineFailed as error:
+            again = checkpoint is None and boot_timer.went_wrong(error.facts.get("console_tail", ""))
+            if not again or gone_s > limit_s / 2:
+                raise
+            log.warning("machine %s boots again: its kernel measured its timer wrong", spec.uuid)
+        else:
+            machine.start_seconds = time.perf_counter() - began
+            return machine
+
+
+async def _prepare(
+    nursery: trio.Nursery, machine: Machine, checkpoint: Checkpoint | None, state: Path | None, limit_s: float
+) -> None:
+    spec = machine.spec
+    async with AsyncExitStack() as undo:
+        spec.directory.mkdir(parents=True, mode=0o700)
+        undo.callback(shutil.rmtree, spec.directory, ignore_errors=True)
+        machine.key = bytes.fromhex(checkpoint.key) if checkpoint else _write_boot_files(spec)
+        machine.nonce = checkpoint.nonce if checkpoint else None
+        if state is not None and spec.ram.parent == spec.directory:
+            # It shares no memory with others.
+            await trio.to_thread.run_sync(copy_sparse, state.with_name("ram"), spec.ram)
+        qmp_stream, channel_stream = await _spawn(machine, state, undo)
+
+        await _or_died(
+            machine,
+            lambda: _connect(nursery, machine, qmp_stream, channel_stream, undo),
+            limit_s,
+            boots=checkpoint is None,
+        )
+        undo.pop_all()
+
+
+async def prove(
+    machine: Machine, persona: Persona, checkpoint: Checkpoint | None, *, grows: bool, limit_s: float
+) -> None:
+    """Give a prepared machine its identity and have it prove itself; on any failure nothing of it is left.
+
+    If the disk ``grows``, its file system was made for a smaller one.
+
+    Raises:
+        MachineFailed: QEMU ended, or the guest agent did not answer within ``limit_s``.
+        RestoreUnproven: the restored guest could not prove what it is.
+
+    """
+    began = time.perf_counter()
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(machine.end)
+        await _or_died(machine, lambda: proof.prove(machine, persona, checkpoint, grows=grows), limit_s)
+        undo.pop_all()
+    machine.start_seconds += time.perf_counter() - began
+
+
+async def adopt(
+    nursery: trio.Nursery,
+    spec: MachineSpec,
+    fingerprint: Fingerprint,
+    record: MachineRecord,
+    *,
+    layer: str,
+    disk_bytes: int,
+    limit_s: float,
+) -> Machine | None:
+    """Take hold of a machine that an earlier supervisor started; ``None`` if it no longer runs.
+
+    Raises:
+        MachineFailed: the process runs but is not usable: it does not answer, or has another identity.
+
+    """
+    process = QemuProcess.adopt(record.process)
+    if process is None:
+        return None
+    machine = Machine(spec, fingerprint, layer, disk_bytes)
+    machine.process, machine.epoch, machine.nonce = process, record.epoch, record.nonce
+    machine.key = bytes.fromhex(record.key)
+    async with AsyncExitStack() as undo:
+        undo.callback(process.release)
+        try:
+            qmp_stream = sockets.dial(spec.directory / sockets.QMP)
+            undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
+            # A listener in the guest is called below: it may take a moment.
+            stream = None if spec.channel == "vsock" else await channel_address(spec).connect()
+        except OSError as error:
+            raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
+        await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo, adopting=True), limit_s)
+        # The record may be older than the last checkpoint.
+        await settle_layer(machine)
+        undo.pop_all()
+    return machine
+
+
+def kill(record: MachineRecord) -> None:
+    """End a machine that could not be adopted."""
+    if (process := QemuProcess.adopt(record.process)) is not None:
+        process.kill()
+        process.release()
+
+
+def _write_boot_files(spec: MachineSpec) -> bytes:
+    key = secrets.token_bytes(proof.KEY_BYTES)
+    fd = os.open(spec.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(key)
+    create_zero(spec.ram, spec.shape.memory_mb * 1024 * 1024)
+    return key
+
+
+async def _spawn(
+    machine: Machine, state: Path | None, undo: AsyncExitStack
+) -> tuple[trio.SocketStream, trio.SocketStream | None]:
+    """Start QEMU on listening sockets to which we are already connected, so that nobody has to poll."""
+    spec = machine.spec
+    with ExitStack() as ours:
+        qmp, qmp_stream = _offer(spec.directory / sockets.QMP, ours, undo)
+        descriptors, channel_stream = {QMP_FD: qmp}, None
+        if spec.channel == "serial":
+            descriptors[CHANNEL_FD], channel_stream = _offer(spec.directory / sockets.CHANNEL, ours, undo)
+        if state is not None:
+            descriptors[STATE_FD] = ours.enter_context(state.open("rb")).fileno()
+        argv = command_line.build(spec, restoring=state is not None)
+        machine.process = QemuProcess.spawn(argv, uuid=spec.uuid, log=spec.qemu_log, descriptors=descriptors)
+    undo.callback(machine.process.release)
+    undo.push_async_callback(machine.process.end)
+    return qmp_stream, channel_stream
+
+
+def _offer(path: Path, ours: ExitStack, undo: AsyncExitStack) -> tuple[int, trio.SocketStream]:
+    """Return a listening socket's descriptor, and a stream that already waits in its backlog."""
+    listener = ours.enter_context(sockets.listen(path))
+    stream = sockets.dial(path)
+    undo.push_async_callback(trio.aclose_forcefully, stream)
+    return listener.fileno(), stream
+
+
+async def _connect(
+    nursery: trio.Nursery,
+    machine: Machine,
+    qmp_stream: trio.SocketStream,
+    channel_stream: trio.abc.Stream | None,
+    undo: AsyncExitStack,
+    *,
+    adopting: bool = False,
+) -> None:
+    machine.qmp = await QmpClient.open(nursery, qmp_stream, machine.attend(nursery))
+    undo.push_async_callback(machine.qmp.aclose)
+    if adopting:
+        # Its supervisor may have died while it stood still.
+        await machine.qmp.execute("cont")
+    machine.client = await meet(nursery, machine, channel_stream)
+    undo.push_async_callback(machine.client.aclose)
+    if adopting:
+        await machine.client.release()
+
+
+async def _or_died(machine: Machine, step: Callable[[], Awaitable[T]], limit_s: float, *, boots: bool = False) -> T:
+    """Run one step of a start; end it early, with QEMU's last words, when QEMU dies or time runs out."""
+    result: list[T] = []
+    failure: AgentisoError | None = None
+    died = False
+    async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + limit_s
+
+        async def watch() -> None:
+            nonlocal died
+            await machine.process.wait_exit()
+            died = True
+            nursery.cancel_scope.cancel(reason="QEMU ended")
+
+        nursery.start_soon(watch)
+        if boots:
+            nursery.start_soon(boot_timer.end_if_wrong, machine.spec.console_log, machine.process.kill)
+        try:
+            result.append(await step())
+        except AgentisoError as error:
+            failure = error
+            if isinstance(error, GuestBroken | MachineFailed):
+                # QEMU's death breaks its connections first: give its exit a moment to be seen, it tells more.
+                with trio.move_on_after(DEATH_WAIT_S):
+                    await trio.sleep_forever()
+        nursery.cancel_scope.cancel(reason="the step is over")
+    if result:
+        return result[0]
+    if failure is not None and not died:
+        raise failure
+    raise _failure(machine, "ended by itself" if died else f"did not become ready within {limit_s:.0f} s", failure)
+
+
+def _failure(machine: Machine, reason: str, cause: AgentisoError | None) -> MachineFailed:
+    spec, status = machine.spec, machine.process.exit_status
+    log, console = tail(spec.qemu_log), tail(spec.console_log)
+    said = f" (exit status {status})" if status is not None else ""
+    failure = MachineFailed(
+        f"The machine {reason}{said}.\nQEMU said: {log.strip() or 'nothing'}\n"
+        f"Console: {console.strip() or 'nothing'}\n",
+        remedy="Run `agentiso check` to see whether this host and the image are fit.",
+        log_tail=log,
+        console_tail=console,
+        exit_status=status,
+    )
+    failure.__cause__ = cause
+    return failure

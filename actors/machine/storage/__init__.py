@@ -1,0 +1,1 @@
+"""Disk layers and checkpoints on the host."""

@@ -1,0 +1,1 @@
+"""What the actors and their resources speak of: values, records, settings, errors, names."""

@@ -1,0 +1,116 @@
+"""Durable small files: JSON records that are wholly there or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from actors.model.errors import NoCapacity
+
+EXHAUSTED = {
+    errno.ENOSPC: ("Its disk is full.", "Free some space: destroy workspaces or snapshots that are no longer needed."),
+    errno.EDQUOT: ("A disk quota is used up.", "Free some space, or raise the quota."),
+    errno.EMFILE: ("This process has too many open files.", "Raise its limit (ulimit -n), or run fewer workspaces."),
+    errno.ENFILE: ("It has too many open files.", "Raise the sysctl fs.file-max, or run fewer workspaces."),
+    errno.ENOMEM: ("Its memory is used up.", "Destroy workspaces that are no longer needed."),
+    errno.EAGAIN: ("It has too many processes.", "Raise the limit (ulimit -u), or run fewer workspaces."),
+}
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+"""A record larger than this was not written by us."""
+
+
+@contextmanager
+def exhaustion_reported() -> Iterator[None]:
+    """Raise `NoCapacity` where the host refuses something because it has run out of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in EXHAUSTED:
+            raise
+        what, remedy = EXHAUSTED[error.errno]
+        raise NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename) from error
+
+
+def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed: bool = False) -> None:
+    """Replace a record atomically (temporary file, rename); a crash of this process loses nothing.
+
+    Power loss may, and leave a record empty, until `make_durable` has waited for it, unless it is ``flushed`` here,
+    which blocks; what stood there before is kept as ``earlier``, if that is given.  On failure the old record stands.
+
+    Raises:
+        NoCapacity: the disk is full.
+
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    with exhaustion_reported():
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "w") as file:
+                json.dump(value, file, indent=1, sort_keys=True)
+                if flushed:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        if earlier is not None:
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(earlier)
+        temporary.rename(path)
+        if flushed:
+            _fsync_all((path.parent,))
+
+
+def earlier_of(path: Path) -> Path:
+    """Return where the record before the one at ``path`` is kept until that has reached stable storage."""
+    return path.with_name(f".{path.name}.earlier")
+
+
+def read_json(path: Path) -> Any:
+    """Read a record.
+
+    Raises:
+        ValueError: it is not JSON, or too large to be a record.
+        OSError: it cannot be read.
+
+    """
+    if path.stat().st_size > MAX_RECORD_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_RECORD_BYTES} bytes")
+    return json.loads(path.read_bytes())
+
+
+async def make_durable(*paths: Path) -> None:
+    """Flush files, and the directories that name them, to stable storage; what is gone by now needs no more."""
+    await trio.to_thread.run_sync(_fsync_all, paths)
+
+
+def _fsync_all(paths: tuple[Path, ...]) -> None:
+    for path in (*paths, *{path.parent for path in paths}):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def tail(path: Path, max_bytes: int = 4096) -> str:
+    """Return the end of a log as text; an absent log is empty."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - max_bytes))
+            return file.read(max_bytes).decode(errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,208 @@
+"""What a workspace writes down so that it survives its supervisor.
+
+One ``record.json`` in the workspace's directory, written by its own actor alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+import attrs
+import cattrs
+
+from actors.machine.machine import MachineRecord
+from actors.model.errors import AgentisoError
+from actors.model.files import earlier_of, read_json, replace_json
+from actors.model.image import BootImage
+from actors.model.info import LIBRARY, Evidence, Lifetime, Lineage, PortForward, Shape
+from actors.model.names import new_id, short
+from actors.model.states import UNOWNED, State
+
+RECORD: Final = "record.json"
+SCHEMA: Final = 1
+
+
+@attrs.frozen
+class SnapshotRecord:
+    """A named checkpoint in the tree."""
+
+    id: str
+    name: str
+    parent: str | None
+    """Id of the snapshot the workspace stood on."""
+    created_at: float
+    checkpoint: str
+    has_memory: bool
+    size_bytes: int
+
+
+@attrs.frozen
+class UndoRecord:
+    """An automatic checkpoint, and where the workspace was in its life and its tree."""
+
+    id: str
+    before: str
+    created_at: float
+    checkpoint: str
+    has_memory: bool
+    size_bytes: int
+    state: State
+    head: str | None
+
+
+@attrs.frozen
+class WorkspaceRecord:
+    """All of a workspace that must outlive its supervisor."""
+
+    id: str
+    name: str
+    image: str
+    image_digest: str
+    shape: Shape
+    network: str
+    allow_internet: bool
+    mac: str
+    channel: str
+    accelerator: str
+    created_at: float
+    state: State
+    layer: str | None = None
+    """The active disk layer; ``None`` before the first start."""
+    disk_bytes: int = 0
+    checkpoint: str | None = None
+    """The checkpoint whose RAM image the machine maps; ``None`` after a cold boot."""
+    machine: MachineRecord | None = None
+    snapshots: tuple[SnapshotRecord, ...] = ()
+    head: str | None = None
+    """Id of the snapshot that the workspace stands on."""
+    undo: tuple[UndoRecord, ...] = ()
+    """Oldest first."""
+    suspended: str | None = None
+    """The checkpoint from which a suspended workspace resumes."""
+    suspended_by: str | None = None
+    idle_suspend_s: float | None = None
+    expires_at: float | None = None
+    """Seconds since the Unix epoch."""
+    forked_from: Lineage | None = None
+    forwards: tuple[PortForward, ...] = ()
+    """In the order in which they were made; every machine of the workspace gets them."""
+    owner: str = LIBRARY
+    adopted_from: str | None = None
+    evidence: Evidence | None = None
+    started_by: str = ""
+    start_seconds: float = 0.0
+    failure: str | None = None
+    schema: int = SCHEMA
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The layers and checkpoints that this workspace stands on."""
+        named = (self.layer, self.checkpoint, self.suspended)
+        own = {identifier for identifier in named if identifier is not None}
+        kept = {snapshot.checkpoint for snapshot in self.snapshots} | {step.checkpoint for step in self.undo}
+        return frozenset(own | kept)
+
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+
+
+def new_record(
+    *,
+    name: str,
+    image: BootImage,
+    shape: Shape,
+    network: str,
+    allow_internet: bool,
+    channel: str,
+    accelerator: str,
+    lifetime: Lifetime,
+    forked_from: Lineage | None = None,
+    owner: str = LIBRARY,
+) -> WorkspaceRecord:
+    """Return the record of a workspace that does not exist yet, with an identity of its own."""
+    workspace_id, now = new_id(), time.time()
+    tail = short(workspace_id)
+    return WorkspaceRecord(
+        id=workspace_id,
+        name=name,
+        image=image.name,
+        image_digest=image.digest,
+        shape=shape,
+        network=network,
+        allow_internet=allow_internet,
+        mac=f"52:54:{tail[0:2]}:{tail[2:4]}:{tail[4:6]}:{tail[6:8]}",
+        channel=channel,
+        accelerator=accelerator,
+        created_at=now,
+        state=State.CREATING,
+        forked_from=forked_from,
+        owner=owner,
+        idle_suspend_s=lifetime.idle_suspend_s,
+        expires_at=now + lifetime.ttl_s if lifetime.ttl_s else None,
+    )
+
+
+def directory_of(state_dir: Path, workspace_id: str) -> Path:
+    """Return the directory that holds all of one workspace."""
+    return state_dir / "workspaces" / short(workspace_id)
+
+
+def actor_name(record: WorkspaceRecord) -> str:
+    """Return the name under which the workspace's actor is supervised."""
+    return f"workspace {short(record.id)}"
+
+
+def save(state_dir: Path, record: WorkspaceRecord, *, keep_earlier: bool = False) -> Path:
+    """Replace the record on disk and return its path; ``keep_earlier`` if the one there would survive a power loss."""
+    path = directory_of(state_dir, record.id) / RECORD
+    replace_json(path, _converter.unstructure(record), earlier=earlier_of(path) if keep_earlier else None)
+    return path
+
+
+def remove(directory: Path) -> None:
+    """Remove a workspace's directory, its record last, so that what a crash leaves can still be read."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.name != RECORD and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != RECORD:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def is_empty(directory: Path) -> bool:
+    """Tell whether a workspace's directory holds no record yet, or no longer, nor anything else of worth."""
+    return {path.name for path in directory.iterdir()} <= {f".{RECORD}.new"}
+
+
+class DamagedRecord(AgentisoError):
+    """A workspace's record cannot be read; its files are left alone."""
+
+    code = "damaged_record"
+
+
+def load(directory: Path) -> WorkspaceRecord:
+    """Read the record in a workspace's directory.
+
+    Raises:
+        DamagedRecord: it is missing, damaged, or of another schema.
+
+    """
+    path = directory / RECORD
+    try:
+        try:
+            return _converter.structure(read_json(path), WorkspaceRecord)
+        except (OSError, ValueError):
+            # The host lost its power before what was written last was on its disk.
+            found = _converter.structure(read_json(earlier_of(path)), WorkspaceRecord)
+            if found.state in UNOWNED:
+                # What has become of it since nobody knows: it is left alone.
+                raise ValueError("it was not written whole") from None
+            return found
+    except (OSError, ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
+        raise DamagedRecord(
+            f"The workspace record {path} cannot be read: {error}.",
+            remedy="The workspace is left alone; move its directory away to forget it.",
+        ) from error

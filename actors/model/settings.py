@@ -1,0 +1,149 @@
+"""What an operator may set; the defaults serve a laptop.
+
+Sizes are in the units their names carry.  `agentiso.library.config` reads these from a TOML file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import attrs
+from attrs.validators import ge, in_
+
+from actors.model.info import Lifetime, Shape
+
+
+def default_state_dir() -> Path:
+    """Return ``/var/lib/agentiso`` for root, else the XDG state directory's ``agentiso``."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/agentiso")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "agentiso"
+
+
+@attrs.frozen
+class Limits:
+    """The most that one host gives away."""
+
+    max_vcpus: int = attrs.field(default=8, validator=ge(1))
+    max_memory_mb: int = attrs.field(default=8192, validator=ge(64))
+    max_disk_gb: int = attrs.field(default=100, validator=ge(1))
+    max_workspaces: int = attrs.field(default=100, validator=ge(1))
+    max_fork_count: int = attrs.field(default=50, validator=ge(1))
+    memory_reserve_mb: int = attrs.field(default=512, validator=ge(0))
+    """Host memory that no workspace may take."""
+    max_undo: int = attrs.field(default=5, validator=ge(0))
+    """Automatic checkpoints kept of one workspace, the oldest going first; 0 for none."""
+    max_undo_mb: int = attrs.field(default=2048, validator=ge(0))
+    """Host disk that they may take together."""
+    max_disk_layers: int = attrs.field(default=32, validator=ge(4))
+    """A workspace's disk that stands on more layers, one of each checkpoint, has the newest merged."""
+    max_transfer_mb: int = attrs.field(default=65536, validator=ge(1))
+    """Of one file or tree that is written to a guest or read as a stream."""
+    max_tree_entries: int = attrs.field(default=1_000_000, validator=ge(1))
+    """Files, directories and links of one tree."""
+    concurrent_starts: int = attrs.field(factory=lambda: max(2, 2 * (os.cpu_count() or 1)), validator=ge(1))
+    """Machines that may be starting at the same time; the rest wait."""
+
+
+@attrs.frozen
+class Quotas:
+    """The most that one session may hold at a time; the user at the command line and the library are not bound."""
+
+    workspaces: int = attrs.field(default=100, validator=ge(0))
+    memory_mb: int = attrs.field(default=65536, validator=ge(0))
+    disk_gb: int = attrs.field(default=1000, validator=ge(0))
+    concurrent_forks: int = attrs.field(default=100, validator=ge(0))
+    """Children that may be starting at the same time."""
+
+
+@attrs.frozen
+class Rate:
+    """How often something may be done."""
+
+    per_minute: int = attrs.field(validator=ge(1))
+    burst: int = attrs.field(validator=ge(1))
+    """How many at once, after a pause."""
+
+
+@attrs.frozen
+class RateLimits:
+    """How often one session may call tools; the user at the command line is not bound."""
+
+    create: Rate = attrs.field(factory=lambda: Rate(60, 60))
+    """Creating and forking; a fork counts once, whatever its number of children."""
+    exec: Rate = attrs.field(factory=lambda: Rate(600, 200))
+    default: Rate = attrs.field(factory=lambda: Rate(1200, 400))
+
+
+@attrs.frozen
+class Audit:
+    """The log of all calls."""
+
+    max_mb: int = attrs.field(default=16, validator=ge(1))
+    """Size at which a log is put aside and a new one begun."""
+    keep: int = attrs.field(default=4, validator=ge(0))
+    """How many of those put aside are kept."""
+
+
+@attrs.frozen
+class Http:
+    """MCP over HTTP, beside the Unix socket."""
+
+    bind: str = ""
+    """``HOST:PORT`` to listen on, port 0 for any free one; nothing listens while it is empty."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Values of the Host header that are accepted besides those of the loopback, ``:*`` for any port."""
+
+
+@attrs.frozen
+class Pool:
+    """Machines that are restored ahead; see `actors.registry.pool`."""
+
+    size: int = attrs.field(default=0, validator=ge(0))
+    """How many of each shape; 0 for none."""
+    memory_budget_mb: int = attrs.field(default=4096, validator=ge(0))
+    """What the memory of all of them may add up to; each takes much less until it is used."""
+    shapes: tuple[Shape, ...] = ()
+    """The configured shape alone unless set."""
+
+
+@attrs.frozen
+class Settings:
+    """The configuration of one supervisor."""
+
+    state_dir: Path = attrs.field(factory=default_state_dir, converter=Path)
+    images_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    """Where images are kept; ``images`` in the state directory unless set."""
+    image: str = "base"
+    shape: Shape = attrs.field(factory=Shape)
+    network: str = attrs.field(default="user", validator=in_(("user", "none")))
+    allow_internet: bool = False
+    accelerator: str = attrs.field(default="auto", validator=in_(("auto", "kvm", "tcg")))
+    channel: str = attrs.field(default="serial", validator=in_(("serial", "vsock")))
+    qemu_binary: str = "qemu-system-x86_64"
+    memory_sharing: str = attrs.field(default="family", validator=in_(("family", "off")))
+    """Whether machines that stem from one template or fork share the pages of memory that none of them has changed."""
+    boot_timeout_s: float = attrs.field(default=120.0, validator=ge(1))
+    """Bound on a cold boot up to the agent's answer."""
+    restore_timeout_s: float = attrs.field(default=30.0, validator=ge(1))
+    """Bound on a restore up to the proven handshake."""
+    limits: Limits = attrs.field(factory=Limits)
+    lifetime: Lifetime = attrs.field(factory=Lifetime)
+    """Of workspaces that are created without one; off by default."""
+    transfer_roots: tuple[Path, ...] = ()
+    """Directories of the host from which sessions may upload, and to which they may download; none by default.
+
+    The user at the command line and programs that use the library are not bound.
+    """
+    http: Http = attrs.field(factory=Http)
+    quotas: Quotas = attrs.field(factory=Quotas)
+    pool: Pool = attrs.field(factory=Pool)
+    rate_limits: RateLimits = attrs.field(factory=RateLimits)
+    audit: Audit = attrs.field(factory=Audit)
+
+    @property
+    def images(self) -> Path:
+        """The directory of images in force."""
+        return self.images_dir or self.state_dir / "images"

@@ -1,0 +1,381 @@
+"""The registry actor: the one place for what workspaces share - names, limits, templates, references."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final, assert_never
+
+import attrs
+import trio
+
+from actors.machine.checkpoint import Checkpoint
+from actors.machine.probe import check_memory
+from actors.model import record as records
+from actors.model.errors import ActorGone, AgentisoError, NoCapacity
+from actors.model.files import exhaustion_reported
+from actors.model.info import ExportReport, ForkedChild, ForkReport, ImportReport, Lineage, TemplateInfo, WorkspaceInfo
+from actors.model.record import WorkspaceRecord
+from actors.model.states import UNOWNED
+from actors.registry import messages as r
+from actors.registry import plans, transfer
+from actors.registry.admission import Claim, Ledger
+from actors.registry.bundle import Manifest
+from actors.registry.directory import Directory
+from actors.registry.pool import Pool, PoolKeeper
+from actors.registry.templates import Templates, Wanted
+from actors.runtime import Actor, Supervisor
+from actors.workspace import messages as w
+from actors.workspace.actor import WorkspaceActor
+from actors.workspace.host import Host
+
+FORK_MEMORY_MB: Final = 64
+"""What a fork is counted with at the start: it shares its parent's pages and pays for what it changes."""
+UNDO_S: Final = 60.0
+
+
+def _nobody(_step: str) -> None:
+    """Take progress that nobody asked for."""
+
+
+class RegistryActor(Actor):
+    """Knows every workspace by name and id."""
+
+    def __init__(self, host: Host, supervisor: Supervisor) -> None:
+        super().__init__("registry")
+        self._host = host
+        self._supervisor = supervisor
+        self._templates = Templates(host)
+        self._pool = Pool(host, supervisor, self._templates)
+        self._directory = Directory()
+        self._ledger = Ledger(host.settings.quotas)
+        self.damaged: list[str] = []
+        """Records that could not be read; their workspaces are left alone."""
+
+    async def setup(self) -> None:
+        """Rebuild from the directories: templates, workspaces and their machines; then sweep what has no owner."""
+        self._host.store.make_directories()
+        self._host.expired = self._expire
+        await self._templates.take_up()
+        transfer.sweep(self._host.state_dir)
+        root = self._host.state_dir / "workspaces"
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        async with trio.open_nursery() as nursery:
+            for directory in sorted(root.iterdir()):
+                nursery.start_soon(self._take_up, directory)
+        self._host.store.keeps_all = bool(self.damaged)
+        await self._host.store.sweep()
+        if self._host.settings.pool.size:
+            await self._supervisor.start("pool", lambda: PoolKeeper(self._pool))
+
+    async def _take_up(self, directory: Path) -> None:
+        """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
+        try:
+            if records.is_empty(directory):
+                records.remove(directory)
+                return
+            record = records.load(directory)
+            if record.state in UNOWNED:
+                # It was never handed to anybody, or is nobody's any more; its machine was ended before.
+                await trio.to_thread.run_sync(records.remove, directory)
+                return
+            await self._start_actor(record)
+        except (AgentisoError, OSError) as error:
+            self.damaged.append(str(error))
+
+    async def handle(self, message: r.RegistryMessage) -> Any:  # type: ignore[override]
+        """Do what a message asks."""
+        with exhaustion_reported():
+            return await self._handle(message)
+
+    async def _handle(self, message: r.RegistryMessage) -> Any:  # noqa: C901
+        match message:
+            case r.CreateWorkspace():
+                return await self._create(message)
+            case r.ForkWorkspace():
+                return await self._fork(message)
+            case r.FindWorkspace():
+                return self._directory.find(message.workspace)
+            case r.ListWorkspaces():
+                return await self._list()
+            case r.AwaitChange():
+                return await self._host.changes.wait(message.since, message.workspace_id)
+            case r.AdoptWorkspace():
+                return await self._adopt(message)
+            case r.DestroyWorkspace():
+                return await self._forget(self._directory.find(message.workspace).workspace_id)
+            case r.WarmTemplate():
+                return await self._warm(message)
+            case r.ListTemplates():
+                return await self._templates.list()
+            case r.DropTemplates():
+                return await self._templates.drop(message.ids)
+            case r.ExportWorkspace():
+                return await self._export(message)
+            case r.ImportWorkspace():
+                return await self._import(message)
+            case r.DescribePool():
+                return self._pool.info()
+            case _:
+                assert_never(message)
+
+    def _check_room(self, count: int, memory_mb: int) -> None:
+        limits = self._host.settings.limits
+        if len(self._directory) + count > limits.max_workspaces:
+            raise NoCapacity(
+                f"{count} more would exceed the limit of {limits.max_workspaces} workspaces.",
+                remedy="Destroy some, or raise limits.max_workspaces.",
+            )
+        check_memory(memory_mb, limits.memory_reserve_mb)
+
+    # -- create and destroy
+
+    async def _create(self, message: r.CreateWorkspace) -> WorkspaceInfo:
+        shape, report = plans.checked_shape(self._host, message), message.on_progress or _nobody
+        self._check_room(1, shape.memory_mb)
+        image = await self._host.load_image(message.image or self._host.settings.image)
+        report("looking for an accelerator that works")
+        record = await plans.of_creation(self._host, message, image, shape)
+        wanted = Wanted(image, shape, record.network, record.channel)
+        with self._directory.reserved(record.name), self._taken_of_quota(record), self._pool.creating():
+            if (info := await self._claim(record)) is not None:
+                return info
+            return await self._create_anew(record, wanted, report)
+
+    @contextmanager
+    def _taken_of_quota(self, *planned: WorkspaceRecord) -> Iterator[None]:
+        """Count workspaces in their owner's quota; those that did not come to be in the block count no more."""
+        self._ledger.take({record.id: Claim(record.owner, record.shape) for record in planned})
+        try:
+            yield
+        finally:
+            for record in planned:
+                if record.id not in self._directory:
+                    self._ledger.give_back(record.id)
+
+    async def _adopt(self, message: r.AdoptWorkspace) -> WorkspaceInfo:
+        found = self._directory.find(message.workspace)
+        self._ledger.move(found.workspace_id, message.owner, expected=message.expected)
+        # Whoever is told of the change asks whose it is now.
+        self._directory.put(attrs.evolve(found, owner=message.owner))
+        try:
+            info: WorkspaceInfo = await found.ref.ask(w.SetOwner(message.owner))
+        except BaseException:
+            self._ledger.move(found.workspace_id, message.expected, expected=message.owner, checked=False)
+            if found.workspace_id in self._directory:
+                self._directory.put(found)
+            raise
+        self._host.changes.note(found.workspace_id)
+        return info
+
+    async def _claim(self, record: WorkspaceRecord) -> WorkspaceInfo | None:
+        """Give a machine of the pool to a workspace; ``None`` if there is none, or it failed and was ended."""
+        pooled = self._pool.take(record)
+        if pooled is None:
+            return None
+        claimed = attrs.evolve(record, id=pooled.record.id, mac=pooled.record.mac)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._undo, claimed.id)
+            # What was taken of the quota is that of the machine's workspace from now on.
+            quota = Claim(record.owner, record.shape)
+            self._ledger.give_back(record.id)
+            self._ledger.note(claimed.id, quota)
+            self._directory.put(r.Found(claimed.id, claimed.name, pooled.ref, claimed.owner))
+            try:
+                info: WorkspaceInfo = await pooled.ref.ask(w.Claim(claimed))
+            except AgentisoError:
+                # Whatever is wrong with it, one that is restored anew either has it not or says so.
+                self._ledger.note(record.id, quota)
+                return None
+            undo.pop_all()
+        return info
+
+    async def _create_anew(
+        self, record: WorkspaceRecord, wanted: Wanted, report: Callable[[str], None]
+    ) -> WorkspaceInfo:
+        with self._host.store.held() as owner:
+            template = await self._templates.get(self.nursery, wanted, report)
+            self._host.store.hold(owner, {template.id})
+            report("restoring the template")
+            return await self._bring_up(record, template)
+
+    async def _warm(self, message: r.WarmTemplate) -> TemplateInfo:
+        settings, report = self._host.settings, message.on_progress or _nobody
+        shape, network = message.shape or settings.shape, message.network or settings.network
+        plans.check_shape(shape, settings.limits)
+        check_memory(shape.memory_mb, settings.limits.memory_reserve_mb)
+        image = await self._host.load_image(message.image or settings.image)
+        report("looking for an accelerator that works")
+        return await self._templates.warm(self.nursery, Wanted(image, shape, network, settings.channel), report)
+
+    async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> WorkspaceInfo:
+        """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._undo, record.id)
+            with exhaustion_reported():
+                records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
+                records.save(self._host.state_dir, record)
+                found = await self._start_actor(record)
+            info: WorkspaceInfo = await found.ref.ask(w.Start(source))
+            undo.pop_all()
+        return info
+
+    async def _undo(self, workspace_id: str) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_S):
+            await self._forget(workspace_id)
+
+    async def _start_actor(self, record: WorkspaceRecord) -> r.Found:
+        name = records.actor_name(record)
+        # A registry that crashed finds its workspaces running: a second actor could not have the machine.
+        ref = self._supervisor.find(name) or await self._supervisor.start(
+            name, lambda: WorkspaceActor(record, self._host), on_giveup=self._gave_up
+        )
+        found = r.Found(record.id, record.name, ref, record.owner)
+        self._directory.put(found)
+        self._ledger.note(record.id, Claim(record.owner, record.shape))
+        self._host.changes.note(record.id)
+        return found
+
+    def _expire(self, workspace_id: str) -> None:
+        """Destroy a workspace whose time is over."""
+        self.nursery.start_soon(self._forget, workspace_id)
+
+    def _gave_up(self, name: str, failure: BaseException) -> None:
+        """Let a workspace whose actor cannot live be refused by its closed mailbox; the others go on."""
+
+    async def _forget(self, workspace_id: str) -> None:
+        found = self._directory.get(workspace_id)
+        if found is None:
+            await trio.to_thread.run_sync(records.remove, records.directory_of(self._host.state_dir, workspace_id))
+            return
+        with contextlib.suppress(ActorGone):
+            await found.ref.ask(w.Destroy())
+        await self._supervisor.stop(found.ref)
+        self._directory.remove(workspace_id)
+        self._host.changes.forget(workspace_id)
+        self._ledger.give_back(workspace_id)
+        await self._host.store.sweep()
+
+    async def _list(self) -> tuple[WorkspaceInfo, ...]:
+        infos = []
+        for found in self._directory.all():
+            with contextlib.suppress(ActorGone):
+                infos.append(await found.ref.ask(w.Describe()))
+        return tuple(sorted(infos, key=lambda info: info.created_at))
+
+    # -- export and import
+
+    async def _export(self, message: r.ExportWorkspace) -> ExportReport:
+        began, report, store = time.perf_counter(), message.on_progress or _nobody, self._host.store
+        found = self._directory.find(message.workspace)
+        try:
+            with store.held() as owner:
+                report("taking a checkpoint")
+                source = (await self._fork_point(found, message.snapshot, owner, durable=True)).checkpoint
+                info: WorkspaceInfo = await found.ref.ask(w.Describe())
+                size_bytes = await transfer.export(store, source, info, message.target, report)
+        finally:
+            with trio.CancelScope(shield=True):
+                await store.sweep()
+        return ExportReport(size_bytes, source.has_memory, time.perf_counter() - began)
+
+    async def _import(self, message: r.ImportWorkspace) -> ImportReport:
+        began, report = time.perf_counter(), message.on_progress or _nobody
+
+        def check(manifest: Manifest) -> None:
+            plans.check_shape(manifest.shape, self._host.settings.limits)
+            self._check_room(1, manifest.shape.memory_mb)
+
+        try:
+            async with transfer.unpacked(self._host.state_dir, message.source, check, report) as found:
+                name = message.name or self._directory.free_name(found.manifest.name)
+                record, image = await plans.of_import(self._host, found, name, message.owner)
+                with (
+                    self._directory.reserved(record.name),
+                    self._taken_of_quota(record),
+                    self._pool.creating(),
+                    self._host.store.held() as owner,
+                ):
+                    made = await transfer.install(self._host.store, found, image, owner)
+                    fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
+                    source, note = transfer.fitting(made, fingerprint)
+                    report(note or "restoring the workspace")
+                    info = await self._bring_up(record, source)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._host.store.sweep()
+        return ImportReport(info, source.has_memory, note, time.perf_counter() - began)
+
+    # -- fork
+
+    async def _fork(self, message: r.ForkWorkspace) -> ForkReport:
+        began = time.perf_counter()
+        parent = self._directory.find(message.workspace)
+        info: WorkspaceInfo = await parent.ref.ask(w.Describe())
+        image = attrs.evolve(await self._host.load_image(info.image_digest), name=info.image)
+        # From here to the reservations nothing waits, so that no other call comes between.
+        self._check_room(message.count, message.count * FORK_MEMORY_MB)
+        names = self._directory.fork_names(parent.name, message, self._host.settings.limits.max_fork_count)
+        planned = [plans.of_child(self._host, info, image, name, message.owner) for name in names]
+        with (
+            self._directory.reserved(*names),
+            self._ledger.forking(message.owner, message.count),
+            self._taken_of_quota(*planned),
+            self._pool.creating(),
+            self._host.store.held() as owner,
+        ):
+            taken = await self._fork_point(parent, message.snapshot, owner, durable=False)
+            lineage = Lineage(parent.workspace_id, parent.name, taken.checkpoint.id, message.snapshot)
+            planned = [attrs.evolve(record, forked_from=lineage) for record in planned]
+            children = await self._bring_up_children(planned, taken.checkpoint)
+        pause_ms = None if message.snapshot else taken.pause_ms
+        return ForkReport(
+            parent=parent.workspace_id,
+            checkpoint_id=taken.checkpoint.id,
+            snapshot=message.snapshot,
+            pause_ms=pause_ms,
+            copied_bytes=taken.copied_bytes,
+            seconds=time.perf_counter() - began,
+            children=tuple(children),
+            dropped_forwards=tuple(forward.guest_port for forward in info.network.port_forwards),
+        )
+
+    async def _fork_point(
+        self, parent: r.Found, snapshot: str | None, owner: str, *, durable: bool
+    ) -> w.CheckpointTaken:
+        if snapshot is None:
+            taken: w.CheckpointTaken = await parent.ref.ask(w.TakeCheckpoint(owner, durable))
+            return taken
+        checkpoint: Checkpoint = await parent.ref.ask(w.FindSnapshot(snapshot))
+        self._host.store.hold(owner, {checkpoint.id})
+        return w.CheckpointTaken(checkpoint, 0.0, 0)
+
+    async def _bring_up_children(self, planned: list[WorkspaceRecord], source: Checkpoint) -> list[ForkedChild]:
+        """Start all children at once; each may fail alone.  If this is cancelled, none is left."""
+        children: dict[int, ForkedChild] = {}
+        made: list[str] = []
+
+        async def one(index: int, record: WorkspaceRecord) -> None:
+            began = time.perf_counter()
+            try:
+                info = await self._bring_up(record, source)
+            except AgentisoError as error:
+                children[index] = ForkedChild(index, record.name, error=str(error))
+                return
+            made.append(record.id)
+            children[index] = ForkedChild(
+                index, record.name, record.id, (time.perf_counter() - began) * 1000, info.evidence
+            )
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for index, record in enumerate(planned):
+                    nursery.start_soon(one, index, record)
+        except trio.Cancelled:
+            for workspace_id in made:
+                await self._undo(workspace_id)
+            raise
+        return [children[index] for index in sorted(children)]

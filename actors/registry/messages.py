@@ -1,0 +1,193 @@
+"""The closed set of messages that the registry understands.
+
+Each is frozen and says what it answers with, whether it runs beside others and how long an asker waits by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, TypeAlias
+
+import attrs
+
+from actors.model.info import (
+    LIBRARY,
+    ExportReport,
+    ForkReport,
+    ImportReport,
+    Lifetime,
+    PoolInfo,
+    Shape,
+    TemplateInfo,
+    WorkspaceInfo,
+)
+from actors.runtime import ActorRef, Message
+from actors.workspace.messages import BOOT_DEADLINE_S, WorkspaceRef
+
+OnProgress: TypeAlias = Callable[[str], None]
+"""Called with what is being done, a few words, when something that may take over a second begins."""
+
+
+@attrs.frozen
+class CreateWorkspace(Message[WorkspaceInfo]):
+    """Make a new workspace from an image's template; unset values come from the settings."""
+
+    name: str | None = None
+    image: str | None = None
+    shape: Shape | None = None
+    network: str | None = None
+    allow_internet: bool | None = None
+    lifetime: Lifetime | None = None
+    on_progress: OnProgress | None = None
+    owner: str = LIBRARY
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class WarmTemplate(Message[TemplateInfo]):
+    """Make the template of a shape ahead; unset values come from the settings."""
+
+    image: str | None = None
+    shape: Shape | None = None
+    network: str | None = None
+    on_progress: OnProgress | None = None
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class ListTemplates(Message[tuple[TemplateInfo, ...]]):
+    """Describe all templates, oldest first."""
+
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class DropTemplates(Message[tuple[TemplateInfo, ...]]):
+    """Forget templates by their ids, or without any the stale ones; answers with what went."""
+
+    ids: tuple[str, ...] | None = None
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class ExportWorkspace(Message[ExportReport]):
+    """Write a workspace as it is now, or a snapshot, to a file or a stream."""
+
+    workspace: str
+    target: Path | BinaryIO
+    snapshot: str | None = None
+    on_progress: OnProgress | None = None
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = float("inf")
+
+
+@attrs.frozen
+class ImportWorkspace(Message[ImportReport]):
+    """Make a workspace of an exported one; without a name it gets the one that it had, if that is free."""
+
+    source: Path | BinaryIO
+    name: str | None = None
+    on_progress: OnProgress | None = None
+    owner: str = LIBRARY
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = float("inf")
+
+
+@attrs.frozen
+class DescribePool(Message[PoolInfo]):
+    """Describe the pool of machines that are restored ahead."""
+
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class ForkWorkspace(Message[ForkReport]):
+    """Fork a workspace, running or from a snapshot, into ``count`` new ones."""
+
+    workspace: str
+    count: int = 1
+    snapshot: str | None = None
+    names: tuple[str, ...] | None = None
+    name_prefix: str | None = None
+    owner: str = LIBRARY
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+
+
+@attrs.frozen
+class FindWorkspace(Message["Found"]):
+    """Resolve a name, an id or an unambiguous id prefix of at least 8 digits."""
+
+    workspace: str
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class Found:
+    """A workspace's handle."""
+
+    workspace_id: str
+    name: str
+    ref: WorkspaceRef
+    owner: str
+
+
+@attrs.frozen
+class ListWorkspaces(Message[tuple[WorkspaceInfo, ...]]):
+    """Describe all workspaces, oldest first."""
+
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class AwaitChange(Message[int]):
+    """Answer with how many changes of workspaces there were, once one came after the first ``since``.
+
+    With ``workspace_id`` it has to be that workspace's, which one that is not there has always had.
+    """
+
+    since: int | None = None
+    workspace_id: str | None = None
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = float("inf")
+
+
+@attrs.frozen
+class AdoptWorkspace(Message[WorkspaceInfo]):
+    """Have a workspace that is ``expected``'s be ``owner``'s."""
+
+    workspace: str
+    owner: str
+    expected: str
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = 120.0
+
+
+@attrs.frozen
+class DestroyWorkspace(Message[None]):
+    """Destroy a workspace and forget its name."""
+
+    workspace: str
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = 90.0
+
+
+RegistryMessage: TypeAlias = (
+    CreateWorkspace
+    | ForkWorkspace
+    | FindWorkspace
+    | ListWorkspaces
+    | AwaitChange
+    | AdoptWorkspace
+    | DestroyWorkspace
+    | WarmTemplate
+    | ListTemplates
+    | DropTemplates
+    | DescribePool
+    | ExportWorkspace
+    | ImportWorkspace
+)
+RegistryRef: TypeAlias = ActorRef[Any]

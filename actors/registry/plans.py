@@ -1,0 +1,116 @@
+"""Plans: the records of workspaces that are about to be, made of what is asked for and of what this host allows."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from actors.model.errors import AgentisoError, InvalidArgument, NotFound
+from actors.model.image import BootImage
+from actors.model.info import Shape, WorkspaceInfo
+from actors.model.names import check_name, new_id
+from actors.model.record import WorkspaceRecord, new_record
+from actors.model.settings import Limits
+from actors.model.text import shown
+from actors.registry import messages as r
+from actors.registry import transfer
+from actors.workspace.host import Host
+from actors.workspace.lifetime import check as check_lifetime
+
+MIN_MEMORY_MB: Final = 128
+"""Less does not boot a stock kernel and the guest agent."""
+
+
+def check_shape(shape: Shape, limits: Limits) -> None:
+    """Raise `InvalidArgument` if no machine may have this shape."""
+    bounds = {
+        "vcpus": (1, limits.max_vcpus),
+        "memory_mb": (MIN_MEMORY_MB, limits.max_memory_mb),
+        "disk_gb": (1, limits.max_disk_gb),
+    }
+    for field, (low, high) in bounds.items():
+        value = getattr(shape, field)
+        if not low <= value <= high:
+            raise InvalidArgument(
+                f"{field} is {value}; {low} to {high} are allowed.", remedy=f"Choose another {field}."
+            )
+
+
+def checked_shape(host: Host, message: r.CreateWorkspace) -> Shape:
+    """Return the shape of a workspace to be created.
+
+    Raises:
+        InvalidArgument, InvalidName: something that was asked for is not allowed.
+
+    """
+    shape = message.shape or host.settings.shape
+    if message.name is not None:
+        check_name(message.name)
+    check_lifetime(message.lifetime or host.settings.lifetime)
+    check_shape(shape, host.settings.limits)
+    return shape
+
+
+async def of_creation(host: Host, message: r.CreateWorkspace, image: BootImage, shape: Shape) -> WorkspaceRecord:
+    """Return the record of a workspace to be created from an image; what was not asked for is as configured."""
+    settings = host.settings
+    return new_record(
+        name=message.name or f"ws-{new_id()[:8]}",
+        image=image,
+        shape=shape,
+        network=message.network or settings.network,
+        allow_internet=settings.allow_internet if message.allow_internet is None else message.allow_internet,
+        channel=settings.channel,
+        accelerator=(await host.accelerator(image)).chosen,
+        lifetime=message.lifetime or settings.lifetime,
+        owner=message.owner,
+    )
+
+
+def of_child(host: Host, parent: WorkspaceInfo, image: BootImage, name: str, owner: str) -> WorkspaceRecord:
+    """Return the record of a fork's child."""
+    return new_record(
+        name=name,
+        image=image,
+        shape=parent.shape,
+        network=parent.network.backend,
+        allow_internet=parent.network.allow_internet,
+        channel=parent.channel,
+        accelerator=parent.accelerator,
+        lifetime=host.settings.lifetime,
+        owner=owner,
+    )
+
+
+async def of_import(host: Host, found: transfer.Unpacked, name: str, owner: str) -> tuple[WorkspaceRecord, BootImage]:
+    """Return the record of an imported workspace, and this host's image for it.
+
+    Raises:
+        NotFound: the image is not here.
+
+    """
+    settings, manifest = host.settings, found.manifest
+    try:
+        image = await host.load_image(manifest.image_digest)
+        if image.digest != manifest.image_digest:
+            raise NotFound(f"{shown(manifest.image_digest)} is not a digest.", remedy="Export it once more.")
+    except AgentisoError as error:
+        digest = manifest.image_digest[:100]
+        raise NotFound(
+            f"The workspace stands on the image {found.image_name} (digest {digest}), which is not here.",
+            remedy="Copy the image's directory from the other host's images directory, under its name.",
+        ) from error
+    record = new_record(
+        name=name,
+        image=attrs.evolve(image, name=found.image_name),
+        shape=manifest.shape,
+        network=manifest.network,
+        # What another host allowed is not this one's word.
+        allow_internet=settings.allow_internet,
+        channel=manifest.channel,
+        accelerator=(await host.accelerator(image)).chosen,
+        lifetime=settings.lifetime,
+        owner=owner,
+    )
+    return record, image

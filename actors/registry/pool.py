@@ -1,0 +1,239 @@
+"""A pool of machines that are restored ahead, so that a workspace which wants one has only to be given its identity.
+
+A machine of the pool belongs to a workspace actor of its own, whose record says that it is still being created.  So
+nobody sees it, a supervisor that finds it after a crash ends it, and once it is claimed nothing tells it from another:
+same directory, same record, same actor.  Its processes stand still until its claim has proven it like any other start.
+
+The pool is filled in the background, one machine at a time, and only while nobody creates or forks anything: whoever
+does stops a machine of the pool that is being restored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Final
+
+import attrs
+import trio
+
+from actors.machine.checkpoint import Checkpoint
+from actors.machine.probe import check_memory
+from actors.model import record as records
+from actors.model.errors import ActorGone, AgentisoError
+from actors.model.files import exhaustion_reported
+from actors.model.info import Lifetime, PoolInfo, Shape
+from actors.model.record import WorkspaceRecord, new_record
+from actors.registry.templates import Templates, Wanted
+from actors.runtime import Actor, Supervisor
+from actors.workspace import messages as w
+from actors.workspace.actor import WorkspaceActor
+from actors.workspace.host import Host
+
+QUIET_S: Final = 0.1
+"""How long nobody must have created anything before the pool is filled; a burst of creates has the host to itself."""
+RETRY_S: Final = 30.0
+"""After a failure, which the next machine would most likely meet too."""
+END_S: Final = 60.0
+OF_ITS_WORKSPACE: Final = frozenset(
+    {"id", "name", "image", "mac", "created_at", "idle_suspend_s", "expires_at", "owner"}
+)
+"""Fields of a record in which a claim may differ from what the machine was restored for."""
+
+
+@attrs.frozen
+class Pooled:
+    """A machine of the pool."""
+
+    record: WorkspaceRecord
+    ref: w.WorkspaceRef
+
+    def fits(self, wanted: WorkspaceRecord) -> bool:
+        """Tell whether it can become the machine of a workspace."""
+        return all(
+            getattr(self.record, field.name) == getattr(wanted, field.name)
+            for field in attrs.fields(WorkspaceRecord)
+            if field.name not in OF_ITS_WORKSPACE
+        )
+
+
+class Pool:
+    """The pool of one supervisor; empty, and idle, unless the settings give it a size."""
+
+    def __init__(self, host: Host, supervisor: Supervisor, templates: Templates) -> None:
+        self._host = host
+        self._supervisor = supervisor
+        self._templates = templates
+        self._ready: list[Pooled] = []
+        self._filling: set[Shape] = set()
+        self._creating = 0
+        self._changed = trio.Event()
+        self._adding = trio.CancelScope()
+        self._claimed = 0
+        self._missed = 0
+        self._failure: str | None = None
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes of which machines are kept."""
+        settings = self._host.settings
+        return settings.pool.shapes or (settings.shape,)
+
+    def info(self) -> PoolInfo:
+        """Describe the pool."""
+        return PoolInfo(
+            size=self._host.settings.pool.size * len(self.shapes),
+            ready=len(self._ready),
+            claimed=self._claimed,
+            missed=self._missed,
+            failure=self._failure,
+        )
+
+    @contextmanager
+    def creating(self) -> Iterator[None]:
+        """Keep the pool from being filled for the length of a block."""
+        self._creating += 1
+        self._adding.cancel(reason="somebody creates a workspace")
+        try:
+            yield
+        finally:
+            self._creating -= 1
+            self._wake()
+
+    def take(self, wanted: WorkspaceRecord) -> Pooled | None:
+        """Take a machine out of the pool for a workspace, if there is one that fits; it never comes back."""
+        for pooled in self._ready:
+            if pooled.ref.alive and pooled.fits(wanted):
+                self._ready.remove(pooled)
+                self._claimed += 1
+                return pooled
+        self._missed += 1 if self._host.settings.pool.size else 0
+        return None
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # -- filling
+
+    async def keep(self) -> None:
+        """Keep the pool filled until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                changed = await self._wait_quiet()
+                try:
+                    await self._drop_unusable()
+                    shape = self._next_shape()
+                    if shape is not None:
+                        await self._add(nursery, shape)
+                        self._failure = None
+                        continue
+                except (AgentisoError, OSError) as error:
+                    self._failure = str(error)
+                    await trio.sleep(RETRY_S)
+                    continue
+                await changed.wait()
+
+    async def _wait_quiet(self) -> trio.Event:
+        """Wait until nobody has created anything for a while; return what is set when somebody has again."""
+        while True:
+            while self._creating:
+                await self._changed.wait()
+            changed = self._changed
+            with trio.move_on_after(QUIET_S):
+                await changed.wait()
+            if not self._creating and not changed.is_set():
+                return changed
+
+    def _next_shape(self) -> Shape | None:
+        """Return a shape that lacks machines: from when half of them are gone until all are there again."""
+        settings = self._host.settings.pool
+        used_mb = sum(pooled.record.shape.memory_mb for pooled in self._ready)
+        for shape in self.shapes:
+            count = sum(pooled.record.shape == shape for pooled in self._ready)
+            if count >= settings.size:
+                self._filling.discard(shape)
+            elif count <= settings.size // 2:
+                self._filling.add(shape)
+            if shape in self._filling and used_mb + shape.memory_mb <= settings.memory_budget_mb:
+                return shape
+        return None
+
+    async def _add(self, nursery: trio.Nursery, shape: Shape) -> None:
+        settings = self._host.settings
+        check_memory(shape.memory_mb, settings.limits.memory_reserve_mb)
+        image = await self._host.load_image(settings.image)
+        verdict = await self._host.accelerator(image)
+        wanted = Wanted(image, shape, settings.network, settings.channel)
+        record = new_record(
+            name=f"pool-{shape.vcpus}-{shape.memory_mb}",
+            image=image,
+            shape=shape,
+            network=settings.network,
+            allow_internet=settings.allow_internet,
+            channel=settings.channel,
+            accelerator=verdict.chosen,
+            lifetime=Lifetime(),
+        )
+        with self._host.store.held() as owner:
+            template = await self._templates.get(nursery, wanted, lambda _step: None)
+            self._host.store.hold(owner, {template.id})
+            if self._creating:
+                return
+            with trio.CancelScope() as self._adding:
+                self._ready.append(await self._restore(record, template))
+
+    async def _restore(self, record: WorkspaceRecord, template: Checkpoint) -> Pooled:
+        """Restore a machine that waits for its identity; on failure or cancellation nothing of it is left."""
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._remove, record)
+            with exhaustion_reported():
+                records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
+                records.save(self._host.state_dir, record)
+            ref = await self._supervisor.start(
+                records.actor_name(record), lambda: WorkspaceActor(record, self._host), on_giveup=_gave_up
+            )
+            undo.push_async_callback(self._end, ref)
+            await ref.ask(w.Prepare(template))
+            undo.pop_all()
+        return Pooled(record, ref)
+
+    async def _drop_unusable(self) -> None:
+        """End the machines whose image is not the configured one any more, or whose actor is gone."""
+        if not self._ready:
+            return
+        digest = (await self._host.load_image(self._host.settings.image)).digest
+        for pooled in list(self._ready):
+            if pooled.record.image_digest != digest or not pooled.ref.alive:
+                self._ready.remove(pooled)
+                await self._end(pooled.ref)
+                await self._remove(pooled.record)
+
+    async def _end(self, ref: w.WorkspaceRef) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
+            # The end of an actor takes its machine with it.
+            with contextlib.suppress(ActorGone):
+                await ref.ask(w.Destroy())
+            await self._supervisor.stop(ref)
+
+    async def _remove(self, record: WorkspaceRecord) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
+            await trio.to_thread.run_sync(records.remove, records.directory_of(self._host.state_dir, record.id))
+            await self._host.store.sweep()
+
+
+def _gave_up(_name: str, _failure: BaseException) -> None:
+    """Leave a machine whose actor cannot live to be dropped."""
+
+
+class PoolKeeper(Actor):
+    """Runs a pool's loop, so that it is restarted if it fails, and takes the supervisor down if it fails again."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__("pool")
+        self._pool = pool
+
+    async def setup(self) -> None:
+        """Start to fill the pool."""
+        self.nursery.start_soon(self._pool.keep)

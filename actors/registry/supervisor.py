@@ -1,0 +1,135 @@
+"""One supervisor per state directory: the lock, the actors, and what becomes of the machines at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import trio
+
+from actors.machine.qemu.process import QemuProcess, find_machines
+from actors.machine.storage.store import Store
+from actors.model import record as records
+from actors.model.errors import ActorGone, SupervisorRunning
+from actors.model.settings import Settings
+from actors.model.states import UNOWNED
+from actors.registry import messages as r
+from actors.registry.actor import RegistryActor
+from actors.runtime import Supervisor, open_plain_nursery
+from actors.workspace.host import Host, LoadImage
+
+END_S = 120.0
+
+
+@asynccontextmanager
+async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bool) -> AsyncIterator[r.RegistryRef]:
+    """Run the actors of a state directory and yield the registry.
+
+    At the end machines run on, for the next supervisor to adopt; but unless ``keep`` the workspaces that were made
+    meanwhile are destroyed.
+
+    Raises:
+        SupervisorRunning: another process holds the state directory.
+
+    """
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    workspaces = settings.state_dir / "workspaces"
+    with _lock(settings):
+        await _end_orphans(settings.state_dir)
+        earlier = set(workspaces.glob("*"))
+        try:
+            async with _run_actors(settings, load_image, earlier=None if keep else earlier) as registry:
+                yield registry
+        finally:
+            if not keep:
+                # Whatever the actors could not destroy, since a crash or an interrupt ended them.
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
+                    await _end_orphans(settings.state_dir)
+                    for directory in set(workspaces.glob("*")) - earlier:
+                        await _end_machines(settings.state_dir, within=directory)
+                        await trio.to_thread.run_sync(records.remove, directory)
+
+
+@asynccontextmanager
+async def _run_actors(
+    settings: Settings, load_image: LoadImage, *, earlier: set[Path] | None
+) -> AsyncIterator[r.RegistryRef]:
+    """Run the actors; at the end the workspaces whose directories are not among ``earlier`` are destroyed."""
+    store = Store(settings.state_dir)
+    async with open_plain_nursery() as nursery:
+        supervisor = Supervisor(nursery)
+        host = Host(settings, store, load_image)
+        registry = await supervisor.start("registry", lambda: RegistryActor(host, supervisor))
+        try:
+            yield registry
+        finally:
+            if earlier is not None:
+                shield = trio.CancelScope(shield=True, deadline=trio.current_time() + END_S)
+                # An actor that is gone destroys nothing; the caller ends what it leaves.
+                with shield, contextlib.suppress(ActorGone):
+                    await _destroy_all_but(earlier, settings.state_dir, registry)
+            nursery.cancel_scope.cancel(reason="the supervisor ends")
+
+
+async def _destroy_all_but(kept: set[Path], state_dir: Path, registry: r.RegistryRef) -> None:
+    infos = await registry.ask(r.ListWorkspaces())
+
+    async def destroy(workspace_id: str) -> None:
+        with contextlib.suppress(ActorGone):
+            await registry.ask(r.DestroyWorkspace(workspace_id))
+
+    async with trio.open_nursery() as nursery:
+        for info in infos:
+            if records.directory_of(state_dir, info.workspace_id) not in kept:
+                nursery.start_soon(destroy, info.workspace_id)
+
+
+async def _end_orphans(state_dir: Path) -> None:
+    """End the machines that belong to no workspace: those that an earlier supervisor was starting or ending."""
+    owned: set[Path] = set()
+    for directory in (state_dir / "workspaces").glob("*"):
+        try:
+            record = records.load(directory)
+        except records.DamagedRecord:
+            owned |= set((directory / "machines").glob("*"))
+            continue
+        if record.machine is not None and record.state not in UNOWNED:
+            owned.add(Path(record.machine.directory))
+    await _end_machines(state_dir, within=state_dir, but=owned)
+
+
+async def _end_machines(state_dir: Path, *, within: Path, but: Collection[Path] = ()) -> None:
+    for identity, directory in find_machines(state_dir):
+        if directory.is_relative_to(within) and directory not in but and (process := QemuProcess.adopt(identity)):
+            await process.end()
+            process.release()
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _lock(settings: Settings) -> Iterator[None]:
+    path = settings.state_dir / "lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = path.read_text().strip() or "unknown"
+            raise SupervisorRunning(
+                f"Another supervisor (pid {pid}) holds {settings.state_dir}.",
+                remedy="Use it through the agentiso command, stop it with `agentiso daemon stop`, or choose another "
+                "state directory (AGENTISO_STATE_DIR).",
+                pid=pid,
+            ) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        yield
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)

@@ -1,0 +1,269 @@
+"""Templates: checkpoints of freshly booted, ready guests, made on first use or ahead, and kept.
+
+One per fingerprint: image, processors, memory, network, channel and QEMU build.  A workspace's disk may be larger than
+its template's and is grown at its start, which under software emulation takes a tenth of a second.  So there is a
+second template with the configured disk, for workspaces that have at least that, and a small one for the others.
+Whoever needs one that is being made waits for it instead of making another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import attrs
+import cattrs
+import trio
+
+from actors.machine import checkpoint as checkpoints
+from actors.machine import proof
+from actors.machine import start as starting
+from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine.proof import Persona
+from actors.machine.storage.store import allocated_bytes
+from actors.model.errors import AgentisoError, InvalidArgument, NotFound
+from actors.model.files import read_json, replace_json
+from actors.model.image import BootImage
+from actors.model.info import Shape, TemplateInfo
+from actors.model.names import new_id
+from actors.model.text import shown
+from actors.workspace.host import Host
+
+TEMPLATE_MAC: Final = "52:54:00:00:00:01"
+"""Of the guest that boots; every restore gets its own before its link comes up."""
+GIB: Final = 2**30
+REHEARSALS: Final = 10
+"""More than CPython 3.11 needs before it has specialised code that runs again and again."""
+
+
+@attrs.frozen
+class _TemplateRecord:
+    image: str
+    """The name it was made under."""
+    fingerprint: Fingerprint
+    disk_bytes: int
+    checkpoint: str
+
+
+@attrs.frozen
+class Wanted:
+    """What a template is made for."""
+
+    image: BootImage
+    shape: Shape
+    network: str
+    channel: str
+
+
+class Templates:
+    """The templates of one supervisor."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._directory = host.state_dir / "templates"
+        self._locks: dict[str, trio.Lock] = {}
+
+    async def take_up(self) -> None:
+        """Hold the checkpoints of all templates on disk; forget those that are damaged or stale."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for directory in self._directory.glob("boot-*"):
+            shutil.rmtree(directory, ignore_errors=True)
+        for path in self._directory.glob("*.json"):
+            try:
+                record = _read(path)
+                checkpoints.load(self._host.store, record.checkpoint)
+            except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError):
+                path.unlink()
+                continue
+            self._host.store.hold(_owner(path), {record.checkpoint})
+            if await self._staleness(record):
+                self._forget(path)
+
+    # -- one for a workspace
+
+    async def get(self, nursery: trio.Nursery, wanted: Wanted, report: Callable[[str], None]) -> Checkpoint:
+        """Return the template for a workspace, booting it if there is none yet; the caller holds it at once.
+
+        Raises:
+            InvalidArgument: the disk asked for is too small for the image.
+
+        """
+        return (await self._get(nursery, wanted, report))[1]
+
+    async def warm(self, nursery: trio.Nursery, wanted: Wanted, report: Callable[[str], None]) -> TemplateInfo:
+        """Make sure that there is a template for such workspaces, and describe it."""
+        path, _ = await self._get(nursery, wanted, report)
+        return await self._describe(path.stem, _read(path))
+
+    async def _get(
+        self, nursery: trio.Nursery, wanted: Wanted, report: Callable[[str], None]
+    ) -> tuple[Path, Checkpoint]:
+        fingerprint = await self._host.fingerprint(wanted.image, wanted.shape, wanted.network, wanted.channel)
+        disk_bytes = GIB * template_disk_gb(
+            wanted.shape.disk_gb, default_gb=self._host.settings.shape.disk_gb, root_bytes=_size(wanted.image)
+        )
+        path = self._directory / f"{_key(fingerprint, disk_bytes)}.json"
+        async with self._locks.setdefault(path.stem, trio.Lock()):
+            if path.exists() and (known := await self._known(path)) is not None:
+                return path, known
+            report("booting the template of this shape, once")
+            try:
+                made = await self._make(nursery, wanted.image, fingerprint, disk_bytes, _owner(path))
+                record = _TemplateRecord(wanted.image.name, fingerprint, disk_bytes, made.id)
+                replace_json(path, cattrs.unstructure(record))
+            except BaseException:
+                self._host.store.release(_owner(path))
+                raise
+            finally:
+                # The boot's last layer, or all of a boot that failed.
+                with trio.CancelScope(shield=True):
+                    await self._host.store.sweep()
+            return path, made
+
+    async def _known(self, path: Path) -> Checkpoint | None:
+        """Return the checkpoint of a template's record, or forget one that is not what was saved."""
+        store = self._host.store
+        try:
+            checkpoint = checkpoints.load(store, _read(path).checkpoint)
+            await trio.to_thread.run_sync(checkpoints.verify, store, checkpoint)
+        except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError):
+            self._forget(path)
+            return None
+        return checkpoint
+
+    async def _make(
+        self, nursery: trio.Nursery, image: BootImage, fingerprint: Fingerprint, disk_bytes: int, owner: str
+    ) -> Checkpoint:
+        store, layer, workspace_id = self._host.store, new_id(), new_id()
+        directory = self._directory / f"boot-{workspace_id[:8]}"
+        with store.held(layer):
+            store.new_overlay(layer, backing=image.root, backing_format="raw", size_bytes=disk_bytes)
+            spec = await self._host.machine_spec(
+                image, fingerprint, workspace_dir=directory, layer=layer, checkpoint=None, allow_internet=False,
+                mac=TEMPLATE_MAC,
+            )  # fmt: skip
+            try:
+                limit_s = self._host.settings.boot_timeout_s
+                machine = await starting.prepare(
+                    nursery, spec, fingerprint, layer=layer, disk_bytes=disk_bytes, checkpoint=None, state=None,
+                    limit_s=limit_s,
+                )  # fmt: skip
+                await starting.prove(machine, Persona(workspace_id, "template"), None, grows=True, limit_s=limit_s)
+                try:
+                    await proof.rehearse(machine, REHEARSALS)
+                    await machine.client.sync_disks()
+                    taken = await checkpoints.take(machine, store, with_memory=True, durable=True)
+                    await checkpoints.add_digest(store, taken.checkpoint)
+                    store.hold(owner, {taken.checkpoint.id})
+                finally:
+                    await machine.end()
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+        return taken.checkpoint
+
+    # -- all of them
+
+    async def list(self) -> tuple[TemplateInfo, ...]:
+        """Describe all templates, oldest first."""
+        found = [await self._describe(path.stem, _read(path)) for path in self._directory.glob("*.json")]
+        return tuple(sorted(found, key=lambda info: info.created_at))
+
+    async def drop(self, ids: tuple[str, ...] | None) -> tuple[TemplateInfo, ...]:
+        """Forget templates by id or by a prefix of it, or with ``None`` the stale ones; return what went.
+
+        Raises:
+            NotFound: there is none with such an id.
+
+        """
+        known = await self.list()
+        chosen = [info for info in known if info.stale] if ids is None else [_find(known, text) for text in ids]
+        for info in chosen:
+            self._forget(self._directory / f"{info.id}.json")
+        await self._host.store.sweep()
+        return tuple(chosen)
+
+    def _forget(self, path: Path) -> None:
+        """Let go of a template; the next sweep removes what no workspace stands on."""
+        path.unlink(missing_ok=True)
+        self._host.store.release(_owner(path))
+
+    async def _describe(self, key: str, record: _TemplateRecord) -> TemplateInfo:
+        made = record.fingerprint
+        checkpoint = checkpoints.load(self._host.store, record.checkpoint)
+        layer = self._host.store.layer(checkpoint.layer)
+        return TemplateInfo(
+            id=key,
+            image=record.image,
+            image_digest=made.image,
+            shape=Shape(made.vcpus, made.memory_mb, record.disk_bytes // GIB),
+            network=made.network,
+            channel=made.channel,
+            qemu=made.qemu,
+            created_at=checkpoint.created_at,
+            size_bytes=checkpoint.size_bytes + (allocated_bytes(layer) if layer.exists() else 0),
+            stale=await self._staleness(record),
+        )
+
+    async def _staleness(self, record: _TemplateRecord) -> str | None:
+        """Say why no workspace can be made from a template any more, if that is so."""
+        try:
+            qemu = await self._host.qemu()
+        except AgentisoError:
+            # Without QEMU nothing can be made from any; it may be back soon.
+            return None
+        if record.fingerprint.qemu != qemu.fingerprint:
+            return f"it was made by QEMU {record.fingerprint.qemu}; this host has {qemu.fingerprint}"
+        try:
+            image = await self._host.load_image(record.fingerprint.image)
+        except AgentisoError:
+            return f"its image {record.image} was removed"
+        made = record.fingerprint
+        shape = Shape(made.vcpus, made.memory_mb)
+        try:
+            here = await self._host.fingerprint(image, shape, made.network, made.channel)
+        except AgentisoError:
+            return None
+        if differences := made.differences(here):
+            return f"it fits no machine of this host any more: {'; '.join(differences)}"
+        return None
+
+
+def template_disk_gb(wanted_gb: int, *, default_gb: int, root_bytes: int) -> int:
+    """Return how large a template's disk is for a workspace that wants ``wanted_gb``.
+
+    Raises:
+        InvalidArgument: that is too small for the image's root disk.
+
+    """
+    least_gb = max(1, -(-root_bytes // GIB))
+    if wanted_gb < least_gb:
+        raise InvalidArgument(
+            f"disk_gb is {wanted_gb}; the image's root disk needs {least_gb}.", remedy="Choose a larger disk_gb."
+        )
+    return default_gb if wanted_gb >= default_gb >= least_gb else least_gb
+
+
+def _read(path: Path) -> _TemplateRecord:
+    return cattrs.structure(read_json(path), _TemplateRecord)
+
+
+def _owner(path: Path) -> str:
+    return f"template:{path.stem}"
+
+
+def _key(fingerprint: Fingerprint, disk_bytes: int) -> str:
+    return hashlib.sha256(f"{fingerprint} {disk_bytes}".encode()).hexdigest()[:32]
+
+
+def _size(image: BootImage) -> int:
+    return image.root.stat().st_size
+
+
+def _find(known: tuple[TemplateInfo, ...], text: str) -> TemplateInfo:
+    matching = [info for info in known if info.id.startswith(text)]
+    if len(matching) != 1 or not text:
+        raise NotFound(f"{len(matching)} templates have an id that begins with {shown(text)}.", remedy="List them.")
+    return matching[0]

@@ -1,0 +1,1 @@
+"""The workspace actor and what it does with its machine, disk, snapshots and ports."""

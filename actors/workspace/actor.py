@@ -1,0 +1,219 @@
+"""The workspace actor: owns one workspace, its record and its machine.
+
+Lifecycle work is serial; guest work runs beside it and beside other guest work.  An actor that is restarted goes on
+from its record and adopts the machine, if that still runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final, assert_never
+
+import attrs
+import trio
+
+from actors.machine.checkpoint import Checkpoint
+from actors.machine.guest.client import GuestClient
+from actors.model.errors import IllegalState
+from actors.model.files import exhaustion_reported
+from actors.model.guest import Diff
+from actors.model.info import WorkspaceInfo
+from actors.model.record import WorkspaceRecord
+from actors.model.states import State
+from actors.runtime import Actor, Message
+from actors.workspace import compare as looking
+from actors.workspace import file_messages, job_messages, lifetime, policy, ports, snapshots
+from actors.workspace import lifecycle as running
+from actors.workspace import messages as w
+from actors.workspace.describe import describe
+from actors.workspace.host import Host
+from actors.workspace.idleness import Idleness
+from actors.workspace.launch import discard
+from actors.workspace.resources import Holdings
+
+REMEDIES: Final = {
+    State.RUNNING: "It is there to be used.",
+    State.FAILED: "Start it again from its disk, restore a snapshot, or destroy it.",
+    State.STOPPED: "Start it first.",
+    State.PAUSED: "Resume it first.",
+    State.SUSPENDED: "Resume it first.",
+}
+
+
+SETTLED_SOON: Final = (w.Start, w.Prepare, w.Claim, w.TakeCheckpoint)
+"""What creates and forks: a power loss within a moment of it may undo it."""
+
+
+class WorkspaceActor(Actor):
+    """One workspace."""
+
+    def __init__(self, record: WorkspaceRecord, host: Host) -> None:
+        super().__init__(f"workspace {record.name}")
+        self._own = Holdings(record, host)
+        self._changing = trio.Lock()
+        """Held by whoever changes the workspace's state."""
+        self._idleness = Idleness()
+        self._watch = lifetime.Watch(self._own, self._idleness, self._changing)
+
+    async def setup(self) -> None:
+        """Take up the record: hold what it needs, and adopt the machine if it still runs."""
+        self._own.nursery = self.nursery
+        self._own.reload()
+        ports.claim(self._own)
+        if self._own.record.machine is not None:
+            await running.adopt(self._own, self._own.record.machine)
+        self.nursery.start_soon(self._watch.run)
+
+    async def teardown(self) -> None:
+        """Let go of the machine, which runs on: the record is enough to find it again.  One without identity ends."""
+        if self._own.prepared is not None:
+            await discard(self._own.host, self._own.prepared)
+        if self._own.machine is not None:
+            await self._own.machine.release()
+        if self._own.lifecycle.state is State.DESTROYED:
+            self._own.store.release(self._own.owner)
+        with contextlib.suppress(OSError):
+            await self._own.store.flush()
+
+    def check(self, message: Message[Any]) -> None:
+        """Refuse what the present state does not allow."""
+        legal = getattr(type(message), "LEGAL", None)
+        record, state = self._own.record, self._own.lifecycle.state
+        if legal is None or state in legal:
+            return
+        if isinstance(message, w.GuestWork) and (self._wakes or self._is_changing):
+            return
+        why = f" {record.failure}" if record.failure and state is State.FAILED else ""
+        raise IllegalState(
+            f"Workspace {record.name} is {state}, which does not allow {type(message).__name__}.{why}",
+            remedy=REMEDIES.get(state, ""),
+        )
+
+    @property
+    def _is_changing(self) -> bool:
+        """Whether guest work waits for a change to end, and is looked at then; its own look is made under the lock."""
+        task = trio.lowlevel.current_task()
+        return self._changing.locked() and self._changing.statistics().owner is not task
+
+    @property
+    def _wakes(self) -> bool:
+        """Whether the workspace was put away for idleness, and comes back when it is asked for something."""
+        return self._own.lifecycle.state is State.SUSPENDED and self._own.record.suspended_by == lifetime.IDLE
+
+    async def handle(self, message: w.WorkspaceMessage) -> Any:  # type: ignore[override]
+        """Do what a message asks."""
+        match message:
+            case w.Describe():
+                return self._info(measured=message.measured)
+            case w.ReadLog():
+                return self._own.machine.log(message.log, message.max_bytes) if self._own.machine else ""
+        with exhaustion_reported(), self._idleness.use():
+            if isinstance(message, w.GuestWork):
+                async with self._changing:
+                    # What begins in the middle of a change would be lost in it.
+                    self.check(message)
+                return await self._work(message)
+            if isinstance(message, w.CompareNodes):
+                return await self._compare(message)
+            async with self._changing:
+                # It may have been suspended while this waited.
+                self.check(message)
+                answer = await self._change(message)
+                await self._settle(message)
+                return answer
+
+    async def _settle(self, message: w.WorkspaceChange) -> None:
+        """Have a change survive a power loss before it is reported, or soon where somebody waits for a start."""
+        if isinstance(message, SETTLED_SOON):
+            self.nursery.start_soon(self._own.store.flush_soon)
+        else:
+            with trio.CancelScope(shield=True):
+                await self._own.store.flush()
+
+    async def _work(self, message: w.GuestWork) -> Any:
+        if isinstance(message, job_messages.JobWork):
+            job_messages.check(message)
+            return await job_messages.work(await self._client(), message)
+        file_messages.check(message)
+        return await file_messages.work(await self._client(), message, self._own.host.settings.limits)
+
+    async def _change(self, message: w.WorkspaceChange) -> Any:  # noqa: C901
+        own = self._own
+        match message:
+            case w.Start():
+                await running.bring_back(own, message.checkpoint, head=own.record.head)
+            case w.Prepare():
+                return await running.prepare(own, message.checkpoint)
+            case w.Claim():
+                await running.claim(own, message.record)
+                self.name = f"workspace {own.record.name}"
+                self._watch.renew()
+            case w.Stop():
+                await running.stop(own)
+            case w.Pause():
+                await running.pause(own)
+            case w.Suspend():
+                await running.suspend(own, lifetime.REQUEST)
+            case w.Resume():
+                await running.resume(own)
+            case w.SetLifetime():
+                self._watch.change(message.lifetime)
+            case w.TakeCheckpoint():
+                taken = await snapshots.take(own, message.owner, durable=message.durable)
+                return w.CheckpointTaken(taken.checkpoint, taken.pause_s * 1000, taken.copied_bytes)
+            case w.CreateSnapshot():
+                return await snapshots.create(own, message.name, with_memory=message.with_memory)
+            case w.FindSnapshot():
+                return snapshots.find(own, message.name)
+            case w.RestoreSnapshot():
+                await snapshots.restore(own, message.name, disk_only=message.disk_only)
+            case w.Undo():
+                return self._info(note=await snapshots.undo(own))
+            case w.DeleteSnapshot():
+                return await snapshots.delete(own, message.name, cascade=message.cascade)
+            case w.AddForward():
+                return await ports.add(own, message.guest_port, message.host_port)
+            case w.RemoveForward():
+                return await ports.remove(own, message.guest_port)
+            case w.SetNetworkPolicy():
+                return self._info(note=await policy.change(own, message))
+            case w.SetOwner():
+                own.save(owner=message.owner, adopted_from=own.record.owner)
+            case w.Destroy():
+                await running.destroy(own)
+                return None
+            case _:
+                assert_never(message)
+        return self._info()
+
+    async def _compare(self, message: w.CompareNodes) -> Diff:
+        own = self._own
+        with own.store.held() as first, own.store.held() as second:
+            sources = await self._node(message.base, first), await self._node(message.other, second)
+            names = message.base, message.other or "now"
+            return await looking.diff(own, names, sources, self._client, path=message.path, texts=message.texts)
+
+    async def _node(self, name: str | None, owner: str) -> Checkpoint | None:
+        """Return a snapshot's checkpoint, or one of now, held; ``None`` for now while the machine runs."""
+        own = self._own
+        if name is not None:
+            found = snapshots.find(own, name)
+            own.store.hold(owner, {found.id})
+            return found
+        async with self._changing:
+            if own.lifecycle.state is State.RUNNING:
+                return None
+            return (await snapshots.take(own, owner)).checkpoint
+
+    async def _client(self) -> GuestClient:
+        """Return the guest's channel; a workspace that was put away for idleness is brought back first."""
+        if self._wakes:
+            async with self._changing:
+                if self._wakes:
+                    await running.resume(self._own)
+        return await self._own.live().live_client()
+
+    def _info(self, note: str = "", *, measured: bool = False) -> WorkspaceInfo:
+        record = attrs.evolve(self._own.record, state=self._own.lifecycle.state)
+        used = self._own.store.disk_bytes(record.needs) if measured else None
+        return describe(record, idle_s=self._idleness.seconds, disk_used_bytes=used, note=note)

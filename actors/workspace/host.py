@@ -1,0 +1,154 @@
+"""What every workspace of one supervisor shares: settings, files, images, the limit on starts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from actors.machine.accelerator import AcceleratorVerdict, probe_accelerators
+from actors.machine.channel.cids import Cids
+from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine.machine import MachineRecord
+from actors.machine.probe import QemuBuild, probe_qemu
+from actors.machine.qemu.command_line import MachineSpec, machine_arguments
+from actors.machine.storage.store import Store
+from actors.model.image import BootImage
+from actors.model.info import Shape
+from actors.model.names import new_id, short
+from actors.model.record import WorkspaceRecord
+from actors.model.settings import Settings
+from actors.workspace.changes import Changes
+
+READ_ONLY_RAM_SINCE = (8, 2)
+"""QEMU can map a RAM file privately while opening it for reading only from this version on."""
+
+CONCURRENT_LOOKS = 2
+"""Comparisons of nodes under way at the same time, of two helper machines each at most; the rest wait."""
+
+LoadImage = Callable[[str], Awaitable[BootImage]]
+"""Finds a verified image by name or digest."""
+
+
+class Host:
+    """Shared by the registry and its workspaces; holds no state of any one of them."""
+
+    def __init__(self, settings: Settings, store: Store, load_image: LoadImage) -> None:
+        self.settings = settings
+        self.store = store
+        self.load_image = load_image
+        self.starts = trio.CapacityLimiter(settings.limits.concurrent_starts)
+        self.looks = trio.CapacityLimiter(CONCURRENT_LOOKS)
+        self.changes = Changes()
+        self.expired: Callable[[str], None] = lambda _workspace_id: None
+        """Called with the id of a workspace whose time is over; set by the registry."""
+        self.forwarded: dict[int, str] = {}
+        """Host ports that are forwarded, or will be once their workspace runs again, and the id of that workspace."""
+        self.cids = Cids()
+        self._qemu: QemuBuild | None = None
+        self._verdicts: dict[str, AcceleratorVerdict] = {}
+        self._probing = trio.Lock()
+
+    @property
+    def state_dir(self) -> Path:
+        """The supervisor's directory."""
+        return self.settings.state_dir
+
+    async def qemu(self) -> QemuBuild:
+        """Return the QEMU in use, looked at once."""
+        if self._qemu is None:
+            self._qemu = await trio.to_thread.run_sync(probe_qemu, self.settings.qemu_binary)
+        return self._qemu
+
+    async def accelerator(self, image: BootImage) -> AcceleratorVerdict:
+        """Return the accelerator that really boots this image's kernel here."""
+        async with self._probing:
+            if image.digest not in self._verdicts:
+                self._verdicts[image.digest] = await probe_accelerators(
+                    await self.qemu(),
+                    image.kernel,
+                    image.initrd,
+                    self.state_dir / "accelerators",
+                    override=self.settings.accelerator,
+                )
+            return self._verdicts[image.digest]
+
+    async def fingerprint(self, image: BootImage, shape: Shape, network: str, channel: str) -> Fingerprint:
+        """Return what a machine of this image and shape is made of on this host."""
+        qemu, verdict = await self.qemu(), await self.accelerator(image)
+        return Fingerprint(
+            qemu=qemu.fingerprint,
+            accelerator=verdict.chosen,
+            cpu_model=verdict.cpu_model,
+            vcpus=shape.vcpus,
+            memory_mb=shape.memory_mb,
+            image=image.digest,
+            network=network,
+            channel=channel,
+            machine_arguments=machine_arguments(image, network, channel),
+            tsc_khz=verdict.tsc_khz,
+        )
+
+    def adopted_spec(
+        self, image: BootImage, fingerprint: Fingerprint, record: WorkspaceRecord, machine: MachineRecord
+    ) -> MachineSpec:
+        """Describe a machine that an earlier supervisor started."""
+        if machine.vsock_cid is not None:
+            self.cids.note(machine.vsock_cid)
+        return MachineSpec(
+            qemu=self.settings.qemu_binary,
+            uuid=machine.process.uuid,
+            shape=record.shape,
+            accelerator=fingerprint.accelerator,
+            cpu_model=fingerprint.cpu_model,
+            tsc_khz=fingerprint.tsc_khz,
+            image=image,
+            ram=Path(machine.ram),
+            ram_read_only=False,
+            disk=self.store.layer(record.layer or ""),
+            network=record.network,
+            allow_internet=record.allow_internet,
+            mac=record.mac,
+            channel=record.channel,
+            vsock_cid=machine.vsock_cid,
+            directory=Path(machine.directory),
+        )
+
+    async def machine_spec(
+        self,
+        image: BootImage,
+        fingerprint: Fingerprint,
+        *,
+        workspace_dir: Path,
+        layer: str,
+        checkpoint: Checkpoint | None,
+        allow_internet: bool,
+        mac: str,
+    ) -> MachineSpec:
+        """Describe a machine about to be started, in a fresh directory of its own."""
+        qemu = await self.qemu()
+        uuid = new_id()
+        directory = workspace_dir / "machines" / short(uuid)
+        ram = directory / "ram"
+        shares = checkpoint is not None and checkpoint.has_memory and self.settings.memory_sharing == "family"
+        if checkpoint and shares:
+            ram = self.store.checkpoint(checkpoint.id) / "ram"
+        return MachineSpec(
+            qemu=str(qemu.path),
+            uuid=uuid,
+            shape=Shape(vcpus=fingerprint.vcpus, memory_mb=fingerprint.memory_mb),
+            accelerator=fingerprint.accelerator,
+            cpu_model=fingerprint.cpu_model,
+            tsc_khz=fingerprint.tsc_khz,
+            image=image,
+            ram=ram,
+            ram_read_only=shares and qemu.version[:2] >= READ_ONLY_RAM_SINCE,
+            disk=self.store.layer(layer),
+            network=fingerprint.network,
+            allow_internet=allow_internet,
+            mac=mac,
+            channel=fingerprint.channel,
+            vsock_cid=self.cids.take() if fingerprint.channel == "vsock" else None,
+            directory=directory,
+        )

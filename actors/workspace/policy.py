@@ -1,0 +1,75 @@
+"""What a workspace's network lets through, changed while the workspace lives.
+
+QEMU's user network is told at its start whether it may reach the internet.  A running workspace therefore gets a new
+machine, restored from a checkpoint of the present one: its processes run on, its connections end.
+"""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from actors.machine import checkpoint as checkpoints
+from actors.machine import pause as standstill
+from actors.machine.pause import FileSystem
+from actors.model.errors import IllegalState, InvalidArgument
+from actors.model.record import WorkspaceRecord
+from actors.workspace.lifecycle import bring_back
+from actors.workspace.messages import SetNetworkPolicy
+from actors.workspace.resources import Holdings
+
+
+async def change(own: Holdings, wanted: SetNetworkPolicy) -> str:
+    """Put a policy in force, and say how that came about.
+
+    Raises:
+        InvalidArgument: the workspace's network cannot do it; nothing was changed.
+        IllegalState: it is paused.
+
+    """
+    _check(own.record, wanted)
+    allow_internet = wanted.allow_internet
+    if allow_internet is None or allow_internet == own.record.allow_internet:
+        return "The policy is in force already."
+    if own.machine is None:
+        own.save(allow_internet=allow_internet)
+        return "The policy is in force from the next start on."
+    if own.machine.held is not None:
+        raise IllegalState(f"Workspace {own.record.name} is paused.", remedy="Resume it first.")
+    await _replace_machine(own, allow_internet=allow_internet)
+    return "The workspace was suspended and resumed for this: its processes run on, its connections were closed."
+
+
+def _check(record: WorkspaceRecord, wanted: SetNetworkPolicy) -> None:
+    if wanted.allow_internet and record.network == "none":
+        raise InvalidArgument(
+            f"Workspace {record.name} has no network.", remedy='Create one with network="user" instead.'
+        )
+    # What says only what is so on these networks anyway is not refused.
+    if wanted.allow_inter_vm or wanted.allowed_ports:
+        asked = "allow_inter_vm" if wanted.allow_inter_vm else "allowed_ports"
+        raise InvalidArgument(
+            f"{asked} needs the tap network; workspace {record.name} has the {record.network} network, on which no "
+            "workspace can reach another.",
+            remedy="Forward single ports of the guest to the host instead.",
+        )
+
+
+async def _replace_machine(own: Holdings, *, allow_internet: bool) -> None:
+    """Restore the machine, held still meanwhile, from a checkpoint under the new policy; on failure it runs on."""
+    machine, before = own.live(), own.record.allow_internet
+    await standstill.hold(machine, FileSystem.WRITTEN)
+    try:
+        with own.store.held(machine.layer) as owner:
+            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=False)
+            own.store.hold(owner, {taken.checkpoint.id})
+            own.record = attrs.evolve(own.record, allow_internet=allow_internet)
+            await bring_back(own, taken.checkpoint, head=own.record.head)
+    except BaseException:
+        if own.machine is machine:
+            own.note(layer=machine.layer, allow_internet=before)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
+                await standstill.let_go(machine)
+        raise
+    with trio.CancelScope(shield=True):
+        await own.store.sweep()

@@ -1,0 +1,161 @@
+"""A workspace's forwarded ports: wanted by its record, given to every machine that it gets.
+
+A host port belongs to the workspace whose record has it, whether that runs or not.  What cannot be opened keeps its
+place in the record together with the reason, and is tried again with the next machine.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from actors.machine.machine import Machine
+from actors.machine.network import hostfwd
+from actors.model.errors import AgentisoError, InvalidArgument, NoCapacity, NotFound, PortTaken
+from actors.model.info import PortForward
+from actors.workspace.resources import Holdings
+
+MIN_HOST_PORT: Final = 1024
+"""Ports below are the system's own services."""
+MAX_PORT: Final = 65535
+MAX_FORWARDS: Final = 64
+"""Of one workspace; each is a descriptor of QEMU's."""
+RACES: Final = 3
+"""How often another program may snatch the free port that was found."""
+
+
+def claim(own: Holdings) -> None:
+    """Have the host ports of a record that was taken up be this workspace's."""
+    for forward in own.record.forwards:
+        own.host.forwarded.setdefault(forward.host_port, own.record.id)
+
+
+def release(own: Holdings) -> None:
+    """Give the host ports of a workspace that ends back."""
+    for forward in own.record.forwards:
+        if own.host.forwarded.get(forward.host_port) == own.record.id:
+            del own.host.forwarded[forward.host_port]
+
+
+async def add(own: Holdings, guest_port: int, host_port: int | None) -> PortForward:
+    """Forward a port of the host, a free one unless it is named; what is forwarded already is only made sure of.
+
+    Raises:
+        InvalidArgument: a port is out of range, the guest port has another forward, or there is no network.
+        PortTaken: somebody else has the host port; it was not forwarded.
+
+    """
+    _check(own, guest_port, host_port)
+    known = _find(own, guest_port)
+    if known is not None:
+        if host_port not in (None, known.host_port):
+            raise InvalidArgument(
+                f"Guest port {guest_port} is forwarded from port {known.host_port} of the host already.",
+                remedy="Remove that forward first.",
+            )
+        return await _open_again(own, known)
+    for _ in range(1 if host_port else RACES):
+        chosen = host_port or hostfwd.free_port(set(own.host.forwarded))
+        try:
+            return await _add(own, PortForward(guest_port, chosen))
+        except PortTaken as error:
+            taken = error
+    raise taken
+
+
+async def _add(own: Holdings, forward: PortForward) -> PortForward:
+    if forward.host_port in own.host.forwarded:
+        raise PortTaken(
+            f"Port {forward.host_port} of the host is forwarded to another guest port or workspace.",
+            remedy="Choose another, or leave it out to get a free one.",
+        )
+    hostfwd.check_free(forward.host_port)
+    own.host.forwarded[forward.host_port] = own.record.id
+    before = own.record.forwards
+    try:
+        # Written down first: an adopting supervisor closes what no record has, and opens what one has.
+        own.save(forwards=(*before, forward))
+        if own.machine is not None:
+            await hostfwd.add(own.machine.qmp, guest_port=forward.guest_port, host_port=forward.host_port)
+    except BaseException:
+        own.note(forwards=before)
+        own.host.forwarded.pop(forward.host_port, None)
+        raise
+    return forward
+
+
+async def _open_again(own: Holdings, forward: PortForward) -> PortForward:
+    if forward.fault and own.machine is not None:
+        await hostfwd.add(own.machine.qmp, guest_port=forward.guest_port, host_port=forward.host_port)
+        mended = attrs.evolve(forward, fault="")
+        own.save(forwards=tuple(mended if known is forward else known for known in own.record.forwards))
+        return mended
+    return forward
+
+
+async def remove(own: Holdings, guest_port: int) -> PortForward:
+    """Forward to a guest port no longer; connections that are open stay so.
+
+    Raises:
+        NotFound: it is not forwarded.
+
+    """
+    forward = _find(own, guest_port)
+    if forward is None:
+        known = ", ".join(str(each.guest_port) for each in own.record.forwards) or "none"
+        raise NotFound(f"Guest port {guest_port} is not forwarded; forwarded are: {known}.", remedy="List them.")
+    if own.machine is not None:
+        await hostfwd.remove(own.machine.qmp, forward.host_port)
+    own.save(forwards=tuple(each for each in own.record.forwards if each is not forward))
+    own.host.forwarded.pop(forward.host_port, None)
+    return forward
+
+
+async def settle(own: Holdings, machine: Machine, *, adopted: bool = False) -> None:
+    """Give a machine the forwards of the record, and take others away; what fails is noted and fails nothing else."""
+    if own.record.network != "user" or not (own.record.forwards or adopted):
+        return
+    settled: list[PortForward] = []
+    try:
+        present = await hostfwd.present(machine.qmp) if adopted else {}
+        wanted = {forward.host_port: forward.guest_port for forward in own.record.forwards}
+        for host_port in present.keys() - wanted.keys():
+            await hostfwd.remove(machine.qmp, host_port)
+        for forward in own.record.forwards:
+            fault = "" if forward.host_port in present else await _fault(machine, forward)
+            settled.append(attrs.evolve(forward, fault=fault))
+    except AgentisoError as error:
+        settled += [attrs.evolve(each, fault=error.message) for each in own.record.forwards[len(settled) :]]
+    if tuple(settled) != own.record.forwards:
+        own.note(forwards=tuple(settled))
+
+
+async def _fault(machine: Machine, forward: PortForward) -> str:
+    """Open a forward; return why it could not be."""
+    try:
+        hostfwd.check_free(forward.host_port)
+        await hostfwd.add(machine.qmp, guest_port=forward.guest_port, host_port=forward.host_port)
+    except PortTaken as error:
+        return error.message
+    return ""
+
+
+def _check(own: Holdings, guest_port: int, host_port: int | None) -> None:
+    if own.record.network != "user":
+        raise InvalidArgument(
+            f"Workspace {own.record.name} has no network.", remedy='Create one with network="user" to forward ports.'
+        )
+    if not 1 <= guest_port <= MAX_PORT:
+        raise InvalidArgument(f"{guest_port} is not a port.", remedy=f"Use 1 to {MAX_PORT}.")
+    if host_port is not None and not MIN_HOST_PORT <= host_port <= MAX_PORT:
+        raise InvalidArgument(
+            f"Port {host_port} of the host cannot be forwarded: those below {MIN_HOST_PORT} are the system's.",
+            remedy=f"Use {MIN_HOST_PORT} to {MAX_PORT}, or leave it out to get a free one.",
+        )
+    if len(own.record.forwards) >= MAX_FORWARDS and _find(own, guest_port) is None:
+        raise NoCapacity(f"Workspace {own.record.name} has {MAX_FORWARDS} forwards already.", remedy="Remove some.")
+
+
+def _find(own: Holdings, guest_port: int) -> PortForward | None:
+    return next((forward for forward in own.record.forwards if forward.guest_port == guest_port), None)

@@ -1,0 +1,167 @@
+"""The command line's end of `agentiso.supervisor.live`: output as it comes, input, a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import trio
+
+from actors.model.errors import GuestBroken
+from actors.model.settings import Settings
+from actors.runtime.unix_sockets import dial
+from agentiso.client.tools import ToolFailed
+from agentiso.protocol.greeting import Hello
+from agentiso.supervisor.daemon import connect_as
+from agentiso.supervisor.live import SOCKET, Framed
+from guest.wire import FILE_STREAM, Data, Message
+
+READ_BYTES: Final = 32 * 1024
+DEFAULT_SIZE: Final = (24, 80)
+
+OnOutput = Callable[[int, bytes], None]
+
+
+@attrs.frozen
+class Attached:
+    """What became of it: a job, and how it ended, unless it goes on."""
+
+    job_id: str
+    end: dict[str, Any] | None
+    interrupted: int | None = None
+    """The signal that ended the waiting."""
+
+
+async def attach(
+    settings: Settings,
+    config: Path | None,
+    request: dict[str, Any],
+    on_output: OnOutput,
+    *,
+    yield_s: float | None = None,
+    stdin: bool = False,
+) -> Attached:
+    """Attach to a job, or start one, and give its output to ``on_output`` until it ends.
+
+    Raises:
+        ToolFailed: the supervisor's error.
+
+    """
+    job_id, end, interrupted = "", None, None
+    async with await _open(settings, config) as stream, trio.open_nursery() as nursery:
+        peer = Framed(stream)
+
+        async def interrupt(*, task_status: trio.TaskStatus[None]) -> None:
+            nonlocal interrupted
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+                task_status.started()
+                async for number in received:
+                    interrupted = number
+                    nursery.cancel_scope.cancel(reason="the user interrupted it")
+
+        await nursery.start(interrupt)
+        await peer.send(Message(request))
+        while (event := await peer.receive()) is not None:
+            if isinstance(event, Data):
+                on_output(event.stream, event.payload)
+            elif "job" in event.body:
+                job_id = str(event.body["job"])
+                if yield_s is not None:
+                    nursery.cancel_scope.deadline = trio.current_time() + yield_s
+                if stdin:
+                    nursery.start_soon(_send_input, peer)
+                if request.get("terminal"):
+                    nursery.start_soon(_follow_size, peer)
+            elif "end" in event.body:
+                end = event.body
+                break
+            else:
+                _raise(event.body)
+        else:
+            raise GuestBroken(
+                "The supervisor closed the connection; the job goes on.", remedy="See `agentiso jobs`, or daemon.log."
+            )
+        nursery.cancel_scope.cancel(reason="the job has ended")
+    return Attached(job_id, end, interrupted)
+
+
+async def _open(settings: Settings, config: Path | None) -> trio.SocketStream:
+    # It may have to be started.
+    await (await connect_as(settings, Hello(), config=config)).aclose()
+    try:
+        return dial(settings.state_dir / SOCKET)
+    except OSError as error:
+        raise GuestBroken(
+            f"The supervisor does not take live connections: {error}.",
+            remedy="It may be an older one. End it with `agentiso daemon stop`; the next command starts another.",
+        ) from error
+
+
+def _raise(body: dict[str, Any]) -> None:
+    error = body.get("error") or {}
+    failed = ToolFailed(
+        str(error.get("message", "The supervisor said something unknown.")), remedy=error.get("remedy", "")
+    )
+    failed.facts["code"] = error.get("code")
+    raise failed
+
+
+async def _send_input(peer: Framed) -> None:
+    while True:
+        try:
+            await trio.lowlevel.wait_readable(0)
+        except PermissionError:
+            # A regular file is always ready and cannot be waited for.
+            await trio.lowlevel.checkpoint()
+        data = os.read(0, READ_BYTES)
+        await peer.send(Data(0, FILE_STREAM, data))
+        if not data:
+            return
+
+
+async def _follow_size(peer: Framed) -> None:
+    with trio.open_signal_receiver(signal.SIGWINCH) as received:
+        async for _ in received:
+            rows, cols = terminal_size()
+            await peer.send(Message({"rows": rows, "cols": cols}))
+
+
+def terminal_size() -> tuple[int, int]:
+    """Return (rows, columns) of our terminal."""
+    try:
+        rows, cols, _, _ = struct.unpack("HHHH", fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        return DEFAULT_SIZE
+    return (rows, cols) if rows and cols else DEFAULT_SIZE
+
+
+@contextmanager
+def raw_terminal() -> Iterator[None]:
+    """Have every key go to the other side, Ctrl-C too, until the end of the block."""
+    before = termios.tcgetattr(0)
+    try:
+        tty.setraw(0)
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSAFLUSH, before)
+
+
+def write_through(stream: int, data: bytes) -> None:
+    """Write output to our own stdout or stderr at once."""
+    fd = (sys.stdout if stream == 1 else sys.stderr).fileno()
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            # Somebody who shares the terminal made it so.
+            os.set_blocking(fd, True)

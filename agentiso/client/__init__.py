@@ -1,0 +1,1 @@
+"""Programs' ends of the supervisor's socket."""

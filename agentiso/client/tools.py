@@ -1,0 +1,82 @@
+"""A small client of the supervisor's socket: one tool call, in the stateless protocol era (MCP 2026-07-28).
+
+It exists because importing the SDK would cost each command about a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from actors.model.errors import AgentisoError, GuestBroken, InvalidArgument
+from actors.model.settings import Settings
+from actors.model.text import plain, shown
+from agentiso.protocol.greeting import Hello
+from agentiso.protocol.sessions import SessionStore
+from agentiso.supervisor.daemon import connect_as
+
+META: Final = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "agentiso-cli", "version": "0.1.0"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+class ToolFailed(AgentisoError):
+    """The supervisor answered with an error, whose code and remedy are kept."""
+
+    usual_remedy = "See the daemon's log."
+
+
+async def call(
+    settings: Settings,
+    config: Path | None,
+    tool: str,
+    arguments: dict[str, Any],
+    report: Callable[[str], None],
+    session: str | None = None,
+) -> dict[str, Any]:
+    """Call a tool and return its structured result; ``report`` gets its progress.
+
+    The call is the user's, or that of a session which exists.
+
+    Raises:
+        InvalidArgument: an argument is no UTF-8, which MCP cannot carry.
+        ToolFailed: the tool's error.
+
+    """
+    if (fit := plain(arguments)) != arguments:
+        wrong = next(shown(value) for name, value in arguments.items() if value != fit[name])
+        raise InvalidArgument(f"{wrong} is not valid UTF-8.", remedy="Use names and texts in UTF-8.")
+    params = {"name": tool, "arguments": arguments, "_meta": {**META, "progressToken": 1}}
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    buffer = bytearray()
+    hello = Hello() if session is None else Hello(SessionStore(settings.state_dir).token(session))
+    async with await connect_as(settings, hello, config=config) as stream:
+        await stream.send_all(json.dumps(request).encode() + b"\n")
+        while data := await stream.receive_some(65536):
+            buffer += data
+            *lines, rest = buffer.split(b"\n")
+            buffer = bytearray(rest)
+            for line in lines:
+                message = json.loads(line)
+                if message.get("id") == 1:
+                    return _result(message)
+                if message.get("method") == "notifications/progress":
+                    report(str(message["params"].get("message", "")))
+    raise GuestBroken("The supervisor closed the connection before it answered.", remedy="See its daemon.log.")
+
+
+def _result(message: dict[str, Any]) -> dict[str, Any]:
+    if "error" in message:
+        raise ToolFailed(str(message["error"].get("message")))
+    result = message["result"]
+    content: dict[str, Any] = result.get("structuredContent") or {}
+    if result.get("isError"):
+        error = result.get("_meta", {}).get("agentiso/error", {})
+        failed = ToolFailed(error.get("message", "The call failed."), remedy=error.get("remedy", ""))
+        failed.facts["code"] = error.get("code")
+        raise failed
+    return content

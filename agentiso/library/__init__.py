@@ -1,0 +1,1 @@
+"""The library: a system of workspaces, and what can be asked of each."""

@@ -1,0 +1,1 @@
+"""What clients and supervisor say to each other."""

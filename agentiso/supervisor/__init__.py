@@ -1,0 +1,1 @@
+"""The supervisor as a process: its sockets, who may call, what is logged."""
