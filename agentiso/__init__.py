@@ -32,7 +32,8 @@ from actors.model.info import (
 from actors.model.settings import Limits, Pool, Settings
 from agentiso import blocking
 from agentiso.library.jobs import Output, OutputEvent
-from agentiso.library.system import Imported, System, open_system
+from agentiso.library.opening import open_system
+from agentiso.library.system import Imported, System
 from agentiso.library.workspace import Fork, Workspace
 
 __all__ = [

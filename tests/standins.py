@@ -19,12 +19,12 @@ from actors.model.info import Lifetime
 from actors.model.settings import Settings
 from actors.model.states import State
 from actors.registry.supervisor import open_supervisor
+from agentiso.access.gate import Gate
 from agentiso.client.tools import META
 from agentiso.library.system import System
 from agentiso.mcp.calls import ERROR_META
 from agentiso.mcp.server import make_server, serve_connection
 from agentiso.protocol.sessions import Client
-from agentiso.supervisor.access import Gate
 
 IMAGE = BootImage("standin", "0" * 64, Path("kernel"), Path("initrd"), Path("layer"), Path("root"))
 

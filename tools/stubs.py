@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final
 
-from agentiso.library import files, git, jobs, ports, snapshots, system, templates, workspace
+from agentiso.library import files, git, jobs, opening, ports, snapshots, system, templates, workspace
 
 KINDS: Final[tuple[type, ...]] = (
     system.System,
@@ -58,7 +58,7 @@ def stub() -> str:
     """Return the file's text, but for its form."""
     imports = dict(OWN_IMPORTS)
     made = [ast.unparse(_Face(kind, imports).definition) for kind in KINDS]
-    opened = ast.unparse(_Waiting(system, imports).function(_parsed(inspect.unwrap(system.open_system))))
+    opened = ast.unparse(_Waiting(opening, imports).function(_parsed(inspect.unwrap(opening.open_system))))
     exported = sorted([*NAMES, "Face", "face_of", "open_system"])
     return "\n".join([HEAD, *_import_lines(imports), f"__all__ = {exported}", OWN, *made, opened]) + "\n"
 

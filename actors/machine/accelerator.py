@@ -25,9 +25,10 @@ import trio
 from actors.machine.probe import QemuBuild
 from actors.machine.qemu import boot_timer
 from actors.machine.qemu.command_line import kernel_arguments
-from actors.machine.qemu.tsc import measure_khz, same_rate
+from actors.machine.qemu.tsc import measure_khz
 from actors.model.errors import HostUnfit
 from actors.model.files import read_json, replace_json, tail
+from actors.model.machine import same_rate
 
 MARKER: Final = "agentiso-probe-ok"
 LIMITS_S: Final = {"kvm": 5.0, "tcg": 60.0}

@@ -8,98 +8,33 @@ instant.  Then the machine runs on.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
-import cattrs
 import trio
 
-from actors.machine.pause import RESUME_LIMIT_S, FileSystem, Standstill, standing_still
+from actors.machine.machine import Machine, Standstill
+from actors.machine.pause import RESUME_LIMIT_S, FileSystem, standing_still
 from actors.machine.qemu.command_line import ROOT_DEVICE
 from actors.machine.qemu.qmp import Pending
-from actors.machine.qemu.tsc import same_rate
 from actors.machine.storage import ram_image
+from actors.machine.storage.checkpoint import Checkpoint
+from actors.machine.storage.integrity import host_boot
 from actors.machine.storage.ram_image import ChangedMemory
-from actors.machine.storage.seal import digest_of, seal_of
+from actors.machine.storage.seal import seal_of
 from actors.machine.storage.store import Store, allocated_bytes
-from actors.model.errors import AgentisoError, CheckpointUnusable, MachineFailed, NoCapacity, QmpError
-from actors.model.files import exhaustion_reported, make_durable, read_json, replace_json
+from actors.model.errors import AgentisoError, MachineFailed, QmpError
+from actors.model.files import exhaustion_reported, make_durable
 from actors.model.names import new_id
-
-if TYPE_CHECKING:
-    from actors.machine.machine import Machine
 
 RECOVER_S: Final = 1.0
 """Nobody waits longer for the answer to a command that only may be needed; QEMU obeys it whenever it can."""
-DIGEST_DELAY_S: Final = 2.0
-"""A fresh checkpoint is most often restored, forked or let go of at once; reading it all would hold that up."""
-RECORD: Final = "checkpoint.json"
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-
-
-@attrs.frozen
-class Fingerprint:
-    """What must be equal for saved memory and device state to be loadable."""
-
-    qemu: str
-    """Version and build of QEMU."""
-    accelerator: str
-    cpu_model: str
-    vcpus: int
-    memory_mb: int
-    image: str
-    """Digest of the image: kernel, initrd and guest layer."""
-    network: str
-    channel: str
-    machine_arguments: str = ""
-    """Digest of the machine's type and devices; see `command_line.machine_arguments`."""
-    tsc_khz: int | None = None
-    """Rate of the time-stamp counter by which an emulated guest keeps time."""
-
-    def differences(self, other: Fingerprint) -> list[str]:
-        """Name each part that differs, with both values."""
-        return [
-            f"{field.name}: {getattr(self, field.name)} here, {getattr(other, field.name)} there"
-            for field in attrs.fields(Fingerprint)
-            if getattr(self, field.name) != getattr(other, field.name)
-            and not (field.name == "tsc_khz" and same_rate(self.tsc_khz or 0, other.tsc_khz or 0))
-        ]
-
-
-@attrs.frozen
-class Checkpoint:
-    """An immutable instant of a machine; the files are in the store under `id`."""
-
-    id: str
-    created_at: float
-    fingerprint: Fingerprint | None
-    """What its memory needs; ``None`` for the disk of a workspace without a machine."""
-    layer: str
-    """Id of the disk layer that was frozen; its chain is the whole disk."""
-    disk_bytes: int
-    """Virtual size of the disk."""
-    has_memory: bool
-    key: str
-    """The channel key that the guest's memory holds, hexadecimal."""
-    nonce: str
-    """The nonce that the guest's memory holds, hexadecimal."""
-    size_bytes: int
-    """Bytes allocated on the host for memory and device state."""
-    seal: str = ""
-    """Of its memory and device state; see `actors.machine.storage.seal`."""
-    digest: str = ""
-    """Of the same; empty until it has been computed, and for checkpoints that are not kept."""
-    boot: str = ""
-    """The host's boot with which its files may be lost; empty once they are on stable storage."""
-    processes_held: bool = False
-    """Whether the guest's processes stood still; then none runs in a restored machine before it has proven itself."""
 
 
 @attrs.frozen
@@ -109,102 +44,6 @@ class Taken:
     checkpoint: Checkpoint
     pause_s: float
     copied_bytes: int
-
-
-_converter = cattrs.Converter(forbid_extra_keys=True)
-
-
-def save(store: Store, checkpoint: Checkpoint, *, flushed: bool = False) -> None:
-    """Write the checkpoint's record; from here on it exists."""
-    replace_json(store.checkpoint(checkpoint.id) / RECORD, _converter.unstructure(checkpoint), flushed=flushed)
-
-
-def load(store: Store, checkpoint_id: str) -> Checkpoint:
-    """Read a checkpoint's record.
-
-    Raises:
-        CheckpointUnusable: it is missing or damaged.
-
-    """
-    path = store.checkpoint(checkpoint_id) / RECORD
-    try:
-        found = _converter.structure(read_json(path), Checkpoint)
-    except (OSError, ValueError, cattrs.BaseValidationError) as error:
-        raise CheckpointUnusable(f"The checkpoint {checkpoint_id} cannot be read from {path}: {error}.") from error
-    return found
-
-
-def verify(store: Store, checkpoint: Checkpoint) -> None:
-    """Make sure that a checkpoint's memory is what was saved.
-
-    All of it is read at the first use in a supervisor's life, and whenever the files were touched meanwhile.
-
-    Raises:
-        CheckpointUnusable: it was altered or is damaged.
-
-    """
-    if not checkpoint.has_memory:
-        return
-    directory = store.checkpoint(checkpoint.id)
-    try:
-        seal, known = seal_of(directory), store.verified.get(checkpoint.id)
-        if seal == known:
-            return
-        # Without a digest, which a crash may have prevented, the seal is all there is.  After a power loss it may be
-        # that of files whose contents were not written.
-        sealed = known is None and not checkpoint.digest and seal == checkpoint.seal
-        sealed = sealed and checkpoint.boot in ("", _host_boot())
-        if not sealed and digest_of(directory) != checkpoint.digest:
-            raise CheckpointUnusable(
-                f"The memory of checkpoint {checkpoint.id} was altered, or is damaged.",
-                remedy="Restore another snapshot, or start the workspace from its disk.",
-            )
-    except OSError as error:
-        raise CheckpointUnusable(f"The memory of checkpoint {checkpoint.id} cannot be read: {error}.") from error
-    store.verified[checkpoint.id] = seal
-
-
-async def add_digest(store: Store, checkpoint: Checkpoint) -> None:
-    """Flush a checkpoint that is kept and record its digest, unless its files were touched since it was taken."""
-    if not checkpoint.has_memory:
-        return
-    directory = store.checkpoint(checkpoint.id)
-    # It may be deleted meanwhile, or before.
-    with contextlib.suppress(FileNotFoundError):
-        if checkpoint.boot:
-            await make_durable(*files_of(store, checkpoint))
-        digest = await trio.to_thread.run_sync(digest_of, directory, abandon_on_cancel=True)
-        if (directory / RECORD).exists() and seal_of(directory) == checkpoint.seal:
-            # The record that this one replaces would survive a power loss, which must not take both.
-            known = attrs.evolve(checkpoint, digest=digest, boot="")
-            await trio.to_thread.run_sync(lambda: save(store, known, flushed=True))
-
-
-async def add_digest_later(store: Store, checkpoint: Checkpoint) -> None:
-    """Do so once whoever took the checkpoint has had the host to himself for a while."""
-    await trio.sleep(DIGEST_DELAY_S)
-    # Where there is no room for it, the seal has to do.
-    with contextlib.suppress(NoCapacity):
-        await add_digest(store, checkpoint)
-
-
-def _host_boot() -> str:
-    return BOOT_ID.read_text().strip()
-
-
-def files_of(store: Store, checkpoint: Checkpoint) -> tuple[Path, ...]:
-    """Return what has to be on stable storage for a checkpoint to survive a power loss."""
-    directory = store.checkpoint(checkpoint.id)
-    return (directory, *directory.iterdir(), store.layer(checkpoint.layer))
-
-
-def layer_of(directory: Path) -> str | None:
-    """Return the id of the disk layer of the checkpoint in ``directory``, or ``None`` if it is half-made."""
-    try:
-        layer = read_json(directory / RECORD)["layer"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return layer if isinstance(layer, str) else None
 
 
 async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bool) -> Taken:
@@ -248,13 +87,13 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
                 nonce=machine.nonce or "",
                 size_bytes=allocated_bytes(directory),
                 seal=seal,
-                boot="" if durable else _host_boot(),
+                boot="" if durable else host_boot(),
                 processes_held=pause.processes_held,
             )
             store.verified[checkpoint.id] = seal
-            save(store, checkpoint)
+            store.save(checkpoint)
             if durable:
-                await make_durable(*files_of(store, checkpoint), next_path)
+                await make_durable(*store.files_of(checkpoint), next_path)
             undo.pop_all()
     return Taken(checkpoint, pause.seconds, copied)
 
@@ -282,7 +121,7 @@ def take_disk(store: Store, layer: str, next_layer: str, disk_bytes: int) -> Che
         try:
             directory.mkdir(mode=0o700)
             store.new_overlay(next_layer, backing=store.layer(layer), backing_format="qcow2", size_bytes=disk_bytes)
-            save(store, checkpoint)
+            store.save(checkpoint)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             store.layer(next_layer).unlink(missing_ok=True)

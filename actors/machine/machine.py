@@ -14,18 +14,17 @@ from typing import Any, Final, TypeVar
 import attrs
 import trio
 
-from actors.machine.channel import address as channel
-from actors.machine.checkpoint import Fingerprint
+from actors.machine.channel import address
 from actors.machine.guest.client import GuestClient
-from actors.machine.pause import Standstill
 from actors.machine.qemu import command_line
 from actors.machine.qemu.command_line import VSOCK_PORT, MachineSpec
-from actors.machine.qemu.process import ProcessIdentity, QemuProcess
+from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
 from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError
 from actors.model.files import tail
 from actors.model.info import Evidence
-from actors.runtime import unix_sockets as sockets
+from actors.model.machine import Fingerprint, MachineRecord
+from actors.runtime import unix_sockets
 
 T = TypeVar("T")
 
@@ -38,19 +37,12 @@ DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
 
 
-@attrs.frozen
-class MachineRecord:
-    """What a later supervisor must know to adopt the machine."""
+@attrs.define
+class Standstill:
+    """One standstill."""
 
-    process: ProcessIdentity
-    directory: str
-    epoch: str
-    key: str
-    nonce: str
-    ram: str
-    vsock_cid: int | None = None
-    fingerprint: Fingerprint | None = None
-    """What it was started with; a later supervisor would start it otherwise, perhaps."""
+    seconds: float = 0.0
+    processes_held: bool = False
 
 
 class Machine:
@@ -189,9 +181,9 @@ async def meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream 
             await trio.sleep(DIAL_PAUSE_S)
 
 
-def channel_address(spec: MachineSpec) -> channel.ChannelAddress:
+def channel_address(spec: MachineSpec) -> address.ChannelAddress:
     """Return where the guest agent is reached."""
     if spec.channel == "vsock":
         assert spec.vsock_cid is not None
-        return channel.VsockAddress(spec.vsock_cid, VSOCK_PORT)
-    return channel.SerialAddress(spec.directory / sockets.CHANNEL)
+        return address.VsockAddress(spec.vsock_cid, VSOCK_PORT)
+    return address.SerialAddress(spec.directory / unix_sockets.CHANNEL)

@@ -11,15 +11,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
-import attrs
 import trio
 
+from actors.machine.machine import Machine, Standstill
 from actors.model.errors import CheckpointUnusable, GuestBroken, GuestRefused, MachineFailed
-
-if TYPE_CHECKING:
-    from actors.machine.machine import Machine
 
 T = TypeVar("T")
 
@@ -40,14 +37,6 @@ class FileSystem(Enum):
     """All of it is written to the disk, whose journal is replayed where it is used without the memory."""
     QUIESCED = auto()
     """The same, journal included, and it takes no writes until the machine runs on."""
-
-
-@attrs.define
-class Standstill:
-    """One standstill."""
-
-    seconds: float = 0.0
-    processes_held: bool = False
 
 
 @asynccontextmanager

@@ -11,12 +11,12 @@ from typing import Final
 
 import attrs
 
-from actors.machine.checkpoint import Checkpoint
 from actors.machine.guest.client import CLOCK_PROMISE_S
 from actors.machine.guest.identity import Identity, IdentityReply, NetworkIdentity
 from actors.machine.machine import Machine
 from actors.machine.network.hostfwd import GUEST_ADDRESS
 from actors.machine.qemu.command_line import ROOT_DEVICE, MachineSpec
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import RestoreUnproven
 from actors.model.guest import CommandSpec
 from actors.model.info import Evidence

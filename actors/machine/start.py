@@ -18,17 +18,19 @@ from typing import Final, TypeVar
 import trio
 
 from actors.machine import proof
-from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
-from actors.machine.machine import Machine, MachineRecord, channel_address, meet
+from actors.machine.checkpoint import settle_layer
+from actors.machine.machine import Machine, channel_address, meet
 from actors.machine.proof import Persona
 from actors.machine.qemu import boot_timer, command_line
 from actors.machine.qemu.command_line import CHANNEL_FD, QMP_FD, STATE_FD, MachineSpec
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.ram_image import copy_sparse, create_zero
 from actors.model.errors import AgentisoError, GuestBroken, MachineFailed
 from actors.model.files import tail
-from actors.runtime import unix_sockets as sockets
+from actors.model.machine import Fingerprint, MachineRecord
+from actors.runtime import unix_sockets
 
 T = TypeVar("T")
 log = logging.getLogger("agentiso.machine")
@@ -140,7 +142,7 @@ async def adopt(
     async with AsyncExitStack() as undo:
         undo.callback(process.release)
         try:
-            qmp_stream = sockets.dial(spec.directory / sockets.QMP)
+            qmp_stream = unix_sockets.dial(spec.directory / unix_sockets.QMP)
             undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
             # A listener in the guest is called below: it may take a moment.
             stream = None if spec.channel == "vsock" else await channel_address(spec).connect()
@@ -175,10 +177,10 @@ async def _spawn(
     """Start QEMU on listening sockets to which we are already connected, so that nobody has to poll."""
     spec = machine.spec
     with ExitStack() as ours:
-        qmp, qmp_stream = _offer(spec.directory / sockets.QMP, ours, undo)
+        qmp, qmp_stream = _offer(spec.directory / unix_sockets.QMP, ours, undo)
         descriptors, channel_stream = {QMP_FD: qmp}, None
         if spec.channel == "serial":
-            descriptors[CHANNEL_FD], channel_stream = _offer(spec.directory / sockets.CHANNEL, ours, undo)
+            descriptors[CHANNEL_FD], channel_stream = _offer(spec.directory / unix_sockets.CHANNEL, ours, undo)
         if state is not None:
             descriptors[STATE_FD] = ours.enter_context(state.open("rb")).fileno()
         argv = command_line.build(spec, restoring=state is not None)
@@ -190,8 +192,8 @@ async def _spawn(
 
 def _offer(path: Path, ours: ExitStack, undo: AsyncExitStack) -> tuple[int, trio.SocketStream]:
     """Return a listening socket's descriptor, and a stream that already waits in its backlog."""
-    listener = ours.enter_context(sockets.listen(path))
-    stream = sockets.dial(path)
+    listener = ours.enter_context(unix_sockets.listen(path))
+    stream = unix_sockets.dial(path)
     undo.push_async_callback(trio.aclose_forcefully, stream)
     return listener.fileno(), stream
 

@@ -12,8 +12,8 @@ from typing import Any, Final, assert_never
 import attrs
 import trio
 
-from actors.machine.checkpoint import Checkpoint
 from actors.machine.probe import check_memory
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
 from actors.model.errors import ActorGone, AgentisoError, NoCapacity
 from actors.model.files import exhaustion_reported

@@ -17,10 +17,10 @@ from typing import Any, Final
 import attrs
 import cattrs
 
-from actors.machine.checkpoint import Fingerprint
 from actors.machine.storage import extents
 from actors.model.errors import AgentisoError, RemoteProtocolError
 from actors.model.info import Shape
+from actors.model.machine import Fingerprint
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"

@@ -19,15 +19,16 @@ import cattrs
 import trio
 
 from actors.machine import checkpoint as checkpoints
-from actors.machine import proof
-from actors.machine import start as starting
-from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine import proof, start
 from actors.machine.proof import Persona
+from actors.machine.storage import integrity
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import allocated_bytes
 from actors.model.errors import AgentisoError, InvalidArgument, NotFound
 from actors.model.files import read_json, replace_json
 from actors.model.image import BootImage
 from actors.model.info import Shape, TemplateInfo
+from actors.model.machine import Fingerprint
 from actors.model.names import new_id
 from actors.model.text import shown
 from actors.workspace.host import Host
@@ -74,7 +75,7 @@ class Templates:
         for path in self._directory.glob("*.json"):
             try:
                 record = _read(path)
-                checkpoints.load(self._host.store, record.checkpoint)
+                self._host.store.load(record.checkpoint)
             except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError):
                 path.unlink()
                 continue
@@ -127,8 +128,8 @@ class Templates:
         """Return the checkpoint of a template's record, or forget one that is not what was saved."""
         store = self._host.store
         try:
-            checkpoint = checkpoints.load(store, _read(path).checkpoint)
-            await trio.to_thread.run_sync(checkpoints.verify, store, checkpoint)
+            checkpoint = store.load(_read(path).checkpoint)
+            await trio.to_thread.run_sync(integrity.verify, store, checkpoint)
         except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError):
             self._forget(path)
             return None
@@ -147,16 +148,16 @@ class Templates:
             )  # fmt: skip
             try:
                 limit_s = self._host.settings.boot_timeout_s
-                machine = await starting.prepare(
+                machine = await start.prepare(
                     nursery, spec, fingerprint, layer=layer, disk_bytes=disk_bytes, checkpoint=None, state=None,
                     limit_s=limit_s,
                 )  # fmt: skip
-                await starting.prove(machine, Persona(workspace_id, "template"), None, grows=True, limit_s=limit_s)
+                await start.prove(machine, Persona(workspace_id, "template"), None, grows=True, limit_s=limit_s)
                 try:
                     await proof.rehearse(machine, REHEARSALS)
                     await machine.client.sync_disks()
                     taken = await checkpoints.take(machine, store, with_memory=True, durable=True)
-                    await checkpoints.add_digest(store, taken.checkpoint)
+                    await integrity.add_digest(store, taken.checkpoint)
                     store.hold(owner, {taken.checkpoint.id})
                 finally:
                     await machine.end()
@@ -192,7 +193,7 @@ class Templates:
 
     async def _describe(self, key: str, record: _TemplateRecord) -> TemplateInfo:
         made = record.fingerprint
-        checkpoint = checkpoints.load(self._host.store, record.checkpoint)
+        checkpoint = self._host.store.load(record.checkpoint)
         layer = self._host.store.layer(checkpoint.layer)
         return TemplateInfo(
             id=key,

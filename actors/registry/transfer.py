@@ -19,15 +19,15 @@ from typing import BinaryIO, Final
 import attrs
 import trio
 
-from actors.machine import checkpoint as checkpoints
-from actors.machine.checkpoint import Checkpoint, Fingerprint
-from actors.machine.storage import extents, qcow2
+from actors.machine.storage import extents, integrity, qcow2
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store, allocated_bytes
 from actors.model.errors import AgentisoError, CheckpointUnusable, InvalidArgument, NoCapacity
 from actors.model.files import exhaustion_reported
 from actors.model.image import BootImage
 from actors.model.info import WorkspaceInfo
+from actors.model.machine import Fingerprint
 from actors.model.names import new_id
 from actors.registry.bundle import (
     DEVICES,
@@ -102,7 +102,7 @@ async def export(store: Store, source: Checkpoint, info: WorkspaceInfo, target: 
         NoCapacity: the target's disk is full.
 
     """
-    await trio.to_thread.run_sync(checkpoints.verify, store, source)
+    await trio.to_thread.run_sync(integrity.verify, store, source)
     with _failure_reported("The export could not be written"), exhaustion_reported():
         if not isinstance(target, Path):
             return await trio.to_thread.run_sync(_write, store, source, info, target, report)
@@ -365,7 +365,7 @@ def _install(store: Store, found: Unpacked, image: BootImage, made: Checkpoint, 
             made, size_bytes=allocated_bytes(directory), seal=seal_of(directory), digest=digest_of(directory)
         )
         store.verified[made.id] = made.seal
-    checkpoints.save(store, made)
+    store.save(made)
     return made
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final, assert_never
 import attrs
 import trio
 
-from actors.machine.checkpoint import Checkpoint
 from actors.machine.guest.client import GuestClient
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import IllegalState
 from actors.model.files import exhaustion_reported
 from actors.model.guest import Diff
@@ -21,9 +21,7 @@ from actors.model.info import WorkspaceInfo
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
 from actors.runtime import Actor, Message
-from actors.workspace import compare as looking
-from actors.workspace import file_messages, job_messages, lifetime, policy, ports, snapshots
-from actors.workspace import lifecycle as running
+from actors.workspace import compare, file_messages, job_messages, lifecycle, lifetime, policy, ports, snapshots
 from actors.workspace import messages as w
 from actors.workspace.describe import describe
 from actors.workspace.host import Host
@@ -61,7 +59,7 @@ class WorkspaceActor(Actor):
         self._own.reload()
         ports.claim(self._own)
         if self._own.record.machine is not None:
-            await running.adopt(self._own, self._own.record.machine)
+            await lifecycle.adopt(self._own, self._own.record.machine)
         self.nursery.start_soon(self._watch.run)
 
     async def teardown(self) -> None:
@@ -141,21 +139,21 @@ class WorkspaceActor(Actor):
         own = self._own
         match message:
             case w.Start():
-                await running.bring_back(own, message.checkpoint, head=own.record.head)
+                await lifecycle.bring_back(own, message.checkpoint, head=own.record.head)
             case w.Prepare():
-                return await running.prepare(own, message.checkpoint)
+                return await lifecycle.prepare(own, message.checkpoint)
             case w.Claim():
-                await running.claim(own, message.record)
+                await lifecycle.claim(own, message.record)
                 self.name = f"workspace {own.record.name}"
                 self._watch.renew()
             case w.Stop():
-                await running.stop(own)
+                await lifecycle.stop(own)
             case w.Pause():
-                await running.pause(own)
+                await lifecycle.pause(own)
             case w.Suspend():
-                await running.suspend(own, lifetime.REQUEST)
+                await lifecycle.suspend(own, lifetime.REQUEST)
             case w.Resume():
-                await running.resume(own)
+                await lifecycle.resume(own)
             case w.SetLifetime():
                 self._watch.change(message.lifetime)
             case w.TakeCheckpoint():
@@ -180,7 +178,7 @@ class WorkspaceActor(Actor):
             case w.SetOwner():
                 own.save(owner=message.owner, adopted_from=own.record.owner)
             case w.Destroy():
-                await running.destroy(own)
+                await lifecycle.destroy(own)
                 return None
             case _:
                 assert_never(message)
@@ -191,7 +189,7 @@ class WorkspaceActor(Actor):
         with own.store.held() as first, own.store.held() as second:
             sources = await self._node(message.base, first), await self._node(message.other, second)
             names = message.base, message.other or "now"
-            return await looking.diff(own, names, sources, self._client, path=message.path, texts=message.texts)
+            return await compare.diff(own, names, sources, self._client, path=message.path, texts=message.texts)
 
     async def _node(self, name: str | None, owner: str) -> Checkpoint | None:
         """Return a snapshot's checkpoint, or one of now, held; ``None`` for now while the machine runs."""
@@ -210,7 +208,7 @@ class WorkspaceActor(Actor):
         if self._wakes:
             async with self._changing:
                 if self._wakes:
-                    await running.resume(self._own)
+                    await lifecycle.resume(self._own)
         return await self._own.live().live_client()
 
     def _info(self, note: str = "", *, measured: bool = False) -> WorkspaceInfo:

@@ -16,14 +16,14 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
-from actors.machine.checkpoint import Checkpoint
-from actors.machine.guest import walks as guest_looks
+from actors.machine.guest import walks
 from actors.machine.guest.client import GuestClient
 from actors.machine.network.hostfwd import NETDEV
 from actors.machine.probe import check_memory
+from actors.machine.storage.checkpoint import Checkpoint
+from actors.model.diff import MAX_TEXT_BYTES, Walk, compare, decide, unified
 from actors.model.errors import CheckpointUnusable, GuestRefused, InvalidArgument
 from actors.model.guest import Diff, FileChange
-from actors.workspace.diff import MAX_TEXT_BYTES, Walk, compare, decide, unified
 from actors.workspace.launch import Prepared, discard, prepare
 from actors.workspace.resources import Holdings
 
@@ -105,7 +105,7 @@ async def diff(
         before, after = await _both(clients, lambda client, _side: _walk(client, path))
         changes, doubtful = await trio.to_thread.run_sync(compare, before, after)
         if doubtful:
-            digests = await _both(clients, lambda client, _side: guest_looks.digests(client, doubtful))
+            digests = await _both(clients, lambda client, _side: walks.digests(client, doubtful))
             changes += decide(doubtful, before, after, (digests[0], digests[1]))
         changes.sort(key=lambda change: change.path)
         truncated = False
@@ -135,7 +135,7 @@ async def _both(clients: list[GuestClient], look: Callable[[GuestClient, int], A
 
 
 async def _walk(client: GuestClient, path: str) -> Walk:
-    found, whole = await guest_looks.walk(client, path, MAX_ENTRIES)
+    found, whole = await walks.walk(client, path, MAX_ENTRIES)
     if not whole:
         raise InvalidArgument(
             f"There are more than {MAX_ENTRIES} files below {path}.", remedy="Compare a directory that holds fewer."

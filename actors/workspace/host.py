@@ -9,13 +9,13 @@ import trio
 
 from actors.machine.accelerator import AcceleratorVerdict, probe_accelerators
 from actors.machine.channel.cids import Cids
-from actors.machine.checkpoint import Checkpoint, Fingerprint
-from actors.machine.machine import MachineRecord
 from actors.machine.probe import QemuBuild, probe_qemu
 from actors.machine.qemu.command_line import MachineSpec, machine_arguments
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
 from actors.model.image import BootImage
 from actors.model.info import Shape
+from actors.model.machine import Fingerprint, MachineRecord
 from actors.model.names import new_id, short
 from actors.model.record import WorkspaceRecord
 from actors.model.settings import Settings

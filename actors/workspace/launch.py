@@ -7,14 +7,14 @@ from typing import Final
 import attrs
 import trio
 
-from actors.machine import checkpoint as checkpoints
-from actors.machine import proof
-from actors.machine import start as starting
-from actors.machine.checkpoint import Checkpoint, Fingerprint
+from actors.machine import proof, start
 from actors.machine.machine import Machine
 from actors.machine.proof import Persona
+from actors.machine.storage import integrity
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import CheckpointUnusable, MachineFailed
 from actors.model.image import BootImage
+from actors.model.machine import Fingerprint
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord, directory_of
 from actors.workspace.host import Host
@@ -53,7 +53,7 @@ async def complete(host: Host, record: WorkspaceRecord, prepared: Prepared) -> M
     resumes = source if source is not None and source.has_memory else None
     limit_s = settings.restore_timeout_s if resumes else settings.boot_timeout_s
     try:
-        await starting.prove(
+        await start.prove(
             machine,
             Persona(record.id, record.name),
             resumes,
@@ -103,7 +103,7 @@ async def prepare(nursery: trio.Nursery, host: Host, record: WorkspaceRecord, so
     fingerprint = await host.fingerprint(image, record.shape, record.network, record.channel)
     if source is not None and source.has_memory:
         check_fit(source, fingerprint)
-        await trio.to_thread.run_sync(checkpoints.verify, host.store, source)
+        await trio.to_thread.run_sync(integrity.verify, host.store, source)
     new_layer = new_id() if source or record.layer is None else record.layer
     with host.store.held(new_layer, *([source.id] if source else [])):
         if new_layer != record.layer:
@@ -158,7 +158,7 @@ async def _start(
         mac=record.mac,
     )
     settings, disk_bytes = host.settings, _disk_bytes(record, source)
-    machine = await starting.prepare(
+    machine = await start.prepare(
         nursery,
         spec,
         fingerprint,

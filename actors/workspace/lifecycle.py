@@ -10,13 +10,15 @@ import trio
 
 from actors.machine import checkpoint as checkpoints
 from actors.machine import pause as standstill
-from actors.machine import start as starting
-from actors.machine.checkpoint import Checkpoint
-from actors.machine.machine import SHUTDOWN_GRACE_S, Machine, MachineRecord
+from actors.machine import start
+from actors.machine.machine import SHUTDOWN_GRACE_S, Machine
 from actors.machine.pause import FileSystem
+from actors.machine.storage import integrity
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
 from actors.model.errors import AgentisoError, MachineFailed
 from actors.model.files import tail
+from actors.model.machine import MachineRecord
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event, State
@@ -115,7 +117,7 @@ async def adopt(own: Holdings, machine_record: MachineRecord) -> None:
         fingerprint = machine_record.fingerprint or await host.fingerprint(
             image, record.shape, record.network, record.channel
         )
-        machine = await starting.adopt(
+        machine = await start.adopt(
             own.nursery,
             host.adopted_spec(image, fingerprint, record, machine_record),
             fingerprint,
@@ -129,7 +131,7 @@ async def adopt(own: Holdings, machine_record: MachineRecord) -> None:
         reason = "Its machine ended while no supervisor was running."
     except AgentisoError as error:
         machine, reason = None, f"Its machine could not be adopted: {error}"
-        starting.kill(machine_record)
+        start.kill(machine_record)
     if machine is None:
         shutil.rmtree(machine_record.directory, ignore_errors=True)
         if own.lifecycle.state is not State.FAILED:
@@ -147,7 +149,7 @@ async def stop(own: Holdings) -> None:
     """End the machine after its guest has written its disks; of a suspended workspace only the disk is kept."""
     machine = own.machine
     if machine is None:
-        source = checkpoints.load(own.store, own.record.suspended or "")
+        source = own.store.load(own.record.suspended or "")
         settle_on(own, source, head=own.record.head)
         await own.store.sweep()
         return
@@ -216,7 +218,7 @@ async def suspend(own: Holdings, by: str) -> None:
     with trio.CancelScope(shield=True):
         # Nobody may have asked for it who would wait for that.
         await own.store.flush()
-    own.nursery.start_soon(checkpoints.add_digest_later, own.store, taken.checkpoint)
+    own.nursery.start_soon(integrity.add_digest_later, own.store, taken.checkpoint)
 
 
 async def resume(own: Holdings) -> None:
@@ -226,7 +228,7 @@ async def resume(own: Holdings) -> None:
         own.lifecycle.move(Event.RESUMED)
         own.note()
         return
-    await bring_back(own, checkpoints.load(own.store, own.record.suspended or ""), head=own.record.head)
+    await bring_back(own, own.store.load(own.record.suspended or ""), head=own.record.head)
     await own.store.sweep()
 
 

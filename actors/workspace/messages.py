@@ -11,14 +11,9 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
 
-from actors.machine.checkpoint import Checkpoint
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.guest import Diff
-from actors.model.info import (
-    Lifetime,
-    PortForward,
-    SnapshotInfo,
-    WorkspaceInfo,
-)
+from actors.model.info import Lifetime, PortForward, SnapshotInfo, WorkspaceInfo
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
 from actors.runtime import ActorRef, Message

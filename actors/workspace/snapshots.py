@@ -8,8 +8,9 @@ import attrs
 import trio
 
 from actors.machine import checkpoint as checkpoints
-from actors.machine.checkpoint import Checkpoint
-from actors.machine.storage.compaction import compact
+from actors.machine.compaction import compact
+from actors.machine.storage import integrity
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import IllegalState, NotFound
 from actors.model.info import SnapshotInfo
 from actors.model.names import new_id
@@ -34,7 +35,7 @@ async def take(own: Holdings, owner: str, *, with_memory: bool = True, durable: 
                 remedy="Take the memory too, or resume it first.",
             )
         store.hold(owner, {record.suspended})
-        return checkpoints.Taken(checkpoints.load(store, record.suspended), 0.0, 0)
+        return checkpoints.Taken(store.load(record.suspended), 0.0, 0)
     if machine is None:
         return _take_disk(own, owner)
     if machine.held is None and machine.doubtful_layer is None:
@@ -55,7 +56,7 @@ def _take_disk(own: Holdings, owner: str) -> checkpoints.Taken:
     with store.held(next_layer):
         made = checkpoints.take_disk(store, record.layer, next_layer, record.disk_bytes)
         store.hold(owner, {made.id})
-        store.unflushed.update(checkpoints.files_of(store, made))
+        store.unflushed.update(store.files_of(made))
         own.save(layer=next_layer)
     return checkpoints.Taken(made, 0.0, 0)
 
@@ -71,7 +72,7 @@ async def create(own: Holdings, name: str, *, with_memory: bool) -> SnapshotInfo
     finally:
         own.store.release(owner)
     if not made.digest:
-        own.nursery.start_soon(checkpoints.add_digest_later, own.store, made)
+        own.nursery.start_soon(integrity.add_digest_later, own.store, made)
     info = tree.infos(own.record)[-1]
     return attrs.evolve(info, pause_ms=taken.pause_s * 1000, seconds=time.perf_counter() - began)
 
@@ -79,7 +80,7 @@ async def create(own: Holdings, name: str, *, with_memory: bool) -> SnapshotInfo
 async def restore(own: Holdings, name: str, *, disk_only: bool) -> None:
     """Go back to a snapshot; where the workspace was before can be had again by `undo`."""
     snapshot = tree.find(own.record, name)
-    source = checkpoints.load(own.store, snapshot.checkpoint)
+    source = own.store.load(snapshot.checkpoint)
     if disk_only:
         source = attrs.evolve(source, has_memory=False)
     steps = own.record.undo
@@ -108,7 +109,7 @@ async def _keep_undo(own: Holdings, before: str) -> None:
         )
     finally:
         own.store.release(owner)
-    own.nursery.start_soon(checkpoints.add_digest_later, own.store, made)
+    own.nursery.start_soon(integrity.add_digest_later, own.store, made)
 
 
 async def undo(own: Holdings) -> str:
@@ -124,7 +125,7 @@ async def undo(own: Holdings) -> str:
             remedy="Only a restore can be; take a snapshot before other things.",
         )
     *earlier, step = own.record.undo
-    source = checkpoints.load(own.store, step.checkpoint)
+    source = own.store.load(step.checkpoint)
     if step.has_memory or step.state is State.RUNNING:
         await bring_back(own, source, head=step.head)
     else:
@@ -149,4 +150,4 @@ async def delete(own: Holdings, name: str, *, cascade: bool) -> tuple[str, ...]:
 
 def find(own: Holdings, name: str) -> Checkpoint:
     """Return the checkpoint of a snapshot."""
-    return checkpoints.load(own.store, tree.find(own.record, name).checkpoint)
+    return own.store.load(tree.find(own.record, name).checkpoint)

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from actors.machine.checkpoint import Checkpoint
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import NameTaken, NotFound
 from actors.model.info import SnapshotInfo, UndoInfo
 from actors.model.names import check_name, new_id

@@ -12,9 +12,8 @@ from typing import Final
 import attrs
 import trio
 
-from actors.machine.checkpoint import Checkpoint
-from actors.machine.checkpoint import load as load_checkpoint
 from actors.machine.qemu.command_line import MachineSpec
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
 from actors.model.errors import AgentisoError
 from actors.model.files import read_json
@@ -23,7 +22,8 @@ from actors.workspace.host import Host
 from agentiso.bench import floor
 from agentiso.bench.result import Aim, Found
 from agentiso.library.images import loader
-from agentiso.library.system import System, open_system
+from agentiso.library.opening import open_system
+from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
 
 POOL_LIMIT_S: Final = 120.0
@@ -75,7 +75,7 @@ class Bench:
         if wanted not in self._templates:
             await (await self.create("warm-up", memory_mb=wanted)).destroy()
             for path in (self.system.settings.state_dir / "templates").glob("*.json"):
-                found = load_checkpoint(self._store, read_json(path)["checkpoint"])
+                found = self._store.load(read_json(path)["checkpoint"])
                 assert found.fingerprint is not None
                 self._templates[found.fingerprint.memory_mb] = found
         return self._templates[wanted]

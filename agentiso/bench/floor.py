@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from actors.machine.checkpoint import Checkpoint
 from actors.machine.qemu import command_line
 from actors.machine.qemu.command_line import CHANNEL_FD, QMP_FD, ROOT_DEVICE, STATE_FD, MachineSpec
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.storage import ram_image
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.qcow2 import create_overlay
-from actors.runtime import unix_sockets as sockets
+from actors.runtime import unix_sockets
 from guest.handshake import NONCE_BYTES, EchoScanner, proof, token
 from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, PROTOCOL_VERSION, Codec, Data, Message, encode
 
@@ -40,9 +40,9 @@ class BareMachine:
         self._request_id = 0
         self._qmp: socket.socket | None = None
         spec.directory.mkdir(parents=True)
-        paths = [spec.directory / name for name in (sockets.QMP, sockets.CHANNEL)]
-        listeners = [sockets.listen(path) for path in paths]
-        self._streams = [sockets.connect(path) for path in paths]
+        paths = [spec.directory / name for name in (unix_sockets.QMP, unix_sockets.CHANNEL)]
+        listeners = [unix_sockets.listen(path) for path in paths]
+        self._streams = [unix_sockets.connect(path) for path in paths]
         for stream in self._streams:
             stream.settimeout(LIMIT_S)
         descriptors = {QMP_FD: listeners[0].fileno(), CHANNEL_FD: listeners[1].fileno()}

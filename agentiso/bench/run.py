@@ -16,7 +16,7 @@ from actors.model.settings import Settings
 from agentiso.bench import footprint, forks, guestwork, starts, supervisor
 from agentiso.bench.bench import Bench, Plan
 from agentiso.bench.result import Row
-from agentiso.library.system import open_system
+from agentiso.library.opening import open_system
 
 PLANS: Final[tuple[Plan, ...]] = (
     *starts.PLANS,

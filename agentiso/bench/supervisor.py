@@ -20,7 +20,8 @@ from actors.model.states import State
 from agentiso.bench.bench import Bench, Plan, ms_since
 from agentiso.bench.result import Aim, Found
 from agentiso.library.images import loader
-from agentiso.library.system import System, open_system
+from agentiso.library.opening import open_system
+from agentiso.library.system import System
 
 WORKSPACES: Final = 1000
 CLIENTS: Final = 10

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from actors.model.settings import Settings
 from agentiso.display.tree import draw, grow
-from agentiso.library.system import System, open_system
+from agentiso.library.opening import open_system
+from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
 from agentiso.mcp.tools.results import workspace_result
 from imagebuild import BuildProgress, ImageError, build_image, load_image

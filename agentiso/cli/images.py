@@ -6,8 +6,8 @@ import sys
 from typing import Any, Final
 
 from agentiso.cli.common import Commands, call_tool, columns, run_interruptibly, show
+from agentiso.client.dialling import is_running
 from agentiso.library.config import load_settings
-from agentiso.supervisor.daemon import is_running
 
 EXAMPLES: Final = """\
   agentiso image build base                    kernel, guest layer, Debian root disk

@@ -32,7 +32,8 @@ from agentiso.cli import (
 )
 from agentiso.cli.common import Commands, error_object
 from agentiso.cli.parser import Misuse, Parser
-from agentiso.supervisor.daemon import RUNS_ALREADY, DaemonRunning
+from agentiso.protocol.places import RUNS_ALREADY
+from agentiso.supervisor.daemon import DaemonRunning
 from guest.errors import only_error
 
 GROUPS: Final = (

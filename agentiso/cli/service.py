@@ -70,7 +70,8 @@ def _serve(a: Any) -> int:
 
 
 def _daemon(a: Any) -> int:
-    from agentiso.supervisor.daemon import run_daemon, stop_daemon
+    from agentiso.client.dialling import stop_daemon
+    from agentiso.supervisor.daemon import run_daemon
 
     settings = load_settings(a.config)
     if a.action == "stop":

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import attrs
 
+from agentiso.access.audit import read_last
 from agentiso.cli.common import Commands, columns, show
 from agentiso.cli.parser import Misuse
 from agentiso.library.config import load_settings
 from agentiso.protocol.sessions import SessionStore
-from agentiso.supervisor.audit import read_last
 
 EXAMPLES: Final = """\
   agentiso session create ann      prints the token with which an HTTP client is ann

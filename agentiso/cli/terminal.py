@@ -20,9 +20,9 @@ import trio
 from actors.model.errors import GuestBroken
 from actors.model.settings import Settings
 from actors.runtime.unix_sockets import dial
+from agentiso.client.dialling import connect_as
 from agentiso.client.tools import ToolFailed
 from agentiso.protocol.greeting import Hello
-from agentiso.supervisor.daemon import connect_as
 from agentiso.supervisor.live import SOCKET, Framed
 from guest.wire import FILE_STREAM, Data, Message
 

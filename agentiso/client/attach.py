@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from actors.model.settings import Settings
 from actors.registry.messages import RegistryRef
+from agentiso.client.dialling import connect, until_answered
 from agentiso.client.remote import open_remote
-from agentiso.supervisor.daemon import LIBRARY_SOCKET, connect, until_answered
+from agentiso.protocol.places import LIBRARY_SOCKET
 
 
 @asynccontextmanager

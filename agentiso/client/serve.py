@@ -16,9 +16,9 @@ from pathlib import Path
 import trio
 
 from actors.model.settings import Settings
+from agentiso.client.dialling import connect_as
 from agentiso.protocol.greeting import Hello
 from agentiso.protocol.sessions import SessionStore
-from agentiso.supervisor.daemon import connect_as
 
 PIPE_BYTES = 4096
 """Writes of at most PIPE_BUF do not block once a pipe is writable (pipe(7))."""

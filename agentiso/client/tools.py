@@ -13,9 +13,9 @@ from typing import Any, Final
 from actors.model.errors import AgentisoError, GuestBroken, InvalidArgument
 from actors.model.settings import Settings
 from actors.model.text import plain, shown
+from agentiso.client.dialling import connect_as
 from agentiso.protocol.greeting import Hello
 from agentiso.protocol.sessions import SessionStore
-from agentiso.supervisor.daemon import connect_as
 
 META: Final = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",

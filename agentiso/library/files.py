@@ -8,7 +8,7 @@ import stat
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
@@ -19,13 +19,11 @@ from actors.runtime import open_plain_nursery
 from actors.workspace import file_messages as m
 from actors.workspace.messages import WorkspaceRef
 from agentiso.library import copying
+from agentiso.library.execution import Executes
 from agentiso.library.host_paths import Place, opened
 from guest import tree
 from guest.search import MAX_LINE_CHARS
 from guest.wire import MALFORMED
-
-if TYPE_CHECKING:
-    from agentiso.library.workspace import Workspace
 
 MAX_FOUND_BYTES: Final = 8 * 1024 * 1024
 MAX_RESULTS: Final = 10_000
@@ -57,7 +55,7 @@ class Pieces:
 class Files:
     """``workspace.files``.  Paths of the guest are absolute; paths of the host are the caller's own."""
 
-    def __init__(self, workspace: Workspace, ref: WorkspaceRef) -> None:
+    def __init__(self, workspace: Executes, ref: WorkspaceRef) -> None:
         self._workspace = workspace
         self._ref = ref
 

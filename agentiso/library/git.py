@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 
 from actors.model.errors import AgentisoError, GuestRefused, InvalidArgument
 from actors.model.guest import ExecResult
 from actors.model.text import shown
+from agentiso.library.execution import Executes
 from agentiso.library.git_text import Address, GitStatus, check_ref, check_remote, check_url, hint, parse_status, redact
-
-if TYPE_CHECKING:
-    from agentiso.library.workspace import Workspace
 
 WORKSPACE: Final = "/workspace"
 """Where a repository is unless another path is given."""
@@ -82,7 +80,7 @@ class GitPush:
 class Git:
     """``workspace.git``.  Paths are absolute paths of the guest; every method may raise `GitFailed`."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Executes) -> None:
         self._workspace = workspace
 
     async def clone(

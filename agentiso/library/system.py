@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import attrs
 
 from actors.model.info import LIBRARY, ImportReport, Lifetime, PoolInfo, WorkspaceInfo
 from actors.model.settings import Settings
 from actors.registry import messages as r
-from actors.registry.supervisor import open_supervisor
-from agentiso.library.config import load_settings
-from agentiso.library.images import loader
 from agentiso.library.templates import Templates
 from agentiso.library.workspace import Workspace, destroy_all, find_workspace
 
@@ -146,32 +143,3 @@ class System:
                 seen = await system.wait_changed(seen)
         """
         return await self._registry.ask(r.AwaitChange(since, workspace_id))
-
-
-@asynccontextmanager
-async def open_system(
-    settings: Settings | None = None, *, keep: bool = False, attach: bool | Literal["auto"] = False
-) -> AsyncIterator[System]:
-    """Yield the `System` of a state directory, whose supervisor runs in this process or, with ``attach``, in its own.
-
-    Without ``settings`` the configuration in force is used; see `agentiso.library.config`.  With ``attach`` the running
-    supervisor is used, the same as the command line and MCP clients have, and started if there is none; of
-    ``settings`` only ``state_dir`` counts then.  With ``attach="auto"`` a running one is used if there is one.
-
-    At the end the workspaces made here are destroyed, unless ``keep``: then their machines run on.
-
-    Raises:
-        SupervisorRunning: another supervisor holds the state directory, and ``attach`` is false.
-        HostUnfit: the supervisor to attach to does not start.
-
-    """
-    from agentiso.client.attach import attach as attach_to
-    from agentiso.supervisor import daemon
-
-    chosen = settings or load_settings()
-    if attach is True or (attach == "auto" and daemon.is_running(chosen)):
-        async with attach_to(chosen, keep=keep) as (registry, theirs):
-            yield System(registry, theirs)
-    else:
-        async with open_supervisor(chosen, loader(chosen.images), keep=keep) as registry:
-            yield System(registry, chosen)

@@ -14,6 +14,8 @@ import trio
 
 from actors.model.errors import AgentisoError
 from actors.model.text import plain, printable, shown
+from agentiso.access.audit import Entry
+from agentiso.access.gate import Gate
 from agentiso.library.system import System
 from agentiso.mcp.content import content_of
 from agentiso.mcp.elicitation import InputNeeded, confirm, question_result
@@ -23,8 +25,6 @@ from agentiso.mcp.progress import open_progress
 from agentiso.mcp.schema import structure
 from agentiso.mcp.tools import TOOLS, Call
 from agentiso.protocol.sessions import CLIENT, Client
-from agentiso.supervisor.access import Gate
-from agentiso.supervisor.audit import Entry
 
 log = logging.getLogger("agentiso.mcp")
 MAX_ERROR_CHARS: Final = 4000

@@ -19,8 +19,8 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from actors.model.errors import HostUnfit
 from actors.model.settings import Http
+from agentiso.access.gate import Gate
 from agentiso.protocol.sessions import CLIENT, Client, Unauthorized
-from agentiso.supervisor.access import Gate
 
 PATH: Final = "/mcp"
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024

@@ -19,6 +19,8 @@ from mcp.shared.exceptions import MCPError
 
 from actors.model.errors import AgentisoError, NotFound
 from actors.model.text import printable, shown
+from agentiso.access.audit import Entry
+from agentiso.access.gate import Gate
 from agentiso.display.tree import Node, grow, pick, to_text
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
@@ -27,8 +29,6 @@ from agentiso.mcp.tools.output import last_lines
 from agentiso.mcp.tools.results import summary_result, workspace_result
 from agentiso.mcp.uris import MANUAL, ROOT, workspace_uri
 from agentiso.protocol.sessions import Client
-from agentiso.supervisor.access import Gate
-from agentiso.supervisor.audit import Entry
 
 READ: Final = "resources/read"
 LOG_BYTES: Final = 64 * 1024

@@ -17,6 +17,7 @@ from mcp.server.runner import serve_dual_era_loop
 from mcp.server.stdio import stdio_server
 
 from actors.runtime import open_plain_nursery
+from agentiso.access.gate import Gate
 from agentiso.library.system import System
 from agentiso.mcp import prompts
 from agentiso.mcp.calls import Calls, Served, client_of
@@ -27,7 +28,6 @@ from agentiso.mcp.schema import listed_schema
 from agentiso.mcp.subscriptions import Subscriptions
 from agentiso.mcp.tools import TOOLS, Tool
 from agentiso.protocol.sessions import LOCAL, Client
-from agentiso.supervisor.access import Gate
 
 VERSION: Final = "0.1.0"
 INSTRUCTIONS: Final = """\

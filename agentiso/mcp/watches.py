@@ -14,9 +14,9 @@ from typing import Final
 import trio
 
 from actors.model.errors import AgentisoError, GuestRefused, IllegalState, NotFound
+from agentiso.access.gate import NotOwner
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
-from agentiso.supervisor.access import NotOwner
 
 INTERVAL_S: Final = 0.5
 """Between two announcements of one resource, however often it changes: a client would read it no faster."""

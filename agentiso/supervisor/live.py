@@ -19,11 +19,11 @@ from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, Invali
 from actors.model.guest import JobInfo
 from actors.model.info import USER
 from actors.runtime import open_plain_nursery
+from agentiso.access.audit import AuditLog, Entry
 from agentiso.library.jobs import READ_BYTES
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
 from agentiso.protocol.sessions import Client
-from agentiso.supervisor.audit import AuditLog, Entry
 from guest.wire import FILE_STREAM, STDERR, STDOUT, Codec, Data, Event, Message, encode
 
 SOCKET: Final = "attach.sock"

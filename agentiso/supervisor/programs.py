@@ -16,6 +16,7 @@ from actors.model.info import LIBRARY, WorkspaceInfo
 from actors.model.settings import Settings
 from actors.registry import messages as r
 from actors.runtime import ActorRef, Message, open_plain_nursery
+from agentiso.access.audit import AuditLog, fields_of
 from agentiso.protocol.carry import assemble, plain_error, plain_result, plain_settings, vocabulary
 from agentiso.protocol.frames import (
     Ask,
@@ -33,7 +34,6 @@ from agentiso.protocol.frames import (
 )
 from agentiso.protocol.link import Link
 from agentiso.protocol.sessions import Client
-from agentiso.supervisor.audit import AuditLog, fields_of
 
 log = logging.getLogger("agentiso.remote")
 END_S: Final = 120.0

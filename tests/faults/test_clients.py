@@ -10,7 +10,7 @@ import trio
 
 from actors.runtime.unix_sockets import dial
 from agentiso.client.tools import META
-from agentiso.supervisor.daemon import SOCKET
+from agentiso.protocol.places import SOCKET
 from tests.faults.helpers import LIMIT_S, CommandLine, files, processes, qemu_pid
 
 pytestmark = pytest.mark.faults

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 import agentiso
-from agentiso.supervisor.daemon import is_running, stop_daemon
+from agentiso.client.dialling import is_running, stop_daemon
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 240

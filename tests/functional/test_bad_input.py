@@ -13,7 +13,7 @@ import trio
 
 from actors.model.errors import ConsumerFailed, GuestRefused, InvalidArgument
 from agentiso import System, Workspace
-from agentiso.supervisor.access import Gate
+from agentiso.access.gate import Gate
 from tests.standins import Caller, caller
 
 pytestmark = pytest.mark.functional

@@ -13,8 +13,7 @@ import pytest
 import trio
 
 import agentiso
-from actors.machine import proof
-from actors.machine import start as starting
+from actors.machine import proof, start
 from actors.machine.qemu.process import find_machines
 from agentiso import Lifetime, Pool, Settings, System, Workspace
 from tests.machines import ARGV
@@ -134,21 +133,21 @@ async def test_a_claim_that_fails_or_is_given_up_leaves_nothing_and_a_fresh_mach
 
             await filled(system)
             before = {path.name for path in (settings.state_dir / "workspaces").iterdir()}
-            reached, prove = trio.Event(), starting.prove
+            reached, prove = trio.Event(), start.prove
 
             async def never(*_arguments: Any, **_options: Any) -> None:
                 reached.set()
                 await trio.sleep_forever()
 
             async def stuck(machine: Any, *arguments: Any, **options: Any) -> None:
-                monkeypatch.setattr(starting, "prove", prove)
+                monkeypatch.setattr(start, "prove", prove)
                 try:
                     await never()
                 except BaseException:
                     await machine.end()
                     raise
 
-            monkeypatch.setattr(starting, "prove", stuck)
+            monkeypatch.setattr(start, "prove", stuck)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(system.create, "given-up")
                 await reached.wait()

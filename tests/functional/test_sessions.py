@@ -17,7 +17,7 @@ from mcp import Client, StdioServerParameters, stdio_client
 
 import agentiso
 from agentiso.client.tools import META
-from agentiso.library.system import open_system
+from agentiso.library.opening import open_system
 from tests.machines import ARGV
 from tests.standins import Caller
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import agentiso
-from actors.machine import start as starting
+from actors.machine import start
 from actors.model.errors import (
     GuestBroken,
     GuestRefused,
@@ -199,17 +199,17 @@ async def test_a_machine_that_dies_is_reported_and_starts_again_from_its_disk(
 async def test_a_start_that_hangs_delays_no_command_fork_or_stop_of_another_workspace(
     system: agentiso.System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached, go_on, prove = trio.Event(), trio.Event(), starting.prove
+    reached, go_on, prove = trio.Event(), trio.Event(), start.prove
 
     async def hang(*arguments: Any, **options: Any) -> None:
-        monkeypatch.setattr(starting, "prove", prove)
+        monkeypatch.setattr(start, "prove", prove)
         reached.set()
         await go_on.wait()
         await prove(*arguments, **options)
 
     with trio.fail_after(LIMIT_S):
         one, two = await system.create("one"), await system.create("two")
-        monkeypatch.setattr(starting, "prove", hang)
+        monkeypatch.setattr(start, "prove", hang)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(system.create, "slow")
             await reached.wait()

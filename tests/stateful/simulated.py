@@ -24,20 +24,22 @@ import pytest
 import trio
 
 from actors.machine import checkpoint as checkpoints
-from actors.machine import start as starting
+from actors.machine import start
 from actors.machine.accelerator import AcceleratorVerdict
-from actors.machine.checkpoint import Checkpoint, Fingerprint, settle_layer
+from actors.machine.checkpoint import settle_layer
 from actors.machine.guest.identity import Identity, IdentityReply
-from actors.machine.machine import Machine, MachineRecord
+from actors.machine.machine import Machine
 from actors.machine.probe import QemuBuild
 from actors.machine.proof import Persona
 from actors.machine.qemu.command_line import MachineSpec
-from actors.machine.qemu.process import ProcessIdentity, QemuProcess
+from actors.machine.qemu.process import QemuProcess
 from actors.machine.storage import qcow2
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
 from actors.model.errors import GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
 from actors.model.guest import CommandSpec, ExecResult, FileContent
 from actors.model.info import Evidence
+from actors.model.machine import Fingerprint, MachineRecord, ProcessIdentity
 from actors.model.names import new_id
 from actors.registry import supervisor, templates
 from actors.workspace import host
@@ -169,11 +171,11 @@ class World:
         patch.setattr(QemuProcess, "adopt", adopt_process)
         patch.setattr(host, "probe_accelerators", probe)
         patch.setattr(host, "probe_qemu", lambda _binary: QemuBuild(Path("qemu"), (7, 2, 0), "7.2.0", "build"))
-        patch.setattr(starting, "prepare", self._prepare)
-        patch.setattr(starting, "prove", self._prove)
-        patch.setattr(starting, "adopt", self._adopt)
+        patch.setattr(start, "prepare", self._prepare)
+        patch.setattr(start, "prove", self._prove)
+        patch.setattr(start, "adopt", self._adopt)
         patch.setattr(templates, "REHEARSALS", 1)
-        patch.setattr(starting, "kill", kill)
+        patch.setattr(start, "kill", kill)
         patch.setattr(checkpoints, "ChangedMemory", lambda pid, _ram, target: Changed(world.by_pid(pid), target))
 
     async def _prepare(

@@ -15,8 +15,7 @@ import attrs
 import pytest
 import trio
 
-from actors.machine import checkpoint as checkpoints
-from actors.machine.storage import qcow2
+from actors.machine.storage import integrity, qcow2
 from actors.model import record as records
 from actors.model.image import BootImage
 from actors.model.info import Lifetime, Shape, WorkspaceInfo
@@ -77,7 +76,7 @@ class StableStorage:
     def lost(self, record: WorkspaceRecord, world: World) -> list[str]:
         """Return what a power loss would take of that which a workspace stands on."""
         kept = {record.suspended, *(each.checkpoint for each in record.snapshots)} - {None}
-        made = [checkpoints.load(world.store, str(identifier)) for identifier in kept]
+        made = [world.store.load(str(identifier)) for identifier in kept]
         tops = {world.store.layer(layer) for layer in (record.layer, *(each.layer for each in made)) if layer}
         layers = {path for top in tops for path in qcow2.backing_chain(top) if path.suffix == ".qcow2"}
         files = [path for each in made for path in world.store.checkpoint(each.id).iterdir()]
@@ -145,6 +144,6 @@ async def test_a_snapshot_survives_a_power_loss_when_its_digest_is_added(promise
     directory = records.directory_of(promised.storage.root, promised.info.workspace_id)
     (snapshot,) = records.load(directory).snapshots
     store = promised.world.store
-    await checkpoints.add_digest(store, checkpoints.load(store, snapshot.checkpoint))
-    assert checkpoints.load(store, snapshot.checkpoint).digest
+    await integrity.add_digest(store, store.load(snapshot.checkpoint))
+    assert store.load(snapshot.checkpoint).digest
     assert promised.lost() == []

@@ -26,8 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.machine import checkpoint as checkpoints
-from actors.machine.storage import qcow2
+from actors.machine.storage import integrity, qcow2
 from actors.model import record as records
 from actors.model.errors import ActorGone, AgentisoError
 from actors.model.files import read_json
@@ -540,10 +539,10 @@ class TreeMachine(RuleBasedStateMachine):
     def instant_of(self, checkpoint_id: str | None) -> Instant:
         assert checkpoint_id
         store = self.world.store
-        checkpoint = checkpoints.load(store, checkpoint_id)
+        checkpoint = store.load(checkpoint_id)
         memory = None
         if checkpoint.has_memory:
-            checkpoints.verify(store, checkpoint)
+            integrity.verify(store, checkpoint)
             memory = (store.checkpoint(checkpoint_id) / "ram").read_bytes()[:16].decode().strip("\0 ")
         return Instant(memory, mark_of(store.layer(checkpoint.layer)))
 
@@ -559,7 +558,7 @@ class TreeMachine(RuleBasedStateMachine):
         store = self.world.store
         kept = {path.name for path in (self.state_dir / "checkpoints").iterdir()}
         needed_layers = {name for name in wanted if not (store.checkpoint(name)).exists()}
-        needed_layers |= {checkpoints.load(store, name).layer for name in wanted - needed_layers}
+        needed_layers |= {store.load(name).layer for name in wanted - needed_layers}
         for name in list(needed_layers):
             needed_layers |= {path.stem for path in qcow2.backing_chain(store.layer(name))}
         assert kept <= wanted

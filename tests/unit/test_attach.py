@@ -13,9 +13,9 @@ from trio.testing import memory_stream_pair
 from actors.machine.guest.client import GuestClient
 from actors.model.settings import Audit
 from actors.workspace import job_messages
+from agentiso.access.audit import AuditLog, read_last
 from agentiso.library.jobs import Jobs
 from agentiso.library.system import System
-from agentiso.supervisor.audit import AuditLog, read_last
 from agentiso.supervisor.live import Framed, serve_attach
 from guest.wire import Data, Message
 from tests.unit.test_guest_agent import connected, until_gone

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.machine.checkpoint import Fingerprint
 from actors.machine.storage import extents, qcow2
 from actors.model.errors import CheckpointUnusable, RemoteProtocolError
 from actors.model.info import Shape
+from actors.model.machine import Fingerprint
 from actors.registry.bundle import BadBundle, BundleReader, BundleWriter, Manifest, Memory, layer_name
 
 PAGE = 4096

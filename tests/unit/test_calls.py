@@ -18,6 +18,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actors.model.errors import GuestRefused, InvalidArgument
 from actors.model.guest import FileEntry
 from actors.model.settings import Audit, Rate, RateLimits, Settings
+from agentiso.access.audit import HIDDEN, AuditLog, read_last, summary
+from agentiso.access.gate import Gate
+from agentiso.access.ratelimits import CREATE, EXEC, Limiter, RateLimited, bucket_of
 from agentiso.library.files import Files
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
@@ -27,9 +30,6 @@ from agentiso.mcp.resources import READ
 from agentiso.mcp.tools import TOOLS
 from agentiso.mcp.uris import MANUAL, ROOT
 from agentiso.protocol.sessions import Client
-from agentiso.supervisor.access import Gate
-from agentiso.supervisor.audit import HIDDEN, AuditLog, read_last, summary
-from agentiso.supervisor.ratelimits import CREATE, EXEC, Limiter, RateLimited, bucket_of
 from tests.standins import caller, open_stopped, wired
 
 LIMIT_S = 30

@@ -9,10 +9,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from actors.machine.checkpoint import Fingerprint
 from actors.machine.qemu import boot_timer, tsc
 from actors.machine.qemu.command_line import kernel_arguments
-from actors.machine.qemu.tsc import is_steady, measure_khz, same_rate
+from actors.machine.qemu.tsc import is_steady, measure_khz
+from actors.model.machine import Fingerprint, same_rate
 
 FINGERPRINT = Fingerprint("7.2", "tcg", "max", 1, 128, "digest", "none", "serial", tsc_khz=2_000_000)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.machine.storage.compaction import choose_base
+from actors.machine.compaction import choose_base
 
 SIZES = st.lists(st.integers(0, 10**9), min_size=5, max_size=40)
 

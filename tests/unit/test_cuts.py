@@ -11,6 +11,7 @@ import trio
 
 from actors.model.guest import ExecResult, FileEntry, JobInfo, JobList
 from actors.model.settings import Settings
+from agentiso.access.gate import Gate
 from agentiso.library.files import Files
 from agentiso.library.git import Git, GitDiff
 from agentiso.library.jobs import Jobs
@@ -19,7 +20,6 @@ from agentiso.library.workspace import Workspace
 from agentiso.mcp.tools.files import MAX_LISTED
 from agentiso.mcp.tools.jobs import MAX_LISTED as MAX_JOBS
 from agentiso.mcp.tools.output import last_lines
-from agentiso.supervisor.access import Gate
 from tests.standins import caller, open_stopped, wired
 
 LIMIT_S = 30

@@ -14,6 +14,8 @@ import trio
 import agentiso
 from actors.model.settings import Settings
 from actors.runtime.unix_sockets import listen
+from agentiso.client import dialling
+from agentiso.protocol import places
 from agentiso.supervisor import daemon
 from tests.machines import ARGV
 from tests.standins import open_stopped
@@ -27,7 +29,7 @@ class Host:
 
     def __init__(self, state_dir: Path) -> None:
         self.settings = Settings(state_dir=state_dir)
-        self.log = state_dir / daemon.LOG
+        self.log = state_dir / places.LOG
 
     async def run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         environment = {**os.environ, "AGENTISO_STATE_DIR": str(self.settings.state_dir)}
@@ -43,7 +45,7 @@ class Host:
 async def host(tmp_path: Path) -> AsyncIterator[Host]:
     made = Host(tmp_path)
     yield made
-    daemon.stop_daemon(made.settings)
+    dialling.stop_daemon(made.settings)
 
 
 @pytest.mark.parametrize("attempt", range(3))
@@ -66,7 +68,7 @@ async def test_a_daemon_that_is_not_needed_says_so_and_leaves_the_first_one_alon
         assert (await host.run("list")).returncode == 0
         pid = host.pid()
         second = await host.run("daemon", "run")
-        assert second.returncode == daemon.RUNS_ALREADY
+        assert second.returncode == places.RUNS_ALREADY
         assert f"A supervisor runs for {host.settings.state_dir} already." in second.stderr.decode()
         assert "`agentiso daemon stop` ends it" in second.stderr.decode()
         assert (await host.run("list")).returncode == 0
@@ -98,12 +100,12 @@ async def test_a_supervisor_within_a_program_is_not_waited_for(host: Host) -> No
         assert host.log.read_text().count("holds") == 1
 
 
-@pytest.mark.parametrize("socket", [daemon.SOCKET, daemon.LIBRARY_SOCKET])
+@pytest.mark.parametrize("socket", [places.SOCKET, places.LIBRARY_SOCKET])
 async def test_who_is_let_in_by_a_supervisor_that_ends_before_it_answers_starts_the_next_one(
     host: Host, socket: str
 ) -> None:
     async def use() -> None:
-        if socket == daemon.SOCKET:
+        if socket == places.SOCKET:
             assert (await host.run("list", "--json")).stdout == b"[]\n"
         else:
             async with agentiso.open_system(host.settings, attach=True) as system:

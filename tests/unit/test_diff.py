@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.workspace.diff import MAX_TEXT_LINES, Entry, compare, decide, unified
+from actors.model.diff import MAX_TEXT_LINES, Entry, compare, decide, unified
 from guest.filework import InvalidRequest
 from guest.walk import MAX_DIGESTS, digests, walk
 

@@ -15,12 +15,12 @@ from trio.testing import MockClock
 from actors.model.info import Shape
 from actors.model.settings import Quotas, Settings
 from actors.registry.admission import Claim, Ledger, QuotaExceeded
+from agentiso.access.gate import Gate
+from agentiso.access.presence import IDLE_S, VANISHED_S
 from agentiso.library.system import System
 from agentiso.mcp.schema import schema_for
 from agentiso.mcp.tools import TOOLS, Tool
 from agentiso.protocol.sessions import Client
-from agentiso.supervisor.access import Gate
-from agentiso.supervisor.presence import IDLE_S, VANISHED_S
 from tests.standins import caller, open_stopped
 
 LIMIT_S = 30

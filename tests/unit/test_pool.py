@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.machine.accelerator import AcceleratorVerdict
-from actors.machine.checkpoint import Checkpoint
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
 from actors.model.errors import MachineFailed
 from actors.model.image import BootImage

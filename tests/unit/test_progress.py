@@ -14,13 +14,13 @@ import trio
 from trio.testing import MockClock
 
 from actors.model.settings import Settings
+from agentiso.access.gate import Gate
 from agentiso.library.system import System
 from agentiso.mcp.calls import Calls
 from agentiso.mcp.progress import BEAT_S, FIRST_BEAT_S, open_progress
 from agentiso.mcp.tools import TOOLS, Call, Tool
 from agentiso.mcp.tools.tool import Done
 from agentiso.protocol.sessions import LOCAL
-from agentiso.supervisor.access import Gate
 
 
 class Session:

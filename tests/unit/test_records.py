@@ -9,15 +9,14 @@ from pathlib import Path
 import attrs
 import pytest
 
-from actors.machine import checkpoint as checkpoints
-from actors.machine.checkpoint import Checkpoint, Fingerprint
-from actors.machine.machine import MachineRecord
-from actors.machine.qemu.process import ProcessIdentity
+from actors.machine.storage import integrity
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import CheckpointUnusable
 from actors.model.info import Evidence, HookOutcome, Lineage, Shape
+from actors.model.machine import Fingerprint, MachineRecord, ProcessIdentity
 from actors.model.record import SnapshotRecord, WorkspaceRecord
 from actors.model.states import State
 
@@ -75,13 +74,13 @@ def kept(store: Store, *, digest: bool) -> Checkpoint:
         file.write(b"memory")
     (directory / "devices").write_bytes(b"devices")
     made = Checkpoint("one", 1.0, FINGERPRINT, "layer", 2**30, True, "00", "11", 5, seal_of(directory))
-    checkpoints.save(store, attrs.evolve(made, digest=digest_of(directory) if digest else ""))
-    return checkpoints.load(store, "one")
+    store.save(attrs.evolve(made, digest=digest_of(directory) if digest else ""))
+    return store.load("one")
 
 
 @pytest.mark.parametrize("digest", [True, False])
 def test_a_checkpoint_as_it_was_written_is_taken(store: Store, digest: bool) -> None:
-    checkpoints.verify(store, kept(store, digest=digest))
+    integrity.verify(store, kept(store, digest=digest))
 
 
 def test_a_copied_checkpoint_is_taken_for_its_digest_whatever_its_holes(store: Store) -> None:
@@ -90,7 +89,7 @@ def test_a_copied_checkpoint_is_taken_for_its_digest_whatever_its_holes(store: S
     filled = ram.read_bytes()
     ram.unlink()
     ram.write_bytes(filled)
-    checkpoints.verify(store, made)
+    integrity.verify(store, made)
 
 
 @pytest.mark.parametrize("digest", [True, False])
@@ -100,19 +99,19 @@ def test_an_altered_checkpoint_is_refused(store: Store, name: str, digest: bool)
     with (store.checkpoint("one") / name).open("r+b") as file:
         file.write(b"x")
     with pytest.raises(CheckpointUnusable, match="altered"):
-        checkpoints.verify(store, made)
+        integrity.verify(store, made)
 
 
 def test_a_checkpoint_that_is_altered_after_it_was_verified_is_refused(store: Store) -> None:
     made = kept(store, digest=True)
-    checkpoints.verify(store, made)
+    integrity.verify(store, made)
     ram = store.checkpoint("one") / "ram"
     times = ram.stat()
     with ram.open("r+b") as file:
         file.write(b"x")
     os.utime(ram, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(CheckpointUnusable, match="altered"):
-        checkpoints.verify(store, made)
+        integrity.verify(store, made)
 
 
 def test_a_decayed_checkpoint_is_refused_at_its_first_use(store: Store) -> None:
@@ -120,24 +119,24 @@ def test_a_decayed_checkpoint_is_refused_at_its_first_use(store: Store) -> None:
     made = kept(store, digest=True)
     decayed = attrs.evolve(made, digest="0" * 64)
     with pytest.raises(CheckpointUnusable, match="damaged"):
-        checkpoints.verify(store, decayed)
+        integrity.verify(store, decayed)
 
 
 async def test_a_checkpoint_that_was_not_flushed_is_taken_until_the_host_boots_again(store: Store) -> None:
-    boot = checkpoints.BOOT_ID.read_text().strip()
+    boot = integrity.BOOT_ID.read_text().strip()
     made = attrs.evolve(kept(store, digest=False), boot=boot)
-    checkpoints.verify(store, made)
+    integrity.verify(store, made)
     store.verified.clear()
     with pytest.raises(CheckpointUnusable, match="damaged"):
-        checkpoints.verify(store, attrs.evolve(made, boot="the boot before"))
-    await checkpoints.add_digest(store, made)
-    settled = checkpoints.load(store, "one")
+        integrity.verify(store, attrs.evolve(made, boot="the boot before"))
+    await integrity.add_digest(store, made)
+    settled = store.load("one")
     assert (settled.boot, bool(settled.digest)) == ("", True)
-    checkpoints.verify(store, settled)
+    integrity.verify(store, settled)
 
 
 def test_a_checkpoint_without_its_memory_is_refused(store: Store) -> None:
     made = kept(store, digest=True)
     shutil.rmtree(store.checkpoint("one"))
     with pytest.raises(CheckpointUnusable, match="cannot be read"):
-        checkpoints.verify(store, made)
+        integrity.verify(store, made)

@@ -39,6 +39,7 @@ from actors.runtime.actor import Mailbox
 from actors.workspace import messages as w
 from actors.workspace.file_messages import EditFile
 from actors.workspace.job_messages import FollowJob, StartJob
+from agentiso.access.audit import AuditLog, read_last
 from agentiso.client.remote import open_remote
 from agentiso.protocol.carry import (
     LIVE,
@@ -57,7 +58,6 @@ from agentiso.protocol.carry import (
 )
 from agentiso.protocol.frames import Ask, Called, Done, Hello, from_body, to_body
 from agentiso.protocol.wire import MAX_JSON_BYTES, Codec, encode
-from agentiso.supervisor.audit import AuditLog, read_last
 from agentiso.supervisor.programs import serve_library
 
 LIMIT_S = 20

@@ -14,9 +14,9 @@ import trio
 from actors.model.errors import AgentisoError, NoCapacity
 from actors.model.info import Evidence, ForkedChild, ForkReport, NetworkInfo, Shape, SnapshotInfo, WorkspaceInfo
 from actors.model.settings import Settings
+from agentiso.access.gate import Gate
 from agentiso.library.system import System
 from agentiso.mcp.tools.results import state_result
-from agentiso.supervisor.access import Gate
 from tests.standins import Caller, caller
 
 LIMIT_S = 30

@@ -22,13 +22,13 @@ from mcp.shared.exceptions import MCPError
 from trio.testing import lockstep_stream_pair
 
 from actors.model.settings import Settings
+from agentiso.access.gate import Gate
 from agentiso.library.system import System
 from agentiso.mcp import subscriptions
 from agentiso.mcp.http import make_http_app, serve_http
 from agentiso.mcp.server import make_server, serve_connection
 from agentiso.mcp.watches import INTERVAL_S
 from agentiso.protocol.sessions import Client
-from agentiso.supervisor.access import Gate
 from tests.standins import Caller, caller, open_stopped
 
 # The SDK's client discourages what only the handshake era has.

@@ -22,13 +22,13 @@ import guest
 import imagebuild
 from actors.model.errors import AgentisoError
 from actors.model.settings import Settings
+from agentiso.access.gate import Gate
 from agentiso.library.system import System
 from agentiso.mcp.profiles import CORE, MAX_CORE, is_shown
 from agentiso.mcp.schema import listed_schema, schema_for
 from agentiso.mcp.server import make_server
 from agentiso.mcp.tools import TOOLS
 from agentiso.protocol.sessions import Client
-from agentiso.supervisor.access import Gate
 from tests.standins import Caller, open_stopped
 
 LIMIT_S = 30

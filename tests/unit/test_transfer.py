@@ -11,14 +11,14 @@ import attrs
 import pytest
 import trio
 
-from actors.machine import checkpoint as checkpoints
-from actors.machine.checkpoint import Checkpoint, Fingerprint
-from actors.machine.storage import qcow2
+from actors.machine.storage import integrity, qcow2
+from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store
 from actors.model.errors import AgentisoError, InvalidArgument
 from actors.model.image import BootImage
 from actors.model.info import NetworkInfo, Shape, WorkspaceInfo
+from actors.model.machine import Fingerprint
 from actors.registry import transfer
 from actors.registry.bundle import BadBundle, Manifest
 
@@ -69,7 +69,7 @@ def source(tmp_path: Path) -> tuple[Store, Checkpoint]:
     (directory / "devices").write_bytes(os.urandom(1000))
     made = Checkpoint("point", 1.0, FINGERPRINT, "top", 2**30, True, "00" * 32, "11" * 16, 5)
     made = attrs.evolve(made, seal=seal_of(directory), digest=digest_of(directory))
-    checkpoints.save(store, made)
+    store.save(made)
     return store, made
 
 
@@ -87,7 +87,7 @@ async def test_a_checkpoint_comes_back_whole_sparse_and_on_this_hosts_files(
         async with transfer.unpacked(there, target, accept, nothing) as found:
             made = await transfer.install(store, found, image(tmp_path), "owner")
         assert not list((there / "imports").iterdir())
-        checkpoints.verify(store, checkpoints.load(store, made.id))
+        integrity.verify(store, store.load(made.id))
         assert made.digest == old.digest
         assert made.id != old.id
         assert (store.checkpoint(made.id) / "ram").stat().st_blocks * 512 < MIB

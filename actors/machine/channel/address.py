@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from actors.model.errors import HostUnfit
-from actors.runtime import unix_sockets as sockets
+from actors.runtime import unix_sockets
 
 RETRY_S: Final = 0.02
 
@@ -24,7 +24,7 @@ class SerialAddress:
     async def connect(self) -> trio.SocketStream:
         """Connect; QEMU serves one host at a time."""
         await trio.lowlevel.checkpoint()
-        return sockets.dial(self.path)
+        return unix_sockets.dial(self.path)
 
 
 @attrs.frozen

@@ -19,6 +19,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+from actors.machine.guest.calls import REPLY_LIMIT_S
 from actors.machine.guest.files import GuestFiles
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.guest.jobs import GuestJobs
@@ -36,8 +37,6 @@ from guest.wire import (
 )
 
 RECEIVE_BYTES: Final = 256 * 1024
-REPLY_LIMIT_S: Final = 30.0
-"""A guest that is silent for so long on a small request is taken for dead; software emulation is slow."""
 FREEZE_LIMIT_S: Final = 10.0
 CLOCK_ERROR_S: Final = 0.02
 CLOCK_PROMISE_S: Final = 0.05

@@ -10,18 +10,16 @@ import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import trio
 
+from actors.machine.guest.calls import GuestCalls
 from actors.model.errors import GuestRefused, NoCapacity, RemoteProtocolError
 from actors.model.guest import Edited, FileContent, FileEntry, Helper, TreeReport
 from actors.model.text import shown
 from guest.errors import only_error
 from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, MALFORMED, Data, Message
-
-if TYPE_CHECKING:
-    from actors.machine.guest.client import GuestClient
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 """Of a file that is held in memory as a whole; streams have no such bound."""
@@ -45,7 +43,7 @@ Sink: TypeAlias = Callable[[bytes], Awaitable[None]]
 class GuestFiles:
     """``client.files``."""
 
-    def __init__(self, client: GuestClient) -> None:
+    def __init__(self, client: GuestCalls) -> None:
         self._client = client
 
     async def read(self, path: str, offset: int = 0, limit: int | None = None) -> FileContent:

@@ -10,18 +10,16 @@ import functools
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 import trio
 
+from actors.machine.guest.calls import GuestCalls
 from actors.machine.guest.files import whole_number
 from actors.model.errors import ConsumerFailed, GuestBroken, GuestRefused, RemoteProtocolError
 from actors.model.guest import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from guest.wire import DATA_CHUNK_BYTES, MALFORMED, STDERR, STDOUT, Message
-
-if TYPE_CHECKING:
-    from actors.machine.guest.client import GuestClient
 
 GRACE_S: Final = 10.0
 """How much later than its time is up a guest may answer."""
@@ -104,7 +102,7 @@ class Window:
 class GuestJobs:
     """``client.jobs``."""
 
-    def __init__(self, client: GuestClient) -> None:
+    def __init__(self, client: GuestCalls) -> None:
         self._client = client
 
     async def exec(

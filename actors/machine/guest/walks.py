@@ -9,8 +9,8 @@ from typing import Any, Final
 import trio
 
 from actors.machine.guest.client import GuestClient
+from actors.model.diff import Entry, Walk
 from actors.model.errors import GuestRefused
-from actors.workspace.diff import Entry, Walk
 from guest.wire import MALFORMED
 
 MAX_WALK_BYTES: Final = 64 * 1024 * 1024

@@ -13,10 +13,10 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import attrs
 import trio
 
 from actors.model.errors import HostUnfit, MachineFailed
+from actors.model.machine import ProcessIdentity
 
 FIRST_SPARE_FD = 64
 """Descriptors are first moved here, above the numbers a child inherits them under."""
@@ -24,23 +24,13 @@ KILL_WAIT_S = 10.0
 """SIGKILL takes effect at once unless the process hangs in the kernel; then waiting longer is of no use."""
 
 
-@attrs.frozen
-class ProcessIdentity:
-    """What makes a process itself across restarts of its starter."""
-
-    pid: int
-    start_time: int
-    """Field 22 of ``/proc/PID/stat``: clock ticks after the host's boot."""
-    uuid: str
-    """The machine UUID on its command line."""
-
-    def is_alive(self) -> bool:
-        """Tell whether exactly this process still runs."""
-        try:
-            command = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
-            return start_time_of(self.pid) == self.start_time and self.uuid.encode() in command
-        except (OSError, IndexError, ValueError):
-            return False
+def is_alive(identity: ProcessIdentity) -> bool:
+    """Tell whether exactly this process still runs."""
+    try:
+        command = Path(f"/proc/{identity.pid}/cmdline").read_bytes().split(b"\0")
+        return start_time_of(identity.pid) == identity.start_time and identity.uuid.encode() in command
+    except (OSError, IndexError, ValueError):
+        return False
 
 
 def start_time_of(pid: int) -> int:
@@ -103,7 +93,7 @@ class QemuProcess:
         except OSError:
             return None
         # Checked after the pidfd is held: from here on the pid cannot be recycled behind our back.
-        if not identity.is_alive():
+        if not is_alive(identity):
             os.close(pidfd)
             return None
         return cls(identity, pidfd, is_child=False)

@@ -21,8 +21,6 @@ STEADY: Final = {"constant_tsc", "nonstop_tsc"}
 SAMPLE_S: Final = 0.2
 READINGS: Final = 50
 """Of which the one counts that took the shortest time, so that nothing came in between."""
-SAME_PPM: Final = 50
-"""Rates that differ by less are one processor's, measured twice; a clock then errs by less than 5 s a day."""
 
 
 def is_steady(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -52,11 +50,6 @@ def _reading(read: Callable[[], int]) -> tuple[int, float]:
         readings.append((after - before, ticks, (before + after) / 2))
     _, ticks, moment_ns = min(readings)
     return ticks, moment_ns
-
-
-def same_rate(one_khz: int, other_khz: int) -> bool:
-    """Tell whether a clock that runs at one rate keeps time at the other."""
-    return abs(one_khz - other_khz) * 1_000_000 <= SAME_PPM * max(one_khz, other_khz)
 
 
 def kernel_arguments(khz: int | None) -> str:

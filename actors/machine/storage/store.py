@@ -21,6 +21,7 @@ from typing import Final
 import trio
 
 from actors.machine.storage import qcow2
+from actors.machine.storage.checkpoint import Checkpoint, layer_of, read, write
 from actors.model.errors import NoCapacity
 from actors.model.files import earlier_of, exhaustion_reported, make_durable
 from actors.model.names import new_id
@@ -58,6 +59,24 @@ class Store:
         """Return the directory of a checkpoint."""
         return self._checkpoints / checkpoint_id
 
+    def load(self, checkpoint_id: str) -> Checkpoint:
+        """Read a checkpoint's record.
+
+        Raises:
+            CheckpointUnusable: it is missing or damaged.
+
+        """
+        return read(self.checkpoint(checkpoint_id))
+
+    def save(self, checkpoint: Checkpoint, *, flushed: bool = False) -> None:
+        """Write a checkpoint's record; from here on it exists."""
+        write(self.checkpoint(checkpoint.id), checkpoint, flushed=flushed)
+
+    def files_of(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
+        """Return what has to be on stable storage for a checkpoint to survive a power loss."""
+        directory = self.checkpoint(checkpoint.id)
+        return (directory, *directory.iterdir(), self.layer(checkpoint.layer))
+
     def hold(self, owner: str, ids: Iterable[str]) -> None:
         """Say that ``owner`` needs exactly these layers and checkpoints, and what they stand on."""
         self._holds[owner] = frozenset(ids)
@@ -84,7 +103,7 @@ class Store:
         """Return what the layers among ids, and those that checkpoints among them stand on, occupy, each once."""
         paths: set[Path] = set()
         for identifier in ids:
-            top = self.layer(_layer_of(self.checkpoint(identifier)) or identifier)
+            top = self.layer(layer_of(self.checkpoint(identifier)) or identifier)
             if top.exists():
                 paths |= {top, *(path for path in qcow2.backing_chain(top) if path.parent == self._layers)}
         return sum(allocated_bytes(path) for path in paths if path.exists())
@@ -147,15 +166,9 @@ class Store:
             return await trio.to_thread.run_sync(_remove_garbage, needed, layers, checkpoints)
 
 
-def _layer_of(checkpoint: Path) -> str | None:
-    from actors.machine.checkpoint import layer_of
-
-    return layer_of(checkpoint)
-
-
 def _remove_garbage(needed: frozenset[str], layers: dict[str, Path], checkpoints: dict[str, Path]) -> list[str]:
     for name, directory in checkpoints.items():
-        if name in needed and (layer := _layer_of(directory)):
+        if name in needed and (layer := layer_of(directory)):
             needed |= {layer}
     for layer_id in list(needed & layers.keys()):
         needed |= {path.stem for path in qcow2.backing_chain(layers[layer_id])}

@@ -8,11 +8,11 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from actors.registry.messages import OnProgress
+from agentiso.access.audit import Entry
+from agentiso.access.gate import Gate
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
 from agentiso.protocol.sessions import LOCAL, Client
-from agentiso.supervisor.access import Gate
-from agentiso.supervisor.audit import Entry
 
 KEY: Final = "For retries: same key, same result"
 COMMAND: Final = "For /bin/sh -c, as root"

@@ -24,7 +24,7 @@ from actors.model.errors import AgentisoError
 from actors.model.settings import Audit
 from agentiso.protocol.sessions import Client
 
-log = logging.getLogger("agentiso.supervisor.audit")
+log = logging.getLogger("agentiso.access.audit")
 FILE: Final = "audit.log"
 MAX_TEXT_CHARS: Final = 200
 MAX_ITEMS: Final = 20

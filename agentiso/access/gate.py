@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from actors.model.errors import AgentisoError
 from actors.model.settings import Settings
+from agentiso.access.audit import AuditLog
+from agentiso.access.presence import IDLE_S, Presence
+from agentiso.access.ratelimits import Limiter
 from agentiso.library.workspace import Workspace
 from agentiso.protocol.sessions import Client, SessionStore, Unauthorized
-from agentiso.supervisor.audit import AuditLog
-from agentiso.supervisor.presence import IDLE_S, Presence
-from agentiso.supervisor.ratelimits import Limiter
 
 
 class NotOwner(AgentisoError):

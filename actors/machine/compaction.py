@@ -10,16 +10,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
+from actors.machine.machine import Machine
 from actors.machine.qemu.command_line import ROOT_DEVICE
 from actors.machine.storage import qcow2
 from actors.model.errors import QmpError
-
-if TYPE_CHECKING:
-    from actors.machine.machine import Machine
 
 POLL_S: Final = 0.02
 LIMIT_S: Final = 100.0
