@@ -17,7 +17,7 @@ import trio
 from actors.machine.channel import address
 from actors.machine.guest.client import GuestClient
 from actors.machine.qemu import command_line
-from actors.machine.qemu.command_line import VSOCK_PORT, MachineSpec
+from actors.machine.qemu.command_line import VSOCK_PORT, MachinePlace
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
 from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError
@@ -48,7 +48,7 @@ class Standstill:
 class Machine:
     """A running, proven machine.  Attributes are read by its owner, and changed only here and by checkpoints."""
 
-    def __init__(self, spec: MachineSpec, fingerprint: Fingerprint, layer: str, disk_bytes: int) -> None:
+    def __init__(self, spec: MachinePlace, fingerprint: Fingerprint, layer: str, disk_bytes: int) -> None:
         self.spec = spec
         self.fingerprint = fingerprint
         self.layer = layer
@@ -181,7 +181,7 @@ async def meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream 
             await trio.sleep(DIAL_PAUSE_S)
 
 
-def channel_address(spec: MachineSpec) -> address.ChannelAddress:
+def channel_address(spec: MachinePlace) -> address.ChannelAddress:
     """Return where the guest agent is reached."""
     if spec.channel == "vsock":
         assert spec.vsock_cid is not None

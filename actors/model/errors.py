@@ -7,6 +7,7 @@ The tree (all under `guest.errors.AgentisoError`)::
     ├── NameTaken, PortTaken, NotFound, IllegalState   the request does not fit what exists
     ├── NoCapacity                            the host cannot hold it
     ├── MailboxFull, DeadlineExceeded, ActorGone   busy, late, gone
+    ├── HostFailed                            the host's files cannot be read or written
     ├── HostUnfit                             the host lacks something; the remedy names it
     ├── CheckpointUnusable            a checkpoint or what it stands on does not fit
     ├── MachineFailed                         QEMU did not start, or died
@@ -32,6 +33,7 @@ __all__ = [
     "DeadlineExceeded",
     "GuestBroken",
     "GuestRefused",
+    "HostFailed",
     "HostUnfit",
     "IllegalState",
     "InvalidArgument",
@@ -120,6 +122,13 @@ class HostUnfit(AgentisoError):
     """The host lacks a program, a right or a feature."""
 
     code = "host_unfit"
+
+
+class HostFailed(AgentisoError):
+    """The host's disk or file system refuses what is asked rightly; ``facts`` has ``path``."""
+
+    code = "host_failed"
+    usual_remedy = "Look at that file, its disk and its rights (`agentiso doctor` tells what else is wrong); try again."
 
 
 class CheckpointUnusable(AgentisoError):

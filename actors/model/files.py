@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from actors.model.errors import NoCapacity
+from actors.model.errors import HostFailed, NoCapacity
 
 EXHAUSTED = {
     errno.ENOSPC: ("Its disk is full.", "Free some space: destroy workspaces or snapshots that are no longer needed."),
@@ -23,16 +23,25 @@ EXHAUSTED = {
     errno.ENOMEM: ("Its memory is used up.", "Destroy workspaces that are no longer needed."),
     errno.EAGAIN: ("It has too many processes.", "Raise the limit (ulimit -u), or run fewer workspaces."),
 }
+REFUSED = frozenset(
+    {
+        *(errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.ESTALE, errno.ENXIO, errno.ENODEV),
+        *(errno.ETIMEDOUT, errno.EUCLEAN, errno.ELOOP),
+    }
+)
+"""What a disk, a file system or its rights may answer to what is asked rightly."""
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 """A record larger than this was not written by us."""
 
 
 @contextmanager
 def exhaustion_reported() -> Iterator[None]:
-    """Raise `NoCapacity` where the host refuses something because it has run out of it."""
+    """Raise `NoCapacity` where the host has run out of something, `HostFailed` where its files fail otherwise."""
     try:
         yield
     except OSError as error:
+        if error.errno in REFUSED:
+            raise HostFailed(f"The host's files fail: {error}.", path=error.filename) from error
         if error.errno not in EXHAUSTED:
             raise
         what, remedy = EXHAUSTED[error.errno]

@@ -67,7 +67,7 @@ class RegistryActor(Actor):
             for directory in sorted(root.iterdir()):
                 nursery.start_soon(self._take_up, directory)
         self._host.store.keeps_all = bool(self.damaged)
-        await self._host.store.sweep()
+        await self._host.store.collect()
         if self._host.settings.pool.size:
             await self._supervisor.start("pool", lambda: PoolKeeper(self._pool))
 
@@ -257,7 +257,7 @@ class RegistryActor(Actor):
         self._directory.remove(workspace_id)
         self._host.changes.forget(workspace_id)
         self._ledger.give_back(workspace_id)
-        await self._host.store.sweep()
+        await self._host.store.collect()
 
     async def _list(self) -> tuple[WorkspaceInfo, ...]:
         infos = []
@@ -279,7 +279,7 @@ class RegistryActor(Actor):
                 size_bytes = await transfer.export(store, source, info, message.target, report)
         finally:
             with trio.CancelScope(shield=True):
-                await store.sweep()
+                await store.collect()
         return ExportReport(size_bytes, source.has_memory, time.perf_counter() - began)
 
     async def _import(self, message: r.ImportWorkspace) -> ImportReport:
@@ -306,7 +306,7 @@ class RegistryActor(Actor):
                     info = await self._bring_up(record, source)
         finally:
             with trio.CancelScope(shield=True):
-                await self._host.store.sweep()
+                await self._host.store.collect()
         return ImportReport(info, source.has_memory, note, time.perf_counter() - began)
 
     # -- fork

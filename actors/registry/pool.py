@@ -220,7 +220,7 @@ class Pool:
     async def _remove(self, record: WorkspaceRecord) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
             await trio.to_thread.run_sync(records.remove, records.directory_of(self._host.state_dir, record.id))
-            await self._host.store.sweep()
+            await self._host.store.collect()
 
 
 def _gave_up(_name: str, _failure: BaseException) -> None:

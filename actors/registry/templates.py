@@ -23,6 +23,7 @@ from actors.machine import proof, start
 from actors.machine.proof import Persona
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
+from actors.machine.storage.layers import Base
 from actors.machine.storage.store import allocated_bytes
 from actors.model.errors import AgentisoError, InvalidArgument, NotFound
 from actors.model.files import read_json, replace_json
@@ -121,7 +122,7 @@ class Templates:
             finally:
                 # The boot's last layer, or all of a boot that failed.
                 with trio.CancelScope(shield=True):
-                    await self._host.store.sweep()
+                    await self._host.store.collect()
             return path, made
 
     async def _known(self, path: Path) -> Checkpoint | None:
@@ -141,7 +142,7 @@ class Templates:
         store, layer, workspace_id = self._host.store, new_id(), new_id()
         directory = self._directory / f"boot-{workspace_id[:8]}"
         with store.held(layer):
-            store.new_overlay(layer, backing=image.root, backing_format="raw", size_bytes=disk_bytes)
+            store.layers.create(layer, over=Base(image.root), size_bytes=disk_bytes)
             spec = await self._host.machine_spec(
                 image, fingerprint, workspace_dir=directory, layer=layer, checkpoint=None, allow_internet=False,
                 mac=TEMPLATE_MAC,
@@ -183,7 +184,7 @@ class Templates:
         chosen = [info for info in known if info.stale] if ids is None else [_find(known, text) for text in ids]
         for info in chosen:
             self._forget(self._directory / f"{info.id}.json")
-        await self._host.store.sweep()
+        await self._host.store.collect()
         return tuple(chosen)
 
     def _forget(self, path: Path) -> None:

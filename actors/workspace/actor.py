@@ -27,7 +27,7 @@ from actors.workspace.describe import describe
 from actors.workspace.host import Host
 from actors.workspace.idleness import Idleness
 from actors.workspace.launch import discard
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 REMEDIES: Final = {
     State.RUNNING: "It is there to be used.",
@@ -35,6 +35,7 @@ REMEDIES: Final = {
     State.STOPPED: "Start it first.",
     State.PAUSED: "Resume it first.",
     State.SUSPENDED: "Resume it first.",
+    State.UNREACHABLE: "It is tried again; or stop it, restore a snapshot, or destroy it.",
 }
 
 
@@ -47,7 +48,7 @@ class WorkspaceActor(Actor):
 
     def __init__(self, record: WorkspaceRecord, host: Host) -> None:
         super().__init__(f"workspace {record.name}")
-        self._own = Holdings(record, host)
+        self._own = Resources(record, host)
         self._changing = trio.Lock()
         """Held by whoever changes the workspace's state."""
         self._idleness = Idleness()
@@ -59,7 +60,12 @@ class WorkspaceActor(Actor):
         self._own.reload()
         ports.claim(self._own)
         if self._own.record.machine is not None:
-            await lifecycle.adopt(self._own, self._own.record.machine)
+            await lifecycle.adopt(self._own)
+        elif (layer := self._own.last_layer()) != self._own.record.layer:
+            # QEMU and its supervisor ended after the disk had been switched, or was about to be.
+            self._own.note(layer=layer)
+        if self._own.lifecycle.state is State.UNREACHABLE:
+            self.nursery.start_soon(lifecycle.seek, self._own, self._changing)
         self.nursery.start_soon(self._watch.run)
 
     async def teardown(self) -> None:
@@ -68,8 +74,6 @@ class WorkspaceActor(Actor):
             await discard(self._own.host, self._own.prepared)
         if self._own.machine is not None:
             await self._own.machine.release()
-        if self._own.lifecycle.state is State.DESTROYED:
-            self._own.store.release(self._own.owner)
         with contextlib.suppress(OSError):
             await self._own.store.flush()
 
@@ -123,10 +127,15 @@ class WorkspaceActor(Actor):
     async def _settle(self, message: w.WorkspaceChange) -> None:
         """Have a change survive a power loss before it is reported, or soon where somebody waits for a start."""
         if isinstance(message, SETTLED_SOON):
-            self.nursery.start_soon(self._own.store.flush_soon)
+            self.nursery.start_soon(self._settle_soon)
         else:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), exhaustion_reported():
                 await self._own.store.flush()
+            self._own.settle_intents()
+
+    async def _settle_soon(self) -> None:
+        await self._own.store.flush_soon()
+        self._own.settle_intents()
 
     async def _work(self, message: w.GuestWork) -> Any:
         if isinstance(message, job_messages.JobWork):
@@ -177,9 +186,6 @@ class WorkspaceActor(Actor):
                 return self._info(note=await policy.change(own, message))
             case w.SetOwner():
                 own.save(owner=message.owner, adopted_from=own.record.owner)
-            case w.Destroy():
-                await lifecycle.destroy(own)
-                return None
             case _:
                 assert_never(message)
         return self._info()

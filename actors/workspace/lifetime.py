@@ -14,7 +14,7 @@ from actors.model.info import Lifetime
 from actors.model.states import State
 from actors.workspace.idleness import Idleness
 from actors.workspace.lifecycle import suspend
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 IDLE: Final = "idle"
 """By whom a workspace was suspended that resumes when it is asked for something."""
@@ -26,7 +26,7 @@ CLOCK_LOOK_S: Final = 60.0
 class Watch:
     """The watch over one workspace's lifetime."""
 
-    def __init__(self, own: Holdings, idleness: Idleness, changing: trio.Lock) -> None:
+    def __init__(self, own: Resources, idleness: Idleness, changing: trio.Lock) -> None:
         self._own = own
         self._idleness = idleness
         self._changing = changing

@@ -125,7 +125,7 @@ class World:
 
     async def step(self, qemu: Qemu | None) -> None:
         """Let the others go on; then what is planned befalls this machine."""
-        await self.store.sweep()
+        await self.store.collect()
         if self._misfortune is not None:
             self._steps -= 1
             if self._steps < 0:

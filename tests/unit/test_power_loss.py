@@ -81,7 +81,7 @@ async def test_nothing_is_swept_before_the_records_that_let_go_of_it_are_flushed
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    assert await store.sweep() == ["garbage"]
+    assert await store.collect() == ["garbage"]
     assert flushed == [path, path.parent]
     assert there == [True, True]
 

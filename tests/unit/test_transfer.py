@@ -96,9 +96,9 @@ async def test_a_checkpoint_comes_back_whole_sparse_and_on_this_hosts_files(
         assert all(path.is_relative_to(there) for path in chain)
         assert qcow2.read_header(chain[-1]).backing == tmp_path / "root.img"
         assert chain[0].read_bytes()[qcow2.CLUSTER :] == old_store.layer("top").read_bytes()[qcow2.CLUSTER :]
-        assert set(await store.sweep()) == set()
+        assert set(await store.collect()) == set()
         store.release("owner")
-        assert len(await store.sweep()) == 3
+        assert len(await store.collect()) == 3
 
 
 async def test_a_refused_bundle_leaves_nothing(source: tuple[Store, Checkpoint], tmp_path: Path) -> None:

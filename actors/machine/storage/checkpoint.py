@@ -67,9 +67,20 @@ def read(directory: Path) -> Checkpoint:
 
 
 def layer_of(directory: Path) -> str | None:
-    """Return the id of the disk layer of the checkpoint in ``directory``, or ``None`` if it is half-made."""
+    """Return the id of the disk layer of the checkpoint in ``directory``, or ``None`` if it is half-made.
+
+    Raises:
+        CheckpointUnusable: its record is there and is not one.
+        OSError: its record cannot be read.
+
+    """
     try:
         layer = read_json(directory / RECORD)["layer"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if isinstance(layer, str):
+            return layer
+        reason = "it names no disk layer"
+    except FileNotFoundError:
         return None
-    return layer if isinstance(layer, str) else None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = repr(error)
+    raise CheckpointUnusable(f"The record of checkpoint {directory.name} is damaged: {reason}.")

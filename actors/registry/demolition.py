@@ -1,0 +1,74 @@
+"""The end of a workspace, whatever its actor, its machine or this supervisor is up to.
+
+It is an intent of the journal first, and is gone on with by whoever finds that.  The machine is ended, then the actor,
+then the files go; each step stands for itself, and can be done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import trio
+
+from actors.machine.qemu.process import QemuProcess, find_machines
+from actors.model import record as records
+from actors.model.errors import HostFailed, MachineFailed, NoCapacity
+from actors.model.files import exhaustion_reported
+from actors.model.journal import Journal, Kind
+from actors.model.names import short
+from actors.runtime import ActorRef, Supervisor
+from actors.workspace.host import Host
+from actors.workspace.resources import owner_of
+
+
+async def demolish(host: Host, supervisor: Supervisor, workspace_id: str, ref: ActorRef[object] | None) -> None:
+    """Destroy a workspace; not cancellable.
+
+    Raises:
+        HostFailed, NoCapacity, MachineFailed: something of it could not be removed or ended; all else is.  It is
+            to be tried again.
+
+    """
+    directory = records.directory_of(host.state_dir, workspace_id)
+    with trio.CancelScope(shield=True), exhaustion_reported():
+        await _intend(directory, workspace_id)
+        await end_machines(host.state_dir, directory)
+        if ref is not None:
+            await supervisor.stop(ref)
+            # One that it was about to start.
+            await end_machines(host.state_dir, directory)
+        for port in [port for port, owner in host.forwarded.items() if owner == workspace_id]:
+            del host.forwarded[port]
+        await trio.to_thread.run_sync(records.remove, directory)
+        host.store.release(owner_of(workspace_id))
+
+
+async def _intend(directory: Path, workspace_id: str) -> None:
+    """Write down that it is to be destroyed; a disk that is broken, or full, is no reason to keep a workspace."""
+    if directory.is_dir():
+        journal = Journal(directory)
+        with contextlib.suppress(NoCapacity, HostFailed), exhaustion_reported():
+            journal.will(Kind.DESTROY, short(workspace_id))
+            await journal.flush()
+
+
+async def end_machines(state_dir: Path, within: Path) -> None:
+    """End the machines whose own directories are in a directory, which the caller has proven to be unneeded.
+
+    Raises:
+        MachineFailed: a process does not end.
+        OSError: a process cannot be looked at.
+
+    """
+    for identity, directory in await trio.to_thread.run_sync(lambda: list(find_machines(state_dir))):
+        if not directory.is_relative_to(within) or (process := QemuProcess.adopt(identity)) is None:
+            continue
+        try:
+            await process.end()
+            if not process.has_ended:
+                raise MachineFailed(
+                    f"QEMU's process {identity.pid} does not end.", remedy="The host's kernel holds it; try again."
+                )
+        finally:
+            process.release()
