@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from actors.model.errors import NoCapacity
+from guest.untrusted import parse
 
 EXHAUSTED = {
     errno.ENOSPC: ("Its disk is full.", "Free some space: destroy workspaces or snapshots that are no longer needed."),
@@ -29,14 +30,27 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 
 @contextmanager
 def exhaustion_reported() -> Iterator[None]:
-    """Raise `NoCapacity` where the host refuses something because it has run out of it."""
+    """Raise `NoCapacity` where the host refuses something because it has run out of it, also within a nursery."""
     try:
         yield
     except OSError as error:
         if error.errno not in EXHAUSTED:
             raise
-        what, remedy = EXHAUSTED[error.errno]
-        raise NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename) from error
+        raise _exhaustion(error) from error
+    except BaseExceptionGroup as group:
+        exhausted, rest = group.split(lambda error: isinstance(error, OSError) and error.errno in EXHAUSTED)
+        if exhausted is None:
+            raise
+        failure = _exhaustion(exhausted)
+        raise (BaseExceptionGroup(group.message, [failure, rest]) if rest else failure) from group
+
+
+def _exhaustion(error: BaseException) -> NoCapacity:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, OSError)
+    what, remedy = EXHAUSTED[error.errno or 0]
+    return NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename)
 
 
 def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed: bool = False) -> None:
@@ -85,7 +99,7 @@ def read_json(path: Path) -> Any:
     """
     if path.stat().st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{path} is larger than {MAX_RECORD_BYTES} bytes")
-    return json.loads(path.read_bytes())
+    return parse(path.read_bytes())
 
 
 async def make_durable(*paths: Path) -> None:

@@ -57,12 +57,12 @@ class WorkspaceActor(Actor):
 
     async def setup(self) -> None:
         """Take up the record: hold what it needs, and adopt the machine if it still runs."""
-        self._own.nursery = self.nursery
+        self._own.nursery, self._own.background = self.nursery, self.background
         self._own.reload()
         ports.claim(self._own)
         if self._own.record.machine is not None:
             await running.adopt(self._own, self._own.record.machine)
-        self.nursery.start_soon(self._watch.run)
+        self.background("watch over its lifetime", self._watch.run)
 
     async def teardown(self) -> None:
         """Let go of the machine, which runs on: the record is enough to find it again.  One without identity ends."""
@@ -125,7 +125,7 @@ class WorkspaceActor(Actor):
     async def _settle(self, message: w.WorkspaceChange) -> None:
         """Have a change survive a power loss before it is reported, or soon where somebody waits for a start."""
         if isinstance(message, SETTLED_SOON):
-            self.nursery.start_soon(self._own.store.flush_soon)
+            self.background("flush", self._own.store.flush_soon)
         else:
             with trio.CancelScope(shield=True):
                 await self._own.store.flush()

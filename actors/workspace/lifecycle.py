@@ -90,8 +90,8 @@ async def _take_over(
 
 
 def _attend(own: Holdings, machine: Machine) -> None:
-    own.nursery.start_soon(_watch, own, machine)
-    own.nursery.start_soon(machine.resume_when_stalled)
+    own.background("watch over its machine", _watch, own, machine)
+    own.background("watch for a full disk", machine.resume_when_stalled)
 
 
 async def _watch(own: Holdings, machine: Machine) -> None:
@@ -101,10 +101,13 @@ async def _watch(own: Holdings, machine: Machine) -> None:
         words, log = machine.console(600).strip() or "nothing", tail(machine.spec.qemu_log, 600).strip() or "nothing"
         own.machine = None
         own.lifecycle.move(Event.MACHINE_DIED)
-        own.note(
-            machine=None, failure=f"Its machine ended by itself. The console's last words: {words}\nQEMU said: {log}"
-        )
-        await machine.end()
+        try:
+            own.note(
+                machine=None,
+                failure=f"Its machine ended by itself. The console's last words: {words}\nQEMU said: {log}",
+            )
+        finally:
+            await machine.end()
 
 
 async def adopt(own: Holdings, machine_record: MachineRecord) -> None:
@@ -216,7 +219,7 @@ async def suspend(own: Holdings, by: str) -> None:
     with trio.CancelScope(shield=True):
         # Nobody may have asked for it who would wait for that.
         await own.store.flush()
-    own.nursery.start_soon(checkpoints.add_digest_later, own.store, taken.checkpoint)
+    own.background("digest", checkpoints.add_digest_later, own.store, taken.checkpoint)
 
 
 async def resume(own: Holdings) -> None:

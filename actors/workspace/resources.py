@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ class Holdings:
         self.prepared: Prepared | None = None
         """A machine for the pool, which waits for its identity."""
         self.nursery: trio.Nursery
-        """For what runs as long as the actor does."""
+        """For the readers of a machine's connections, which run as long as the actor does."""
+        self.background: Callable[..., None]
+        """Starts whatever else does (`Actor.background`)."""
 
     @property
     def store(self) -> Store:

@@ -71,7 +71,7 @@ async def create(own: Holdings, name: str, *, with_memory: bool) -> SnapshotInfo
     finally:
         own.store.release(owner)
     if not made.digest:
-        own.nursery.start_soon(checkpoints.add_digest_later, own.store, made)
+        own.background("digest", checkpoints.add_digest_later, own.store, made)
     info = tree.infos(own.record)[-1]
     return attrs.evolve(info, pause_ms=taken.pause_s * 1000, seconds=time.perf_counter() - began)
 
@@ -108,7 +108,7 @@ async def _keep_undo(own: Holdings, before: str) -> None:
         )
     finally:
         own.store.release(owner)
-    own.nursery.start_soon(checkpoints.add_digest_later, own.store, made)
+    own.background("digest", checkpoints.add_digest_later, own.store, made)
 
 
 async def undo(own: Holdings) -> str:

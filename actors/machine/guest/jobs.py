@@ -16,9 +16,10 @@ import attrs
 import trio
 
 from actors.machine.guest.files import whole_number
-from actors.model.errors import ConsumerFailed, GuestBroken, GuestRefused, RemoteProtocolError
+from actors.model.errors import GuestBroken, GuestRefused, RemoteProtocolError
 from actors.model.guest import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
-from guest.wire import DATA_CHUNK_BYTES, MALFORMED, STDERR, STDOUT, Message
+from guest.untrusted import MALFORMED, finite, whole
+from guest.wire import DATA_CHUNK_BYTES, STDERR, STDOUT, Message
 
 if TYPE_CHECKING:
     from actors.machine.guest.client import GuestClient
@@ -138,13 +139,16 @@ class GuestJobs:
             reply = await self._client.call(
                 {"op": "exec", "job": chosen, "wait_s": yield_s, **_body(command)}, on_data, limit_s=limit_s
             )
-        except (trio.Cancelled, ConsumerFailed):
-            if not keep:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S):
-                    await self._kill_quietly(chosen)
+        except GuestRefused:
             raise
         except GuestBroken as broken:
             broken.remedy = f"If its machine still runs, so may job {chosen}: ask for its output."
+            raise
+        except BaseException:
+            # Whoever waited is gone, alone or in a group of exceptions.
+            if not keep:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S):
+                    await self._kill_quietly(chosen)
             raise
         followed = self._followed(reply)
         return ExecResult(
@@ -303,8 +307,8 @@ class GuestJobs:
     def _followed(self, reply: dict[str, Any]) -> Followed:
         info = self._info(reply)
         try:
-            out, err = (int(position) for position in reply["cursors"])
-            lost_out, lost_err = (int(count) for count in reply["lost"])
+            out, err = (whole(position) for position in reply["cursors"])
+            lost_out, lost_err = (whole(count) for count in reply["lost"])
         except MALFORMED as error:
             raise self._client.broke(f"its answer about a job is malformed: {error!r}") from error
         return Followed(info, (out, err), (lost_out, lost_err))
@@ -318,10 +322,10 @@ class GuestJobs:
                 exit_code=_optional_int(facts["exit_code"]),
                 signal=_optional_int(facts["signal"]),
                 timed_out=facts["timed_out"] is True,
-                started_at=float(facts["started_at"]),
-                duration_s=float(facts["duration_s"]),
-                stdout_bytes=int(facts["stdout_bytes"]),
-                stderr_bytes=int(facts["stderr_bytes"]),
+                started_at=finite(facts["started_at"]),
+                duration_s=finite(facts["duration_s"]),
+                stdout_bytes=whole(facts["stdout_bytes"]),
+                stderr_bytes=whole(facts["stderr_bytes"]),
                 note=str(facts["note"])[:500],
                 carried_from=None if facts["carried_from"] is None else str(facts["carried_from"])[:32],
             )
@@ -350,4 +354,4 @@ def _known(stream: int) -> int:
 
 
 def _optional_int(value: object) -> int | None:
-    return None if value is None else int(value)  # type: ignore[call-overload]
+    return None if value is None else whole(value)
