@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import trio
+from trio_util import RepeatedEvent
 
 from actors.machine.channel import address
 from actors.machine.guest.client import GuestClient
@@ -68,7 +69,7 @@ class Machine:
         self.process: QemuProcess
         self.qmp: QmpClient
         self.client: GuestClient
-        self.agent_met = trio.Event()
+        self.agent_met = RepeatedEvent()
         self._dialling = trio.Lock()
         self._nursery: trio.Nursery
         """Where connections have their readers."""
@@ -125,7 +126,6 @@ class Machine:
             await self.client.aclose()
             self.client = await meet(nursery, self, None)
         self.agent_met.set()
-        self.agent_met = trio.Event()
 
     async def live_client(self) -> GuestClient:
         """Return the channel to the guest agent, after a moment's wait if the agent is being started again."""

@@ -15,10 +15,10 @@ import attrs
 import cattrs
 
 from actors.model.errors import AgentisoError
-from actors.model.journal import JOURNAL
 from actors.model.files import earlier_of, read_json, replace_json
 from actors.model.image import BootImage
 from actors.model.info import LIBRARY, Evidence, Lifetime, Lineage, PortForward, Shape
+from actors.model.journal import JOURNAL
 from actors.model.machine import MachineRecord
 from actors.model.names import new_id, short
 from actors.model.states import UNOWNED, State

@@ -52,13 +52,13 @@ class RegistryActor(Actor):
         self._pool = Pool(host, supervisor, self._templates)
         self._directory = Directory()
         self._ledger = Ledger(host.settings.quotas)
+        self._expiring: set[str] = set()
         self.damaged: list[str] = []
         """Records that could not be read; their workspaces are left alone."""
 
     async def setup(self) -> None:
         """Rebuild from the directories: templates, workspaces and their machines; then sweep what has no owner."""
         self._host.store.make_directories()
-        self._host.expired = self._expire
         await self._templates.take_up()
         transfer.sweep(self._host.state_dir)
         root = self._host.state_dir / "workspaces"
@@ -68,8 +68,17 @@ class RegistryActor(Actor):
                 nursery.start_soon(self._take_up, directory)
         self._host.store.keeps_all = bool(self.damaged)
         await self._host.store.collect()
+        if (earlier := self._supervisor.find("pool")) is not None:
+            # That of a registry that crashed fills what nobody takes from any more.
+            await self._supervisor.stop(earlier)
         if self._host.settings.pool.size:
-            await self._supervisor.start("pool", lambda: PoolKeeper(self._pool))
+            await self._supervisor.start("pool", lambda: PoolKeeper(self._pool), on_giveup=self._gave_up)
+        # Only now is it known what is needed; who said so before says it again.
+        self._host.expired = self._expire
+
+    async def teardown(self) -> None:
+        """Be told of no more expiries; the next registry is."""
+        self._host.expired = lambda _workspace_id: None
 
     async def _take_up(self, directory: Path) -> None:
         """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
@@ -240,11 +249,13 @@ class RegistryActor(Actor):
         return found
 
     def _expire(self, workspace_id: str) -> None:
-        """Destroy a workspace whose time is over."""
-        self.nursery.start_soon(self._forget, workspace_id)
+        """Destroy a workspace whose time is over; it says so until it is gone."""
+        if workspace_id not in self._expiring:
+            self._expiring.add(workspace_id)
+            self.background(f"expiry of {workspace_id}", self._forget, workspace_id)
 
     def _gave_up(self, name: str, failure: BaseException) -> None:
-        """Let a workspace whose actor cannot live be refused by its closed mailbox; the others go on."""
+        """Let what cannot live be refused by its closed mailbox; the others go on."""
 
     async def _forget(self, workspace_id: str) -> None:
         found = self._directory.get(workspace_id)
@@ -374,7 +385,7 @@ class RegistryActor(Actor):
             async with trio.open_nursery() as nursery:
                 for index, record in enumerate(planned):
                     nursery.start_soon(one, index, record)
-        except trio.Cancelled:
+        except BaseException:  # a cancellation comes in a group
             for workspace_id in made:
                 await self._undo(workspace_id)
             raise

@@ -17,6 +17,7 @@ from typing import Final
 
 import attrs
 import trio
+from trio_util import AsyncBool, AsyncValue
 
 from actors.machine.probe import check_memory
 from actors.machine.storage.checkpoint import Checkpoint
@@ -67,8 +68,8 @@ class Pool:
         self._templates = templates
         self._ready: list[Pooled] = []
         self._filling: set[Shape] = set()
-        self._creating = 0
-        self._changed = trio.Event()
+        self._creating = AsyncValue(0)
+        self._unlooked = AsyncBool()
         self._adding = trio.CancelScope()
         self._claimed = 0
         self._missed = 0
@@ -93,13 +94,13 @@ class Pool:
     @contextmanager
     def creating(self) -> Iterator[None]:
         """Keep the pool from being filled for the length of a block."""
-        self._creating += 1
+        self._creating.value += 1
         self._adding.cancel(reason="somebody creates a workspace")
         try:
             yield
         finally:
-            self._creating -= 1
-            self._wake()
+            self._creating.value -= 1
+            self._unlooked.value = True
 
     def take(self, wanted: WorkspaceRecord) -> Pooled | None:
         """Take a machine out of the pool for a workspace, if there is one that fits; it never comes back."""
@@ -111,40 +112,33 @@ class Pool:
         self._missed += 1 if self._host.settings.pool.size else 0
         return None
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
     # -- filling
 
     async def keep(self) -> None:
         """Keep the pool filled until cancelled."""
         async with trio.open_nursery() as nursery:
+            self._unlooked.value = True
             while True:
-                changed = await self._wait_quiet()
-                try:
-                    await self._drop_unusable()
-                    shape = self._next_shape()
-                    if shape is not None:
-                        await self._add(nursery, shape)
-                        self._failure = None
-                        continue
-                except (AgentisoError, OSError) as error:
-                    self._failure = str(error)
-                    await trio.sleep(RETRY_S)
-                    continue
-                await changed.wait()
+                # Once at the beginning, and whenever somebody has created something.
+                await self._unlooked.wait_value(True)
+                self._unlooked.value = False
+                while await self._fill(nursery):
+                    pass
 
-    async def _wait_quiet(self) -> trio.Event:
-        """Wait until nobody has created anything for a while; return what is set when somebody has again."""
-        while True:
-            while self._creating:
-                await self._changed.wait()
-            changed = self._changed
-            with trio.move_on_after(QUIET_S):
-                await changed.wait()
-            if not self._creating and not changed.is_set():
-                return changed
+    async def _fill(self, nursery: trio.Nursery) -> bool:
+        """Add a machine once nobody has created anything for a while; tell whether more may be wanted."""
+        await self._creating.wait_value(0, held_for=QUIET_S)
+        try:
+            await self._drop_unusable()
+            shape = self._next_shape()
+            if shape is not None:
+                await self._add(nursery, shape)
+                self._failure = None
+        except (AgentisoError, OSError) as error:
+            self._failure = str(error)
+            await trio.sleep(RETRY_S)
+            return True
+        return shape is not None
 
     def _next_shape(self) -> Shape | None:
         """Return a shape that lacks machines: from when half of them are gone until all are there again."""
@@ -179,7 +173,7 @@ class Pool:
         with self._host.store.held() as owner:
             template = await self._templates.get(nursery, wanted, lambda _step: None)
             self._host.store.hold(owner, {template.id})
-            if self._creating:
+            if self._creating.value:
                 return
             with trio.CancelScope() as self._adding:
                 self._ready.append(await self._restore(record, template))
@@ -228,7 +222,7 @@ def _gave_up(_name: str, _failure: BaseException) -> None:
 
 
 class PoolKeeper(Actor):
-    """Runs a pool's loop, so that it is restarted if it fails, and takes the supervisor down if it fails again."""
+    """Runs a pool's loop, so that it is restarted if it crashes."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__("pool")
@@ -236,4 +230,4 @@ class PoolKeeper(Actor):
 
     async def setup(self) -> None:
         """Start to fill the pool."""
-        self.nursery.start_soon(self._pool.keep)
+        self.background("filling", self._pool.keep)

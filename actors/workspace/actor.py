@@ -56,7 +56,7 @@ class WorkspaceActor(Actor):
 
     async def setup(self) -> None:
         """Take up the record: hold what it needs, and adopt the machine if it still runs."""
-        self._own.nursery = self.nursery
+        self._own.nursery, self._own.background = self.nursery, self.background
         self._own.reload()
         ports.claim(self._own)
         if self._own.record.machine is not None:
@@ -65,8 +65,8 @@ class WorkspaceActor(Actor):
             # QEMU and its supervisor ended after the disk had been switched, or was about to be.
             self._own.note(layer=layer)
         if self._own.lifecycle.state is State.UNREACHABLE:
-            self.nursery.start_soon(lifecycle.seek, self._own, self._changing)
-        self.nursery.start_soon(self._watch.run)
+            self.background("search for its machine", lifecycle.seek, self._own, self._changing)
+        self.background("watch over its lifetime", self._watch.run)
 
     async def teardown(self) -> None:
         """Let go of the machine, which runs on: the record is enough to find it again.  One without identity ends."""
@@ -127,7 +127,7 @@ class WorkspaceActor(Actor):
     async def _settle(self, message: w.WorkspaceChange) -> None:
         """Have a change survive a power loss before it is reported, or soon where somebody waits for a start."""
         if isinstance(message, SETTLED_SOON):
-            self.nursery.start_soon(self._settle_soon)
+            self.background("flush", self._settle_soon)
         else:
             with trio.CancelScope(shield=True), exhaustion_reported():
                 await self._own.store.flush()

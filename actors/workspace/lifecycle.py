@@ -16,7 +16,6 @@ from actors.machine.pause import FileSystem
 from actors.machine.qemu.process import QemuProcess, is_alive
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
-from actors.model import record as records
 from actors.model.errors import AgentisoError, MachineFailed
 from actors.model.files import tail
 from actors.model.machine import MachineRecord
@@ -106,8 +105,8 @@ async def _take_over(
 
 
 def _attend(own: Resources, machine: Machine) -> None:
-    own.nursery.start_soon(_watch, own, machine)
-    own.nursery.start_soon(machine.resume_when_stalled)
+    own.background("watch over its machine", _watch, own, machine)
+    own.background("watch for a full disk", machine.resume_when_stalled)
 
 
 async def _watch(own: Resources, machine: Machine) -> None:
@@ -116,13 +115,15 @@ async def _watch(own: Resources, machine: Machine) -> None:
     if own.machine is machine:
         words, log = machine.console(600).strip() or "nothing", tail(machine.spec.qemu_log, 600).strip() or "nothing"
         own.machine = None
-        own.note(
-            Event.MACHINE_DIED,
-            machine=None,
-            layer=machine.layer if machine.doubtful_layer is None else own.last_layer(),
-            failure=f"Its machine ended by itself. The console's last words: {words}\nQEMU said: {log}",
-        )
-        await machine.end()
+        try:
+            own.note(
+                Event.MACHINE_DIED,
+                machine=None,
+                layer=machine.layer if machine.doubtful_layer is None else own.last_layer(),
+                failure=f"Its machine ended by itself. The console's last words: {words}\nQEMU said: {log}",
+            )
+        finally:
+            await machine.end()
 
 
 async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
@@ -307,9 +308,7 @@ async def suspend(own: Resources, by: str) -> None:
         await standstill.hold(machine, FileSystem.WRITTEN)
     try:
         with own.store.held(machine.layer) as owner:
-            taken = await checkpoints.take(
-                machine, own.store, with_memory=True, durable=True, intend=own.intend_layer
-            )
+            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=True, intend=own.intend_layer)
             own.store.hold(owner, {taken.checkpoint.id})
             await _leave(own, machine, Event.SUSPENDED, suspended=taken.checkpoint.id, suspended_by=by)
     except BaseException:
@@ -322,7 +321,7 @@ async def suspend(own: Resources, by: str) -> None:
     with trio.CancelScope(shield=True):
         # Nobody may have asked for it who would wait for that.
         await own.store.flush()
-    own.nursery.start_soon(integrity.add_digest_later, own.store, taken.checkpoint)
+    own.background("digest", integrity.add_digest_later, own.store, taken.checkpoint)
 
 
 async def resume(own: Resources) -> None:

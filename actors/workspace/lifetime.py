@@ -72,10 +72,13 @@ class Watch:
         expires_at = self._own.record.expires_at
         if expires_at is None:
             return
-        # In steps, since the wall clock may jump.
-        while (left := expires_at - time.time()) > 0:  # noqa: ASYNC110
-            await trio.sleep(min(left, CLOCK_LOOK_S))
-        self._own.host.expired(self._own.record.id)
+        while True:
+            # In steps, since the wall clock may jump.
+            while (left := expires_at - time.time()) > 0:  # noqa: ASYNC110
+                await trio.sleep(min(left, CLOCK_LOOK_S))
+            # Said again as long as it is there: whoever was told may have crashed.
+            self._own.host.expired(self._own.record.id)
+            await trio.sleep(CLOCK_LOOK_S)
 
 
 def check(lifetime: Lifetime) -> None:

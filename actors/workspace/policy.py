@@ -61,9 +61,7 @@ async def _replace_machine(own: Resources, *, allow_internet: bool) -> None:
     await standstill.hold(machine, FileSystem.WRITTEN)
     try:
         with own.store.held(machine.layer) as owner:
-            taken = await checkpoints.take(
-                machine, own.store, with_memory=True, durable=False, intend=own.intend_layer
-            )
+            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=False, intend=own.intend_layer)
             own.store.hold(owner, {taken.checkpoint.id})
             own.record = attrs.evolve(own.record, allow_internet=allow_internet)
             await bring_back(own, taken.checkpoint, head=own.record.head)

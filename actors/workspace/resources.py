@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from actors.model.errors import HostFailed, IllegalState, NoCapacity
 from actors.model.files import exhaustion_reported
 from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
-from actors.model.states import Event, Lifecycle, State
+from actors.model.states import Event, Lifecycle
 from actors.workspace.host import Host
 from actors.workspace.launch import Prepared
 
@@ -32,7 +33,9 @@ class Resources:
         self.prepared: Prepared | None = None
         """A machine for the pool, which waits for its identity."""
         self.nursery: trio.Nursery
-        """For what runs as long as the actor does."""
+        """For the readers of a machine's connections, which run as long as the actor does."""
+        self.background: Callable[..., None]
+        """Starts whatever else does (`Actor.background`)."""
         self.behind = False
         """Whether the record on disk lacks what `note` could not write; the next `save` or `note` writes it."""
         self._written = record

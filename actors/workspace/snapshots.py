@@ -79,7 +79,7 @@ async def create(own: Resources, name: str, *, with_memory: bool) -> SnapshotInf
     finally:
         own.store.release(owner)
     if not made.digest:
-        own.nursery.start_soon(integrity.add_digest_later, own.store, made)
+        own.background("digest", integrity.add_digest_later, own.store, made)
     info = tree.infos(own.record)[-1]
     return attrs.evolve(info, pause_ms=taken.pause_s * 1000, seconds=time.perf_counter() - began)
 
@@ -117,7 +117,7 @@ async def _keep_undo(own: Resources, before: str) -> None:
         )
     finally:
         own.store.release(owner)
-    own.nursery.start_soon(integrity.add_digest_later, own.store, made)
+    own.background("digest", integrity.add_digest_later, own.store, made)
 
 
 async def undo(own: Resources) -> str:

@@ -271,7 +271,8 @@ class Process:
         self._qemu.dead.set()
 
     async def end(self, _grace_s: float = 0.0) -> None:
-        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
         self._qemu.dead.set()
 
     def release(self) -> None:

@@ -22,8 +22,7 @@ from actors.model.settings import Pool as PoolSettings
 from actors.model.settings import Settings
 from actors.registry.pool import RETRY_S, Pool, Pooled
 from actors.registry.templates import Wanted
-from actors.runtime import ActorRef
-from actors.runtime.actor import Mailbox
+from actors.runtime import ActorRef, Mailbox
 from actors.workspace.host import Host
 
 SMALL, LARGE = Shape(1, 256, 2), Shape(2, 512, 2)

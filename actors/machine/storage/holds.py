@@ -11,7 +11,6 @@ from trio_util import AsyncBool
 
 from actors.model.names import new_id
 
-
 _BLOCK: Final = "work under way "
 
 

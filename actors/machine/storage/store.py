@@ -25,8 +25,8 @@ from actors.machine.storage.holds import Holds
 from actors.machine.storage.layers import Layers
 from actors.machine.storage.qcow2_layers import Qcow2Layers
 from actors.model.errors import AgentisoError, CheckpointUnusable
-from actors.model.info import StoredPiece
 from actors.model.files import earlier_of, make_durable
+from actors.model.info import StoredPiece
 
 FLUSH_DELAY_S: Final = 0.5
 
