@@ -156,9 +156,9 @@ def directory_of(state_dir: Path, workspace_id: str) -> Path:
     return state_dir / "workspaces" / short(workspace_id)
 
 
-def actor_name(record: WorkspaceRecord) -> str:
-    """Return the name under which the workspace's actor is supervised."""
-    return f"workspace {short(record.id)}"
+def actor_name(workspace_id: str) -> str:
+    """Return the name under which a workspace's actor is supervised."""
+    return f"workspace {short(workspace_id)}"
 
 
 def save(state_dir: Path, record: WorkspaceRecord, *, keep_earlier: bool = False) -> Path:

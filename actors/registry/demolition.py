@@ -16,7 +16,6 @@ from actors.model import record as records
 from actors.model.errors import HostFailed, MachineFailed, NoCapacity
 from actors.model.files import exhaustion_reported
 from actors.model.journal import Journal, Kind
-from actors.model.names import short
 from actors.runtime import ActorRef, Supervisor
 from actors.workspace.host import Host
 from actors.workspace.resources import owner_of
@@ -32,24 +31,30 @@ async def demolish(host: Host, supervisor: Supervisor, workspace_id: str, ref: A
     """
     directory = records.directory_of(host.state_dir, workspace_id)
     with trio.CancelScope(shield=True), exhaustion_reported():
-        await _intend(directory, workspace_id)
+        await _intend(directory)
         await end_machines(host.state_dir, directory)
         if ref is not None:
             await supervisor.stop(ref)
-            # One that it was about to start.
-            await end_machines(host.state_dir, directory)
         for port in [port for port, owner in host.forwarded.items() if owner == workspace_id]:
             del host.forwarded[port]
-        await trio.to_thread.run_sync(records.remove, directory)
+        await clear(host.state_dir, directory)
         host.store.release(owner_of(workspace_id))
 
 
-async def _intend(directory: Path, workspace_id: str) -> None:
+async def clear(state_dir: Path, directory: Path) -> None:
+    """Remove a workspace's directory, and end what runs in it, where no actor is at it any more; errors as above."""
+    await _intend(directory)
+    await end_machines(state_dir, directory)
+    with exhaustion_reported():
+        await trio.to_thread.run_sync(records.remove, directory)
+
+
+async def _intend(directory: Path) -> None:
     """Write down that it is to be destroyed; a disk that is broken, or full, is no reason to keep a workspace."""
     if directory.is_dir():
         journal = Journal(directory)
         with contextlib.suppress(NoCapacity, HostFailed), exhaustion_reported():
-            journal.will(Kind.DESTROY, short(workspace_id))
+            journal.will(Kind.DESTROY, directory.name)
             await journal.flush()
 
 

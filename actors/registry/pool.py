@@ -10,10 +10,10 @@ does stops a machine of the pool that is being restored.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 import trio
@@ -22,10 +22,11 @@ from trio_util import AsyncBool, AsyncValue
 from actors.machine.probe import check_memory
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
-from actors.model.errors import ActorGone, AgentisoError
+from actors.model.errors import AgentisoError
 from actors.model.files import exhaustion_reported
 from actors.model.info import Lifetime, PoolInfo, Shape
 from actors.model.record import WorkspaceRecord, new_record
+from actors.registry.demolition import demolish
 from actors.registry.templates import Templates, Wanted
 from actors.runtime import Actor, Supervisor
 from actors.workspace import messages as w
@@ -36,7 +37,9 @@ QUIET_S: Final = 0.1
 """How long nobody must have created anything before the pool is filled; a burst of creates has the host to itself."""
 RETRY_S: Final = 30.0
 """After a failure, which the next machine would most likely meet too."""
-END_S: Final = 60.0
+GaveUp: TypeAlias = Callable[[WorkspaceRecord, BaseException], None]
+"""Told of an actor that cannot live, which may be a workspace's by then."""
+log = logging.getLogger("agentiso.registry")
 OF_ITS_WORKSPACE: Final = frozenset(
     {"id", "name", "image", "mac", "created_at", "idle_suspend_s", "expires_at", "owner"}
 )
@@ -62,10 +65,11 @@ class Pooled:
 class Pool:
     """The pool of one supervisor; empty, and idle, unless the settings give it a size."""
 
-    def __init__(self, host: Host, supervisor: Supervisor, templates: Templates) -> None:
+    def __init__(self, host: Host, supervisor: Supervisor, templates: Templates, gave_up: GaveUp) -> None:
         self._host = host
         self._supervisor = supervisor
         self._templates = templates
+        self._gave_up = gave_up
         self._ready: list[Pooled] = []
         self._filling: set[Shape] = set()
         self._creating = AsyncValue(0)
@@ -181,14 +185,15 @@ class Pool:
     async def _restore(self, record: WorkspaceRecord, template: Checkpoint) -> Pooled:
         """Restore a machine that waits for its identity; on failure or cancellation nothing of it is left."""
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._remove, record)
+            undo.push_async_callback(self._discard, record)
             with exhaustion_reported():
                 records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
                 records.save(self._host.state_dir, record)
             ref = await self._supervisor.start(
-                records.actor_name(record), lambda: WorkspaceActor(record, self._host), on_giveup=_gave_up
+                records.actor_name(record.id),
+                lambda: WorkspaceActor(record, self._host),
+                on_giveup=lambda _name, failure: self._gave_up(record, failure),
             )
-            undo.push_async_callback(self._end, ref)
             await ref.ask(w.Prepare(template))
             undo.pop_all()
         return Pooled(record, ref)
@@ -201,24 +206,17 @@ class Pool:
         for pooled in list(self._ready):
             if pooled.record.image_digest != digest or not pooled.ref.alive:
                 self._ready.remove(pooled)
-                await self._end(pooled.ref)
-                await self._remove(pooled.record)
+                await self._discard(pooled.record)
 
-    async def _end(self, ref: w.WorkspaceRef) -> None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
-            # The end of an actor takes its machine with it.
-            with contextlib.suppress(ActorGone):
-                await ref.ask(w.Destroy())
-            await self._supervisor.stop(ref)
-
-    async def _remove(self, record: WorkspaceRecord) -> None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
-            await trio.to_thread.run_sync(records.remove, records.directory_of(self._host.state_dir, record.id))
+    async def _discard(self, record: WorkspaceRecord) -> None:
+        """End a machine of the pool; what cannot be removed now is at the next start."""
+        with trio.CancelScope(shield=True):
+            ref = self._supervisor.find(records.actor_name(record.id))
+            try:
+                await demolish(self._host, self._supervisor, record.id, ref)
+            except (AgentisoError, OSError) as error:
+                log.warning("a machine of the pool could not be removed wholly: %s", error)
             await self._host.store.collect()
-
-
-def _gave_up(_name: str, _failure: BaseException) -> None:
-    """Leave a machine whose actor cannot live to be dropped."""
 
 
 class PoolKeeper(Actor):

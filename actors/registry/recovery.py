@@ -24,7 +24,7 @@ from actors.model.info import Trouble
 from actors.model.journal import Intent, Journal, Kind
 from actors.model.names import is_id
 from actors.model.record import WorkspaceRecord
-from actors.model.states import State
+from actors.model.states import UNOWNED
 from actors.registry.demolition import end_machines
 
 log = logging.getLogger("agentiso.registry")
@@ -44,7 +44,7 @@ class Found:
     """What could not be read, or is not understood."""
 
 
-def read_all(root: Path, is_alive: Callable[[WorkspaceRecord], bool]) -> Found:
+def read_all(root: Path) -> Found:
     """Read every workspace's directory; what is wrong with one keeps no other from being read.
 
     Raises:
@@ -54,13 +54,13 @@ def read_all(root: Path, is_alive: Callable[[WorkspaceRecord], bool]) -> Found:
     found = Found()
     for directory in sorted(root.iterdir()):
         try:
-            _read(directory, found, is_alive)
+            _read(directory, found)
         except (AgentisoError, OSError) as error:
             found.troubles.append(trouble(f"workspace {directory.name}", directory, error))
     return found
 
 
-def _read(directory: Path, found: Found, is_alive: Callable[[WorkspaceRecord], bool]) -> None:
+def _read(directory: Path, found: Found) -> None:
     if records.is_empty(directory):
         found.unowned.append(directory)
         return
@@ -69,13 +69,11 @@ def _read(directory: Path, found: Found, is_alive: Callable[[WorkspaceRecord], b
         found.unowned.append(directory)
         return
     record = records.load(directory)
-    if destroying:
+    if destroying or record.state in UNOWNED:
+        # Nobody has it any more, or it was never handed to anybody.
         found.unowned.append(directory)
-    elif is_alive(record) or record.state is not State.CREATING:
-        found.records.append(record)
     else:
-        # It was never handed to anybody.
-        found.unowned.append(directory)
+        found.records.append(record)
 
 
 def trouble(what: str, path: Path, error: Exception) -> Trouble:

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 import trio
 
@@ -35,6 +35,13 @@ class ActorRef(Generic[R]):
         self.name = name
         self._mailbox = mailbox
         self.stopped = trio.Event()
+
+    @classmethod
+    def gone(cls, name: str, reason: str) -> Self:
+        """Return a handle to an actor that does not run."""
+        mailbox = Mailbox()
+        mailbox.close(reason)
+        return cls(name, mailbox)
 
     @property
     def alive(self) -> bool:

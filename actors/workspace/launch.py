@@ -114,11 +114,11 @@ async def prepare(nursery: trio.Nursery, host: Host, record: WorkspaceRecord, so
 
 async def _disk_of(host: Host, record: WorkspaceRecord, source: Checkpoint | None) -> str:
     """Return the id of the layer to start on: the workspace's own, unless something stands on that, or a fresh one."""
-    if source is None and record.layer is not None:
-        # It may be part of a checkpoint although its record says otherwise, if a power loss brought that record back.
-        if not await trio.to_thread.run_sync(host.store.is_stood_on, record.layer):
-            return record.layer
-    return new_id()
+    if source is not None or record.layer is None:
+        return new_id()
+    # It may be part of a checkpoint although its record says otherwise, if a power loss brought that record back.
+    stood_on = await trio.to_thread.run_sync(host.store.is_stood_on, record.layer)
+    return new_id() if stood_on else record.layer
 
 
 def check_fit(source: Checkpoint, fingerprint: Fingerprint) -> None:

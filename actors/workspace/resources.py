@@ -1,4 +1,4 @@
-"""What a workspace owns: its record and journal, its place in the lifecycle, its machine, and its holds in the store."""
+"""What a workspace owns: its record and journal, its place in the lifecycle, its machine, its holds in the store."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ import attrs
 import pytest
 import trio
 
-from actors.machine import checkpoint as checkpoints
 from actors.machine import start as starting
 from actors.machine.machine import Machine
+from actors.machine.storage import integrity
 from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import ActorGone, GuestRefused, NoCapacity
@@ -25,9 +25,9 @@ from actors.model.info import Lifetime, Shape, WorkspaceInfo
 from actors.model.settings import Limits, Settings
 from actors.model.settings import Pool as PoolSettings
 from actors.registry import messages as r
-from actors.registry.actor import RegistryActor
 from actors.registry.pool import Pool
 from actors.registry.supervisor import open_supervisor
+from actors.registry.workspaces import Workspaces
 from actors.runtime import Supervisor, background
 from actors.workspace import compare as looking
 from actors.workspace import lifecycle as running
@@ -147,8 +147,8 @@ async def _all(system: Running) -> tuple[WorkspaceInfo, ...]:
 async def test_an_expired_workspace_that_cannot_be_destroyed_is_tried_again_and_harms_nobody(
     system: Running, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    forget, calls = failing(2, error, RegistryActor._forget)
-    monkeypatch.setattr(RegistryActor, "_forget", forget)
+    forget, calls = failing(2, error, Workspaces.destroy)
+    monkeypatch.setattr(Workspaces, "destroy", forget)
     await system.create("kept")
     await system.create("brief", lifetime=Lifetime(ttl_s=SOON_S))
     # A registry that crashed would answer with `ActorGone`.
@@ -159,8 +159,8 @@ async def test_an_expired_workspace_that_cannot_be_destroyed_is_tried_again_and_
 async def test_an_expiry_is_told_to_the_registry_that_follows_one_that_crashed(
     system: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forget, _ = failing(1, ZeroDivisionError(), RegistryActor._forget)
-    monkeypatch.setattr(RegistryActor, "_forget", forget)
+    forget, _ = failing(1, ZeroDivisionError(), Workspaces.destroy)
+    monkeypatch.setattr(Workspaces, "destroy", forget)
     await system.create("brief")
     await system.tell("brief", w.SetLifetime(Lifetime(ttl_s=SOON_S)))
     found = {"brief"}
@@ -195,7 +195,7 @@ async def test_a_machines_end_that_cannot_be_written_down_is_noticed_all_the_sam
 
 async def _uuid(system: Running, name: str) -> str:
     info: WorkspaceInfo = await system.tell(name, w.Describe())
-    directory = records.directory_of(system.world.store._layers.parent, info.workspace_id)
+    directory = records.directory_of(system.world.store.checkpoint("x").parent.parent, info.workspace_id)
     machine = records.load(directory).machine
     assert machine is not None
     return machine.process.uuid
@@ -205,7 +205,7 @@ async def _uuid(system: Running, name: str) -> str:
     ("where", "name", "message"),
     [
         (running, "suspend", w.SetLifetime(Lifetime(idle_suspend_s=SOON_S))),
-        (checkpoints, "add_digest_later", w.CreateSnapshot("point")),
+        (integrity, "add_digest_later", w.CreateSnapshot("point")),
         (Store, "flush_soon", w.TakeCheckpoint("somebody")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -227,7 +227,7 @@ async def test_what_a_workspace_does_by_itself_is_tried_again_when_it_fails(
     call, _ = failing(2, OSError(errno.EIO, "an error of the disk"), finish)
     await system.create("one")
     monkeypatch.setattr(lifetime if where is running else where, name, call)
-    monkeypatch.setattr(checkpoints, "DIGEST_DELAY_S", SOON_S)
+    monkeypatch.setattr(integrity, "DIGEST_DELAY_S", SOON_S)
     await system.tell("one", message)
     await done.wait()
     await system.tell("one", w.Describe())
@@ -298,13 +298,13 @@ async def test_a_registry_that_crashed_leaves_no_second_keeper_of_the_pool(
         finally:
             keepers.remove(pool)
 
-    async def crash(_registry: RegistryActor) -> None:
+    async def crash(_workspaces: Workspaces) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Pool, "keep", keep_counted)
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(RegistryActor, "_list", crash)
+            patch.setattr(Workspaces, "list", crash)
             with pytest.raises(ActorGone):
                 await _all(system)
         await _all(system)

@@ -64,7 +64,7 @@ async def kept(tmp_path: Path, pool: PoolSettings) -> AsyncIterator[_Pool]:
     host = _Host(Settings(state_dir=tmp_path, shape=SMALL, pool=pool), Store(tmp_path), load_image)
     templates: Any = _Templates()
     supervisor: Any = None
-    made = _Pool(host, supervisor, templates)
+    made = _Pool(host, supervisor, templates, lambda _record, _failure: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.keep)
         yield made

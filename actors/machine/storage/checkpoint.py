@@ -9,7 +9,7 @@ import attrs
 import cattrs
 
 from actors.model.errors import CheckpointUnusable
-from actors.model.files import read_json, replace_json
+from actors.model.files import exhaustion_reported, read_json, replace_json
 from actors.model.machine import Fingerprint
 
 RECORD: Final = "checkpoint.json"
@@ -57,11 +57,13 @@ def read(directory: Path) -> Checkpoint:
 
     Raises:
         CheckpointUnusable: it is missing or damaged.
+        HostFailed, NoCapacity: it cannot be read now.
 
     """
     path = directory / RECORD
     try:
-        return _converter.structure(read_json(path), Checkpoint)
+        with exhaustion_reported():
+            return _converter.structure(read_json(path), Checkpoint)
     except (OSError, ValueError, cattrs.BaseValidationError) as error:
         raise CheckpointUnusable(f"The checkpoint {directory.name} cannot be read from {path}: {error}.") from error
 

@@ -65,7 +65,7 @@ class Holds:
 
     async def wait_let_go(self) -> None:
         """Wait until something was let go of that nobody else holds directly, since this was last waited for."""
-        await self._let_go.wait_value(value=True)
+        await self._let_go.wait_value(True)
         self._let_go.value = False
 
 

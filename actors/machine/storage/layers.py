@@ -50,7 +50,7 @@ class Layers(Protocol):
         """
 
     def switch(self, device: str, layer: str) -> tuple[str, dict[str, Any]]:
-        """Return the QMP command by which a machine that stands still goes on on an empty layer over its present one."""
+        """Return the QMP command by which a machine's disk goes on on an empty layer over its present one."""
 
     def depends_on(self, layer: str) -> tuple[str, ...]:
         """Return the layers that one stands on, nearest first."""

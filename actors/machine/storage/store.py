@@ -105,7 +105,7 @@ class Store:
         return self.layers.usage_bytes(found)
 
     def is_stood_on(self, layer: str) -> bool:
-        """Tell whether a checkpoint or another layer stands on one, or may do so: then nothing may write to it again."""
+        """Tell whether a checkpoint or a layer stands on one, or may do so: then nothing may write to it any more."""
         try:
             there = collection.inventory(self.layers, self._checkpoints)
             if any(layer_of(directory) == layer for directory in there.checkpoints.values()):
