@@ -226,6 +226,9 @@ def load(directory: Path) -> WorkspaceRecord:
             if raw["state"] in UNOWNED:
                 # What has become of it since nobody knows: it is left alone.
                 raise ValueError("it was not written whole") from None
+        if raw.get("state") == State.PAUSED:
+            # Not every agentiso wrote this down.
+            raw["stands_still"] = True
         return _converter.structure(raw, WorkspaceRecord)
     except (OSError, ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
         raise DamagedRecord(

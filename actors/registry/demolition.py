@@ -11,14 +11,14 @@ from pathlib import Path
 
 import trio
 
-from actors.machine.qemu.process import QemuProcess, find_machines
+from actors.machine.qemu.orphans import end_machines
 from actors.model import record as records
-from actors.model.errors import HostFailed, MachineFailed, NoCapacity
+from actors.model.errors import HostFailed, NoCapacity
 from actors.model.files import exhaustion_reported
 from actors.model.journal import Journal, Kind
 from actors.runtime import ActorRef, Supervisor
 from actors.workspace.host import Host
-from actors.workspace.resources import owner_of
+from actors.workspace.resources import intents_of, owner_of
 
 
 async def demolish(host: Host, supervisor: Supervisor, workspace_id: str, ref: ActorRef[object] | None) -> None:
@@ -39,6 +39,7 @@ async def demolish(host: Host, supervisor: Supervisor, workspace_id: str, ref: A
             del host.forwarded[port]
         await clear(host.state_dir, directory)
         host.store.release(owner_of(workspace_id))
+        host.store.release(intents_of(workspace_id))
 
 
 async def clear(state_dir: Path, directory: Path) -> None:
@@ -56,24 +57,3 @@ async def _intend(directory: Path) -> None:
         with contextlib.suppress(NoCapacity, HostFailed), exhaustion_reported():
             journal.will(Kind.DESTROY, directory.name)
             await journal.flush()
-
-
-async def end_machines(state_dir: Path, within: Path) -> None:
-    """End the machines whose own directories are in a directory, which the caller has proven to be unneeded.
-
-    Raises:
-        MachineFailed: a process does not end.
-        OSError: a process cannot be looked at.
-
-    """
-    for identity, directory in await trio.to_thread.run_sync(lambda: list(find_machines(state_dir))):
-        if not directory.is_relative_to(within) or (process := QemuProcess.adopt(identity)) is None:
-            continue
-        try:
-            await process.end()
-            if not process.has_ended:
-                raise MachineFailed(
-                    f"QEMU's process {identity.pid} does not end.", remedy="The host's kernel holds it; try again."
-                )
-        finally:
-            process.release()

@@ -16,6 +16,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from actors.machine.qemu.orphans import end_machines
 from actors.machine.qemu.process import find_machines
 from actors.model import record as records
 from actors.model.errors import AgentisoError
@@ -25,7 +26,6 @@ from actors.model.journal import Intent, Journal, Kind
 from actors.model.names import is_id
 from actors.model.record import WorkspaceRecord
 from actors.model.states import UNOWNED
-from actors.registry.demolition import end_machines
 
 log = logging.getLogger("agentiso.registry")
 PART: str = ".part"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -119,11 +120,11 @@ class Workspaces:
 
     async def start_actor(self, record: WorkspaceRecord) -> r.Found:
         """Start a workspace's actor; what its setup raises is raised here."""
-        name = records.actor_name(record.id)
+        name, lives = records.actor_name(record.id), count()
         # A registry that crashed finds its workspaces running: a second actor could not have the machine.
         ref = self._supervisor.find(name) or await self._supervisor.start(
             name,
-            lambda: WorkspaceActor(record, self._host),
+            lambda: WorkspaceActor(record, self._host, again=next(lives) > 0),
             on_giveup=lambda _name, error: self.gave_up(record, error),
         )
         self._lost.pop(record.id, None)

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from actors.machine.guest.client import GuestClient
+from actors.machine.qemu.orphans import end_machines, remove_others
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import IllegalState
 from actors.model.files import exhaustion_reported
@@ -46,8 +47,10 @@ SETTLED_SOON: Final = (w.Start, w.Prepare, w.Claim, w.TakeCheckpoint)
 class WorkspaceActor(Actor):
     """One workspace."""
 
-    def __init__(self, record: WorkspaceRecord, host: Host) -> None:
+    def __init__(self, record: WorkspaceRecord, host: Host, *, again: bool = False) -> None:
+        """Make the actor of a workspace, for another life if ``again``."""
         super().__init__(f"workspace {record.name}")
+        self._again = again
         self._own = Resources(record, host)
         self._changing = trio.Lock()
         """Held by whoever changes the workspace's state."""
@@ -58,6 +61,8 @@ class WorkspaceActor(Actor):
         """Take up the record: hold what it needs, and adopt the machine if it still runs."""
         self._own.nursery, self._own.background = self.nursery, self.background
         self._own.reload()
+        if self._again:
+            await self._end_forgotten()
         ports.claim(self._own)
         if self._own.record.machine is not None:
             await lifecycle.adopt(self._own)
@@ -67,6 +72,13 @@ class WorkspaceActor(Actor):
         if self._own.lifecycle.state is State.UNREACHABLE:
             self.background("search for its machine", lifecycle.seek, self._own, self._changing)
         self.background("watch over its lifetime", self._watch.run)
+
+    async def _end_forgotten(self) -> None:
+        """End what an actor that crashed has left: machines that were being started, or ended."""
+        own = self._own
+        its = own.record.machine.directory if own.record.machine else None
+        await end_machines(own.host.state_dir, own.directory, but=its)
+        await trio.to_thread.run_sync(remove_others, own.directory / "machines", its)
 
     async def teardown(self) -> None:
         """Let go of the machine, which runs on: the record is enough to find it again.  One without identity ends."""
@@ -120,8 +132,11 @@ class WorkspaceActor(Actor):
             async with self._changing:
                 # It may have been suspended while this waited.
                 self.check(message)
-                answer = await self._change(message)
-                await self._settle(message)
+                try:
+                    answer = await self._change(message)
+                    await self._settle(message)
+                finally:
+                    self._own.settle_intents()
                 return answer
 
     async def _settle(self, message: w.WorkspaceChange) -> None:

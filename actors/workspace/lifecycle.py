@@ -155,11 +155,8 @@ async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
         return
     machine.evidence, machine.start_seconds = record.evidence, record.start_seconds
     own.machine = machine
-    own.note(
-        Event.PAUSED if record.stands_still else Event.RESUMED,
-        layer=machine.layer,
-        failure=None,
-    )
+    found = Event.PAUSED if record.stands_still else Event.RESUMED
+    own.note(found if own.lifecycle.state is State.UNREACHABLE else None, layer=machine.layer, failure=None)
     await ports.settle(own, machine, adopted=True)
     _attend(own, machine)
 
@@ -313,7 +310,7 @@ async def suspend(own: Resources, by: str) -> None:
             await _leave(own, machine, Event.SUSPENDED, suspended=taken.checkpoint.id, suspended_by=by)
     except BaseException:
         if own.machine is machine:
-            own.note(layer=machine.layer)
+            own.settle_layer(machine)
             if not was_held:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
                     await standstill.let_go(machine)

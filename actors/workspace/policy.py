@@ -67,7 +67,8 @@ async def _replace_machine(own: Resources, *, allow_internet: bool) -> None:
             await bring_back(own, taken.checkpoint, head=own.record.head)
     except BaseException:
         if own.machine is machine:
-            own.note(layer=machine.layer, allow_internet=before)
+            own.settle_layer(machine)
+            own.note(allow_internet=before)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
                 await standstill.let_go(machine)
         raise

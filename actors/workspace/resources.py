@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from actors.machine.machine import Machine
+from actors.machine.storage.holds import BLOCK
 from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import HostFailed, IllegalState, NoCapacity
@@ -82,7 +83,8 @@ class Resources:
         """Hold what the record needs, in memory and on disk, and what the machine may stand on."""
         doubtful = self.machine.doubtful_layer if self.machine else None
         needs = self.record.needs | self._written.needs | ({doubtful} if doubtful else set())
-        self.store.hold(self.owner, needs | self._intended.keys())
+        self.store.hold(self.owner, needs)
+        self.store.hold(intents_of(self.record.id), self._following(self._written.layer))
 
     async def intend_layer(self, layer: str, over: str) -> None:
         """Have it be on stable storage that a machine's disk is about to go on on another layer, which exists.
@@ -123,10 +125,31 @@ class Resources:
 
         """
         layer, layers = self.record.layer, self.store.layers
-        for following, over in self._intended.items():
-            if over == layer and following in layers.owned() and layers.depends_on(following)[:1] == (over,):
-                layer = following
+        for following in self._following(layer):
+            if following not in layers.owned() or layers.depends_on(following)[:1] != (layer,):
+                break
+            layer = following
         return layer
+
+    def _following(self, layer: str | None) -> list[str]:
+        """Return the layers to which the disk was about to be switched from one on, each over the one before.
+
+        They may not be there any more, or never have been.
+        """
+        found: list[str] = []
+        for following, over in self._intended.items():
+            if over == layer:
+                found.append(following)
+                layer = following
+        return found
+
+    def settle_layer(self, machine: Machine) -> None:
+        """Have the record name the layer on which a machine's disk stands after a checkpoint, failed or not.
+
+        Nothing is said where that is not known, nor of a machine that has ended meanwhile: that was settled then.
+        """
+        if self.machine is machine and machine.doubtful_layer is None and machine.layer != self.record.layer:
+            self.note(layer=machine.layer)
 
     def save(self, event: Event | None = None, **changes: Any) -> None:
         """Follow ``event``, change fields of the record, and write it down: all of that or, on failure, nothing.
@@ -188,6 +211,11 @@ class Resources:
     def has_process(self) -> bool:
         """Whether a machine may run that this actor cannot talk to."""
         return self.machine is None and self.record.machine is not None
+
+
+def intents_of(workspace_id: str) -> str:
+    """Return under which name a workspace holds the layers to which its disk was about to be switched."""
+    return f"{BLOCK}switch of {workspace_id}"
 
 
 def owner_of(workspace_id: str) -> str:

@@ -52,7 +52,7 @@ async def take(own: Resources, owner: str, *, with_memory: bool = True, durable:
         store.hold(owner, {taken.checkpoint.id})
     finally:
         # The disk may stand on its next layer even if the checkpoint failed after that, or the machine died.
-        own.save(layer=machine.layer)
+        own.settle_layer(machine)
     return taken
 
 

@@ -31,6 +31,7 @@ from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
 from actors.machine.probe import QemuBuild
 from actors.machine.proof import Persona
+from actors.machine.qemu import orphans
 from actors.machine.qemu.command_line import MachinePlace, MachineSpec
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.storage import qcow2
@@ -41,7 +42,7 @@ from actors.model.guest import CommandSpec, ExecResult, FileContent
 from actors.model.info import Evidence
 from actors.model.machine import Fingerprint, MachineRecord, ProcessIdentity
 from actors.model.names import new_id
-from actors.registry import demolition, recovery, supervisor, templates
+from actors.registry import recovery, supervisor, templates
 from actors.workspace import host, lifecycle
 
 MARK_BYTES: Final = 16
@@ -168,7 +169,7 @@ class World:
             return qemu is not None and not qemu.dead.is_set()
 
         patch.setattr(supervisor, "Store", WatchedStore)
-        for module in (demolition, recovery):
+        for module in (orphans, recovery):
             patch.setattr(module, "find_machines", find_machines)
         patch.setattr(lifecycle, "is_alive", alive)
         patch.setattr(QemuProcess, "adopt", adopt_process)

@@ -11,7 +11,8 @@ from trio_util import AsyncBool
 
 from actors.model.names import new_id
 
-_BLOCK: Final = "work under way "
+BLOCK: Final = "work under way "
+"""How the names of holders begin that may hold what is not there, since they are only about to make it."""
 
 
 class Holds:
@@ -43,7 +44,7 @@ class Holds:
     @contextmanager
     def held(self, *ids: str) -> Iterator[str]:
         """Hold ids for the length of a block; the owner's name may be used to hold more."""
-        owner = f"{_BLOCK}{new_id()}"
+        owner = f"{BLOCK}{new_id()}"
         self.set(owner, ids)
         try:
             yield owner
@@ -71,4 +72,4 @@ class Holds:
 
 def is_block(owner: str) -> bool:
     """Tell whether a holder is a block of work, which may hold what it is only about to make."""
-    return owner.startswith(_BLOCK)
+    return owner.startswith(BLOCK)
