@@ -440,7 +440,9 @@ async def test_what_waits_for_an_actor_that_crashes_is_handled_by_its_next_life(
                 await ref.ask(Fail(expected=False))
 
         async with trio.open_nursery() as askers:
+            askers.start_soon(ref.ask, Add(0, pause_s=1))
             for ask in (fail, add, add):
+                await wait_all_tasks_blocked()
                 askers.start_soon(ask)
         assert (totals, counter_type.lives) == ([1, 2], 2)
         nursery.cancel_scope.cancel()
