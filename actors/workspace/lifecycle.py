@@ -114,12 +114,14 @@ async def _watch(own: Resources, machine: Machine) -> None:
     await machine.process.wait_exit()
     if own.machine is machine:
         words, log = machine.console(600).strip() or "nothing", tail(machine.spec.qemu_log, 600).strip() or "nothing"
+        # Where that cannot be read now, all of this is tried again.
+        layer = machine.layer if machine.doubtful_layer is None else own.last_layer()
         own.machine = None
         try:
             own.note(
                 Event.MACHINE_DIED,
                 machine=None,
-                layer=machine.layer if machine.doubtful_layer is None else own.last_layer(),
+                layer=layer,
                 failure=f"Its machine ended by itself. The console's last words: {words}\nQEMU said: {log}",
             )
         finally:
