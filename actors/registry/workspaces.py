@@ -185,6 +185,8 @@ class Workspaces:
         except (AgentisoError, OSError) as error:
             destruction.failure = error if isinstance(error, AgentisoError) else HostFailed(f"{error}.")
             self._unfinished[workspace_id] = destruction.failure
+            if found is not None:
+                self._host.changes.note(workspace_id)
         else:
             self._unfinished.pop(workspace_id, None)
             self._lost.pop(workspace_id, None)

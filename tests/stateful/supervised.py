@@ -15,9 +15,11 @@ from typing import Any, Final
 import attrs
 import pytest
 import trio
+from trio_util import RepeatedEvent
 
 from actors.machine import checkpoint as checkpoints
 from actors.machine.storage import integrity
+from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import HostFailed
 from actors.model.image import BootImage
@@ -31,6 +33,7 @@ from actors.workspace import file_messages, lifecycle, lifetime
 from actors.workspace import messages as w
 from tests.stateful.simulated import DISK, MEMORY, Qemu, World
 
+LIMIT_S: Final = 60.0
 SOON_S: Final = 0.01
 READING: Final = [errno.EMFILE, errno.EIO, errno.EACCES]
 """What may be the answer to reading a file that is there."""
@@ -70,6 +73,16 @@ class Site:
             (background, "RETRY_S"), (lifetime, "CLOCK_LOOK_S"), (lifecycle, "SEEK_FIRST_S"), (workspaces, "REVIVE_S"),
         ):  # fmt: skip
             patch.setattr(where, name, SOON_S)
+        self.collected = RepeatedEvent()
+        """Set whenever the store was collected."""
+        collect = Store.collect
+
+        async def collect_and_tell(store: Store) -> list[str]:
+            removed = await collect(store)
+            self.collected.set()
+            return removed
+
+        patch.setattr(Store, "collect", collect_and_tell)
         for module in (integrity, checkpoints):
             # What is put back after a kill has other times of change than what was there.
             patch.setattr(module, "seal_of", _seal_of)
@@ -82,9 +95,10 @@ class Site:
 
     @asynccontextmanager
     async def supervisor(self) -> AsyncIterator[None]:
-        """Have a supervisor for the length of a block; the machines run on after it."""
-        async with open_supervisor(self.settings, self.load, keep=True) as self.registry:
-            yield
+        """Have a supervisor for the length of a block, which is bounded; the machines run on after it."""
+        with trio.fail_after(LIMIT_S):
+            async with open_supervisor(self.settings, self.load, keep=True) as self.registry:
+                yield
 
     def with_pool(self, size: int) -> None:
         """Have the supervisors keep a pool."""
@@ -147,6 +161,11 @@ class Site:
     def stored(self) -> set[str]:
         """Return the names of all layers and checkpoints that there are."""
         return {path.stem for kind in ("layers", "checkpoints") for path in (self.state_dir / kind).iterdir()}
+
+    async def wait_collected(self, *gone: str) -> None:
+        """Wait until layers and checkpoints are gone."""
+        while self.stored() & set(gone):
+            await self.collected.wait()
 
     async def unneeded(self) -> set[str]:
         """Return the ids of what there is and nobody keeps."""

@@ -27,18 +27,10 @@ from actors.workspace.host import Host
 from tests.stateful.simulated import BLANK
 from tests.stateful.supervised import READING, SOON_S, Site, unreadable
 
-LIMIT_S = 60
-
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(tmp_path, monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-async def bounded() -> Any:
-    with trio.fail_after(LIMIT_S):
-        yield
 
 
 @pytest.fixture
