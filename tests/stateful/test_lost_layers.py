@@ -149,6 +149,7 @@ def _last_layer(site: Site, info: WorkspaceInfo) -> str | None:
     return site.world.qemus[record.machine.process.uuid].disk.stem if record.machine else record.layer
 
 
+@pytest.mark.usefixtures("unswept")
 @pytest.mark.parametrize("lost", [(), ("journal",), ("journal", "layer")], ids=["record", "journal", "layer"])
 async def test_a_parent_whose_record_a_power_loss_brought_back_never_writes_to_what_its_child_stands_on(
     site: Site, lost: tuple[str, ...]
