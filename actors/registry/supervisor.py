@@ -19,6 +19,7 @@ from actors.model.errors import ActorGone, AgentisoError, SupervisorRunning
 from actors.model.files import exhaustion_reported
 from actors.model.settings import Settings
 from actors.registry import messages as r
+from actors.registry import places
 from actors.registry.actor import RegistryActor
 from actors.registry.demolition import clear
 from actors.runtime import Supervisor, open_plain_nursery
@@ -37,6 +38,7 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
 
     Raises:
         SupervisorRunning: another process holds the state directory.
+        HostFailed: it cannot be read, or one of its directories is missing.
 
     """
     with exhaustion_reported():
@@ -44,7 +46,7 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
     workspaces = settings.state_dir / "workspaces"
     with _lock(settings):
         with exhaustion_reported():
-            workspaces.mkdir(exist_ok=True, mode=0o700)
+            await trio.to_thread.run_sync(places.claim, settings.state_dir)
             earlier = set(workspaces.iterdir())
         try:
             async with _run_actors(settings, load_image, earlier=None if keep else earlier) as registry:
@@ -58,7 +60,7 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
 
 async def _remove_all_but(kept: set[Path], state_dir: Path) -> None:
     """Remove the workspaces that were made meanwhile; what cannot be removed now is at the next start."""
-    for directory in set((state_dir / "workspaces").iterdir()) - kept:
+    for directory in {path for path in (state_dir / "workspaces").iterdir() if path.is_dir()} - kept:
         try:
             await clear(state_dir, directory)
         except (AgentisoError, OSError) as error:
