@@ -1,4 +1,4 @@
-"""Disks: a workspace's as one raw file, for tools that know no qcow2; small file systems of a test's own, and full ones.
+"""A workspace's disk as one raw file, for tools that know no qcow2; small file systems of a test's own, and full ones.
 
 Format of qcow2: QEMU, docs/interop/qcow2.txt.
 """

@@ -16,7 +16,7 @@ import trio
 from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import ActorGone, AgentisoError, SupervisorRunning
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.settings import Settings
 from actors.registry import messages as r
 from actors.registry import places
@@ -41,11 +41,11 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
         HostFailed: it cannot be read, or one of its directories is missing.
 
     """
-    with exhaustion_reported():
+    with failures_reported():
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     workspaces = settings.state_dir / "workspaces"
     with _lock(settings):
-        with exhaustion_reported():
+        with failures_reported():
             await trio.to_thread.run_sync(places.claim, settings.state_dir)
             earlier = set(workspaces.iterdir())
         try:
