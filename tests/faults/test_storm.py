@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,11 @@ async def rage(cli: CommandLine, tmp_path: Path, seconds: float, monkeypatch: py
             print(json.dumps(storm.summary()))
             with trio.CancelScope(shield=True), trio.move_on_after(LIMIT_S):
                 await own.run("daemon", "stop")
+                left = processes(own.state_dir)
+                for pid in left:
+                    os.kill(pid, signal.SIGKILL)
                 await until(lambda: not processes(own.state_dir))
+        assert not left
         assert storm.ledger.violations == []
         assert files(own.state_dir)["workspaces"] == set()
     return storm

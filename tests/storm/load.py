@@ -34,9 +34,15 @@ class Load:
         self._number += 1
         return f"{prefix}-{self._number}"
 
+    @property
+    def attached(self) -> agentiso.System:
+        """The system, as long as its supervisor is there."""
+        if self.system is None:
+            raise agentiso.errors.SupervisorGone("The supervisor was killed.")
+        return self.system
+
     async def _workspace(self, kept: Kept) -> agentiso.Workspace:
-        assert self.system is not None
-        return await self.system.get(kept.name)
+        return await self.attached.get(kept.name)
 
     async def attempt(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do something that may be refused or cut off; only what is untrue of the acknowledged is a violation."""
@@ -160,10 +166,9 @@ class Load:
 
     async def create(self) -> None:
         """Make a workspace."""
-        assert self.system is not None
         name = self._named("ws")
         self.ledger.maybe[name] = Kept(name)
-        ws = await self.system.create(name)
+        ws = await self.attached.create(name)
         await ws.exec("touch /root/log; sync", timeout_s=20)
         self.ledger.settle(name, exists=True)
 

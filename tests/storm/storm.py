@@ -163,8 +163,7 @@ class Storm:
         step = self._chance.choice((-86400, 3600))
 
         async def step_one() -> None:
-            assert self.load.system is not None
-            ws = await self.load.system.get(kept.name)
+            ws = await self.load.attached.get(kept.name)
             await ws.exec(f"date -s @$(( $(date +%s) + {step} ))", timeout_s=20)
 
         await self.load.attempt(step_one)
@@ -211,18 +210,15 @@ class Storm:
             await trio.sleep(AGAIN_S)
 
     async def _names(self) -> set[str]:
-        assert self.load.system is not None
-        return {info.name for info in await self.load.system.list() if info.state != "destroying"}
+        return {info.name for info in await self.load.attached.list() if info.state != "destroying"}
 
     async def _bring_back_and_check(self, kept: Any) -> None:
         await self.load.bring_back(kept)
-        assert self.load.system is not None
-        state = (await (await self.load.system.get(kept.name)).info()).state
+        state = (await (await self.load.attached.get(kept.name)).info()).state
         if state != "running":
             raise agentiso.errors.IllegalState(f"{kept.name} is {state}.")
         await self.load.check(kept)
 
     async def _destroy(self, name: str) -> None:
-        assert self.load.system is not None
         if name in await self._names():
-            await (await self.load.system.get(name)).destroy()
+            await (await self.load.attached.get(name)).destroy()
