@@ -17,6 +17,7 @@ from actors.machine import proof, start
 from actors.machine.qemu.process import find_machines
 from agentiso import Lifetime, Pool, Settings, System, Workspace
 from tests.machines import ARGV
+from tests.templates import give
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 240
@@ -25,7 +26,7 @@ SHAPE = agentiso.Shape(vcpus=1, memory_mb=256, disk_gb=2)
 
 @pytest.fixture
 def settings(images_dir: Path, state_dir: Path) -> Settings:
-    return Settings(state_dir=state_dir, images_dir=images_dir, image="busybox", shape=SHAPE, pool=Pool(size=2))
+    return give(Settings(state_dir=state_dir, images_dir=images_dir, image="busybox", shape=SHAPE, pool=Pool(size=2)))
 
 
 async def filled(system: System) -> None:
