@@ -100,7 +100,7 @@ async def boot_again(settings: agentiso.Settings, tmp_path: Path, wrong: str, *,
     condition = f"rm {flag}" if once else f"[ -e {flag} ]"
     otherwise = f'if {condition} 2>/dev/null; then {wrong}\nfi\nexec {real} "$@"'
     qemu = fake_qemu(tmp_path, real_for=PROBES, otherwise=otherwise)
-    emulated = attrs.evolve(settings, qemu_binary=qemu, accelerator="tcg", boot_timeout_s=LIMIT_S if once else LIMIT_S / 2)
+    emulated = attrs.evolve(settings, qemu_binary=qemu, accelerator="tcg", boot_timeout_s=LIMIT_S / (1 if once else 2))
     async with agentiso.open_system(emulated) as system:
         ws = await system.create("timed")
         await ws.stop()
