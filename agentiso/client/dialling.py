@@ -112,8 +112,14 @@ async def _start(settings: Settings, config: Path | None) -> trio.Process:
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             env={**os.environ, "AGENTISO_STATE_DIR": str(settings.state_dir)},
         )  # fmt: skip
+    reap()
     _started.append(process)
     return process
+
+
+def reap() -> None:
+    """Let go of the supervisors that this process started and that have ended."""
+    _started[:] = [process for process in _started if process.poll() is None]
 
 
 def is_running(settings: Settings) -> bool:
