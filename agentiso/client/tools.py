@@ -98,7 +98,7 @@ def _result(message: dict[str, Any], tool: str, welcome: Welcome) -> dict[str, A
         if error.get("code") == UNKNOWN_TOOL:
             failed = ToolFailed(
                 f"The running supervisor (agentiso {welcome.version}, pid {welcome.pid}) is "
-                f"{difference(welcome.version)} this command (agentiso {VERSION}) and has no tool {tool}.",
+                f"{difference(welcome.version, VERSION)} this command (agentiso {VERSION}) and has no tool {tool}.",
                 remedy="`agentiso daemon restart` replaces it; machines run on. Then run the command again.",
             )
         failed.facts["code"] = error.get("code")

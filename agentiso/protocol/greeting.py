@@ -162,13 +162,13 @@ def read_answer(line: bytes) -> Welcome:
     )
 
 
-def difference(theirs: str) -> str:
-    """Say how a supervisor's version differs from ours: it is older, newer, or another build."""
+def difference(one: str, other: str) -> str:
+    """Say how one version differs from another: it is older, newer, or another build."""
     try:
-        ours, other = ([int(part) for part in each.split(".")] for each in (VERSION, theirs))
+        first, second = ([int(part) for part in each.split(".")] for each in (one, other))
     except ValueError:
         return "of another version than"
-    return "older than" if other < ours else "newer than" if other > ours else "another build than"
+    return "older than" if first < second else "newer than" if first > second else "another build than"
 
 
 def _line(members: dict[str, Any]) -> bytes:

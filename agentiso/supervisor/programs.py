@@ -45,7 +45,7 @@ def check(greeting: Greeting) -> None:
     """Raise `OtherVersion` unless a program knows the same messages and results as this supervisor."""
     if greeting.vocabulary != vocabulary():
         raise OtherVersion(
-            f"The running supervisor (agentiso {VERSION}) is {difference(greeting.version)} this program "
+            f"The running supervisor (agentiso {VERSION}) is {difference(VERSION, greeting.version)} this program "
             f"(agentiso {greeting.version:.40}): they do not ask and answer in the same words."
         )
 
