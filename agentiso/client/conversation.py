@@ -88,7 +88,7 @@ class Conversation:
         elif item.method == "notifications/cancelled":
             if not self._cancel(_id(_params(item.body).get("requestId"))):
                 return
-        elif "id" in item.body:
+        elif "method" not in item.body and "id" in item.body:
             answer = self._answer(item)
             if answer is None:
                 return

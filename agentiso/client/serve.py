@@ -113,19 +113,19 @@ class Front:
     # -- the supervisors' side
 
     async def carry(self, stream: trio.SocketStream | None) -> None:
-        """Carry messages, beginning with a supervisor that is there, until the client is done and all is answered."""
-        while True:
+        """Carry messages, beginning with a supervisor that is there, until the client is done."""
+        while not self._client_is_done:
             if stream is not None:
                 began = trio.current_time()
                 await self._converse(stream)
+                if self._client_is_done:
+                    return
                 await self._tell(self._conversation.lose())
                 self._quick_deaths = 0 if trio.current_time() - began > STEADY_S else self._quick_deaths + 1
-            if self._client_is_done and not self._conversation.waits:
-                return
             stream = await self._next_supervisor()
 
     async def _converse(self, stream: trio.SocketStream) -> None:
-        """Carry messages to and from a supervisor until it is gone, or has answered the last one."""
+        """Carry messages to and from a supervisor until it is gone, or has taken leave of a client that is done."""
         self._conversation.begin()
         rest = bytearray()
         async with stream, trio.open_nursery() as nursery:
@@ -141,7 +141,7 @@ class Front:
             nursery.cancel_scope.cancel(reason="the supervisor is gone")
 
     async def _send(self, stream: trio.SocketStream) -> None:
-        """Pass on what the client says; at its end the supervisor is told, answers what is under way, and closes."""
+        """Pass on what the client says; at its end the supervisor is told, takes back what is under way, and closes."""
         while True:
             while (item := self._conversation.next_to_send()) is not None:
                 try:
@@ -153,7 +153,7 @@ class Front:
                         return
                     raise
                 self._note_news()
-            if self._client_is_done and not self._conversation.waits:
+            if self._client_is_done:
                 await _send_eof(stream)
                 return
             await self._news.wait()
@@ -161,7 +161,7 @@ class Front:
     async def _next_supervisor(self) -> trio.SocketStream | None:
         """Connect to the next supervisor once it is time; if there is none to be had, all who wait are told."""
         await self._wait_for_need()
-        if self._client_is_done and not self._conversation.waits:
+        if self._client_is_done:
             return None
         try:
             stream, _ = await connect(self._settings, self._greeting, config=self._config)
