@@ -26,7 +26,7 @@ DAEMON_EXAMPLES: Final = """\
   agentiso daemon                          run it in the foreground; others start it on demand
   agentiso daemon --http 127.0.0.1:8080    serve MCP over HTTP too
   agentiso daemon stop                     machines run on, and the next one adopts them
-  agentiso daemon restart                  after an upgrade; agents' connections go on with the new one
+  agentiso daemon restart                  after an upgrade; agents go on with the new one
   agentiso daemon status                   which version runs, since when, for how many clients
 """
 BENCH_EXAMPLES: Final = """\
