@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -13,17 +13,18 @@ from actors.machine import pause as standstill
 from actors.machine import start
 from actors.machine.machine import SHUTDOWN_GRACE_S, Machine
 from actors.machine.pause import FileSystem
+from actors.machine.qemu import logs
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
 from actors.model.errors import AgentisoError, MachineFailed
-from actors.model.files import tail
 from actors.model.machine import MachineRecord
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event, State
 from actors.workspace import launch as launching
 from actors.workspace import ports
+from actors.workspace.describe import failure_of
 from actors.workspace.launch import launch
 from actors.workspace.resources import Holdings
 
@@ -94,18 +95,19 @@ async def _take_over(
 def _attend(own: Holdings, machine: Machine) -> None:
     own.nursery.start_soon(_watch, own, machine)
     own.nursery.start_soon(machine.resume_when_stalled)
+    own.nursery.start_soon(machine.bound_logs)
 
 
 async def _watch(own: Holdings, machine: Machine) -> None:
     """Notice the end of a machine that nobody asked for."""
     await machine.process.wait_exit()
+    if own.machine is not machine:
+        return
+    end = await machine.why_ended()
     if own.machine is machine and own.lifecycle.state is not State.DESTROYED:
-        words, log = machine.console(600).strip() or "nothing", tail(machine.spec.qemu_log, 600).strip() or "nothing"
         own.machine = None
         own.lifecycle.move(Event.MACHINE_DIED)
-        own.note(
-            machine=None, failure=f"Its machine ended by itself. The console's last words: {words}\nQEMU said: {log}"
-        )
+        own.note(machine=None, failure=failure_of(end), ended=end)
         await machine.end()
 
 
@@ -128,15 +130,16 @@ async def adopt(own: Holdings, machine_record: MachineRecord) -> None:
         )
         if machine is not None and record.state is State.PAUSED:
             await standstill.hold(machine, FileSystem.QUIESCED)
-        reason = "Its machine ended while no supervisor was running."
+        end = None if machine else start.look_back(machine_record, Path(host.settings.qemu_binary))
+        reason = f"{failure_of(end)} It happened while no supervisor was running." if end else ""
     except AgentisoError as error:
-        machine, reason = None, f"Its machine could not be adopted: {error}"
+        machine, end, reason = None, None, f"Its machine could not be adopted: {error}"
         start.kill(machine_record)
     if machine is None:
-        shutil.rmtree(machine_record.directory, ignore_errors=True)
+        logs.put_away(Path(machine_record.directory))
         if own.lifecycle.state is not State.FAILED:
             own.lifecycle.move(Event.MACHINE_DIED)
-        own.note(machine=None, failure=reason)
+        own.note(machine=None, failure=reason, ended=end)
         return
     machine.evidence, machine.start_seconds = record.evidence, record.start_seconds
     own.machine = machine

@@ -10,9 +10,11 @@ import attrs
 import trio
 
 from actors.machine.machine import Machine
+from actors.machine.qemu import logs
 from actors.machine.storage.store import Store
 from actors.model import record as records
-from actors.model.errors import IllegalState, NoCapacity
+from actors.model.errors import HostUnfit, IllegalState, NoCapacity
+from actors.model.files import exhaustion_reported, tail
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Lifecycle, State
 from actors.workspace.host import Host
@@ -83,6 +85,21 @@ class Holdings:
         """Save what a later supervisor finds out by itself, and therefore may miss when the disk is full."""
         with contextlib.suppress(NoCapacity):
             self.save(**changes)
+
+    def log(self, which: str, max_bytes: int) -> str:
+        """Return the end of a log, ``console`` or ``qemu``, of the machine, or of the last one that has ended.
+
+        Raises:
+            HostUnfit: it cannot be read.
+
+        """
+        directory = self.machine.spec.directory if self.machine else self.directory / logs.KEPT
+        path = directory / (logs.CONSOLE if which == "console" else logs.QEMU)
+        try:
+            with exhaustion_reported():
+                return tail(path, max_bytes)
+        except OSError as error:
+            raise HostUnfit(f"The log {path} cannot be read: {error.strerror}.", remedy="See to its access.") from error
 
     def live(self) -> Machine:
         """Return the machine.

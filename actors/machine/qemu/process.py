@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from actors.machine.qemu.command_line import CONSOLE_MARK
 from actors.model.errors import HostUnfit, MachineFailed
 from actors.model.machine import ProcessIdentity
 
@@ -42,21 +43,28 @@ def start_time_of(pid: int) -> int:
 
 def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
     """Find this user's QEMU processes whose console lies in a state directory, and the directory of each console."""
-    prefix = "file,id=console,path="
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if entry.stat().st_uid != os.geteuid():
                 continue
             words = (entry / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
-            console = next((word for word in words if word.startswith(prefix)), "")
-            directory = Path(console.removeprefix(prefix).removesuffix(",append=on").replace(",,", ",")).parent
-            if not console or "-uuid" not in words or not directory.is_relative_to(state_dir):
+            console = _console_of(words)
+            if console is None or "-uuid" not in words or not console.is_relative_to(state_dir):
                 continue
             pid = int(entry.name)
-            yield ProcessIdentity(pid, start_time_of(pid), words[words.index("-uuid") + 1]), directory
+            yield ProcessIdentity(pid, start_time_of(pid), words[words.index("-uuid") + 1]), console.parent
         except OSError:
             # It ended meanwhile.
             continue
+
+
+def _console_of(words: Sequence[str]) -> Path | None:
+    """Return the console's log that a machine's arguments name; machines of earlier releases open it themselves."""
+    for word in words:
+        for before, after in ((CONSOLE_MARK, ""), ("file,id=console,path=", ",append=on")):
+            if word.startswith(before) and word.endswith(after) and not word.startswith(f"{before}/dev/fdset/"):
+                return Path(word.removeprefix(before).removesuffix(after).replace(",,", ","))
+    return None
 
 
 class QemuProcess:
