@@ -111,10 +111,16 @@ async def test_an_adopted_machine_tells_why_it_ended_too(settings: agentiso.Sett
     with trio.fail_after(LIMIT_S):
         async with agentiso.open_system(settings, keep=True) as system:
             await system.create("victim")
-        async with agentiso.open_system(settings) as system:
+        async with agentiso.open_system(settings, keep=True) as system:
             ws = await system.get("victim")
             await end_inside(ws, PANIC)
             await check_that_it_is_told(settings, ws, *("panic", *INSIDE["panic"][1:]))
+            await ws.start()
+            await output(ws, "echo 'the last words' > /dev/console")
+        async with agentiso.open_system(settings) as system:
+            ws = await system.get("victim")
+            os.kill(qemu_pid(settings.state_dir, "victim"), signal.SIGKILL)
+            await check_that_it_is_told(settings, ws, "signal", "SIGKILL", "the last words")
             await ws.destroy()
 
 

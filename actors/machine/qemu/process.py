@@ -70,13 +70,12 @@ def _console_of(words: Sequence[str]) -> Path | None:
 class QemuProcess:
     """A running QEMU, child of this process or adopted."""
 
-    def __init__(self, identity: ProcessIdentity, pidfd: int, *, is_child: bool) -> None:
+    def __init__(self, identity: ProcessIdentity, pidfd: int) -> None:
         self.identity = identity
         self._pidfd = pidfd
-        self._is_child = is_child
         self._exited = trio.Event()
         self.exit_status: int | None = None
-        """Exit code, negative for a signal; ``None`` while running or when it was not our child."""
+        """Exit code, negative for a signal; ``None`` while running, or when another process is its parent."""
 
     @classmethod
     def spawn(cls, argv: Sequence[str], *, uuid: str, log: Path, descriptors: Mapping[int, int]) -> QemuProcess:
@@ -91,7 +90,7 @@ class QemuProcess:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
             raise MachineFailed(f"QEMU ended before it could be watched: {error}.") from error
-        return cls(ProcessIdentity(pid, start_time_of(pid), uuid), pidfd, is_child=True)
+        return cls(ProcessIdentity(pid, start_time_of(pid), uuid), pidfd)
 
     @classmethod
     def adopt(cls, identity: ProcessIdentity) -> QemuProcess | None:
@@ -104,7 +103,7 @@ class QemuProcess:
         if not is_alive(identity):
             os.close(pidfd)
             return None
-        return cls(identity, pidfd, is_child=False)
+        return cls(identity, pidfd)
 
     @property
     def pid(self) -> int:
@@ -119,20 +118,19 @@ class QemuProcess:
         mine = os.dup(self._pidfd)
         try:
             await trio.lowlevel.wait_readable(mine)
+            self._reap(mine)
         finally:
             trio.lowlevel.notify_closing(mine)
             os.close(mine)
-        self._reap()
 
-    def _reap(self) -> None:
+    def _reap(self, pidfd: int) -> None:
         if self._exited.is_set():
             return
         self._exited.set()
-        if self._is_child:
-            # Somebody else may have reaped it, a test harness for one; the exit status is then unknown.
-            with contextlib.suppress(ChildProcessError):
-                _, status = os.waitpid(self.pid, 0)
-                self.exit_status = os.waitstatus_to_exitcode(status)
+        # An adopted one may be another's child, and a test harness may have reaped ours: the status is unknown then.
+        with contextlib.suppress(ChildProcessError):
+            if ended := os.waitid(os.P_PIDFD, pidfd, os.WEXITED):
+                self.exit_status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def kill(self) -> None:
         """Send SIGKILL to exactly this process; no-op once it has ended."""
