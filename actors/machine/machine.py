@@ -103,7 +103,7 @@ class Machine:
                 await self.client.shutdown()
         await self.process.end(grace_s)
         await self.release()
-        logs.put_away(self.spec.directory)
+        logs.put_away(self.spec.directory, keep=self.spec.keeps_logs)
 
     async def release(self) -> None:
         """Close our connections; the process is not touched."""

@@ -80,7 +80,7 @@ async def _prepare(
     spec = machine.spec
     async with AsyncExitStack() as undo:
         spec.directory.mkdir(parents=True, mode=0o700)
-        undo.callback(logs.put_away, spec.directory)
+        undo.callback(logs.put_away, spec.directory, keep=spec.keeps_logs)
         machine.key = bytes.fromhex(checkpoint.key) if checkpoint else _write_boot_files(spec)
         machine.nonce = checkpoint.nonce if checkpoint else None
         if state is not None and spec.ram.parent == spec.directory:

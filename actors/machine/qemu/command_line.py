@@ -69,6 +69,8 @@ class MachineSpec:
     vsock_cid: int | None
     directory: Path
     """The machine's own directory: logs, and the key of a cold boot."""
+    keeps_logs: bool = True
+    """Whether its logs are kept for its workspace when it has ended."""
 
     @property
     def console_log(self) -> Path:

@@ -46,17 +46,21 @@ def cut(path: Path) -> None:
         file.truncate()
 
 
-def put_away(directory: Path) -> None:
-    """Remove the directory of a machine that has ended; its logs replace those of the workspace's earlier machines."""
-    kept = directory.parent.parent / KEPT
+def put_away(directory: Path, *, keep: bool = True) -> None:
+    """Remove the directory of a machine that has ended; if kept, its logs replace those of the one before."""
     with contextlib.suppress(OSError):
-        kept.mkdir(mode=0o700, exist_ok=True)
-        for name in FILES:
-            source = directory / name
-            if not source.exists():
-                (kept / name).unlink(missing_ok=True)
-                continue
-            if source.stat().st_size > MOST_BYTES:
-                cut(source)
-            source.replace(kept / name)
+        if keep:
+            _keep(directory, directory.parent.parent / KEPT)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _keep(directory: Path, kept: Path) -> None:
+    kept.mkdir(mode=0o700, exist_ok=True)
+    for name in FILES:
+        source = directory / name
+        if not source.exists():
+            (kept / name).unlink(missing_ok=True)
+            continue
+        if source.stat().st_size > MOST_BYTES:
+            cut(source)
+        source.replace(kept / name)
