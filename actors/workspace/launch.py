@@ -98,8 +98,8 @@ async def prepare(
 ) -> Prepared:
     """Start a machine that waits for its identity; errors and holds as of `launch`.
 
-    A checkpoint gets a fresh disk layer over its own, larger than that where the workspace's disk is.  If it ``keeps_logs``,
-    they replace those of the workspace's last machine when it ends.
+    A checkpoint gets a fresh disk layer over its own, larger than that where the workspace's disk is.  If the
+    machine ``keeps_logs``, they replace those of the workspace's last one when it ends.
     """
     # By its digest: the name may belong to a newer build by now.
     image = await host.load_image(record.image_digest)

@@ -107,6 +107,8 @@ async def _watch(own: Holdings, machine: Machine) -> None:
     if own.machine is machine and own.lifecycle.state is not State.DESTROYED:
         own.machine = None
         own.lifecycle.move(Event.MACHINE_DIED)
+        # Whoever is told of the end finds the logs.
+        logs.put_away(machine.spec.directory)
         own.note(machine=None, failure=failure_of(end), ended=end)
         await machine.end()
 

@@ -49,7 +49,7 @@ def cut(path: Path) -> None:
 def put_away(directory: Path, *, keep: bool = True) -> None:
     """Remove the directory of a machine that has ended; if kept, its logs replace those of the one before."""
     with contextlib.suppress(OSError):
-        if keep:
+        if keep and directory.is_dir():
             _keep(directory, directory.parent.parent / KEPT)
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -186,6 +186,7 @@ def test_the_logs_of_the_last_machine_replace_those_of_the_one_before(tmp_path: 
     assert {path.name: path.read_text() for path in kept.iterdir()} == {logs.CONSOLE: "first", logs.QEMU: "first"}
     logs.put_away(second)
     assert {path.name: path.read_text() for path in kept.iterdir()} == {logs.CONSOLE: "second"}
+    logs.put_away(second)
     second.mkdir()
     logs.put_away(second, keep=False)
     assert {path.name: path.read_text() for path in kept.iterdir()} == {logs.CONSOLE: "second"}
