@@ -14,12 +14,12 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import trio
-from trio_util import move_on_when, periodic
+from trio_util import RepeatedEvent, move_on_when, periodic
 
 from actors.machine.channel import address
 from actors.machine.guest.client import GuestClient
 from actors.machine.qemu import command_line, host_oom, logs
-from actors.machine.qemu.command_line import VSOCK_PORT, MachineSpec
+from actors.machine.qemu.command_line import VSOCK_PORT, MachinePlace
 from actors.machine.qemu.end_reason import look_back
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
@@ -53,7 +53,7 @@ class Standstill:
 class Machine:
     """A running, proven machine.  Attributes are read by its owner, and changed only here and by checkpoints."""
 
-    def __init__(self, spec: MachineSpec, fingerprint: Fingerprint, layer: str, disk_bytes: int) -> None:
+    def __init__(self, spec: MachinePlace, fingerprint: Fingerprint, layer: str, disk_bytes: int) -> None:
         self.spec = spec
         self.fingerprint = fingerprint
         self.layer = layer
@@ -75,7 +75,7 @@ class Machine:
         self.client: GuestClient
         self.mute_since: float | None = None
         """Since when the guest agent has not answered, in seconds since the Unix epoch; ``None`` while it does."""
-        self.agent_met = trio.Event()
+        self.agent_met = RepeatedEvent()
         self._dialling = trio.Lock()
         self._nursery: trio.Nursery
         """Where connections have their readers."""
@@ -132,7 +132,6 @@ class Machine:
             await self.client.aclose()
             self.client = await meet(nursery, self, None)
         self.agent_met.set()
-        self.agent_met = trio.Event()
 
     async def live_client(self) -> GuestClient:
         """Return the channel to the guest agent, after a moment's wait if the agent is being started again."""
@@ -164,15 +163,13 @@ class Machine:
             async for _ in periodic(logs.LOOK_S):
                 await logs.bound(self.spec.directory)
 
-    async def why_ended(self) -> End:
-        """Say why the process ended, which it has."""
+    async def why_ended(self, qemu: Path) -> End:
+        """Say why the process, which ran the program ``qemu``, has ended."""
         with trio.move_on_after(LAST_EVENT_S):
             await self.qmp.wait_ended()
-        process, spec = self.process, self.spec
-        killed = process.exit_status in (None, -signal.SIGKILL) and host_oom.has_killed(process.pid, Path(spec.qemu))
-        return look_back(
-            spec.directory, exit_status=process.exit_status, shutdown=self.qmp.shutdown, killed_for_memory=killed
-        )
+        status = self.process.exit_status
+        killed = status in (None, -signal.SIGKILL) and host_oom.has_killed(self.process.pid, qemu)
+        return look_back(self.spec.directory, exit_status=status, shutdown=self.qmp.shutdown, killed_for_memory=killed)
 
 
 async def meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream | None) -> GuestClient:
@@ -196,7 +193,7 @@ async def meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream 
             await trio.sleep(DIAL_PAUSE_S)
 
 
-def channel_address(spec: MachineSpec) -> address.ChannelAddress:
+def channel_address(spec: MachinePlace) -> address.ChannelAddress:
     """Return where the guest agent is reached."""
     if spec.channel == "vsock":
         assert spec.vsock_cid is not None

@@ -15,7 +15,7 @@ from actors.machine.guest.client import CLOCK_PROMISE_S
 from actors.machine.guest.identity import Identity, IdentityReply, NetworkIdentity
 from actors.machine.machine import Machine
 from actors.machine.network.hostfwd import GUEST_ADDRESS
-from actors.machine.qemu.command_line import ROOT_DEVICE, MachineSpec
+from actors.machine.qemu.command_line import ROOT_DEVICE, MachinePlace
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import RestoreUnproven
 from actors.model.guest import CommandSpec
@@ -133,7 +133,7 @@ async def _grow(machine: Machine) -> list[str]:
     return [f"its file system has {size_bytes} bytes on a disk of {machine.disk_bytes}"]
 
 
-def _new_identity(spec: MachineSpec, persona: Persona, *, rehearsal: bool = False) -> Identity:
+def _new_identity(spec: MachinePlace, persona: Persona, *, rehearsal: bool = False) -> Identity:
     return Identity(
         epoch=new_id(),
         time_ns=time.time_ns(),
@@ -147,7 +147,7 @@ def _new_identity(spec: MachineSpec, persona: Persona, *, rehearsal: bool = Fals
     )
 
 
-def _network_identity(spec: MachineSpec) -> NetworkIdentity | None:
+def _network_identity(spec: MachinePlace) -> NetworkIdentity | None:
     if spec.network == "none":
         return None
     return NetworkIdentity(

@@ -21,7 +21,14 @@ from actors.machine.checkpoint import settle_layer
 from actors.machine.machine import Machine, channel_address, meet
 from actors.machine.proof import Persona
 from actors.machine.qemu import boot_timer, command_line, end_reason, host_oom, logs
-from actors.machine.qemu.command_line import CHANNEL_FD, CONSOLE_FD, QMP_FD, STATE_FD, MachineSpec
+from actors.machine.qemu.command_line import (
+    CHANNEL_FD,
+    CONSOLE_FD,
+    QMP_FD,
+    STATE_FD,
+    MachinePlace,
+    MachineSpec,
+)
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
 from actors.machine.storage.checkpoint import Checkpoint
@@ -63,7 +70,7 @@ async def prepare(
         machine = Machine(spec, fingerprint, layer, disk_bytes)
         gone_s = time.perf_counter() - began
         try:
-            await _prepare(nursery, machine, checkpoint, state, limit_s - gone_s)
+            await _prepare(nursery, machine, spec, checkpoint, state, limit_s - gone_s)
         except MachineFailed as error:
             again = checkpoint is None and boot_timer.went_wrong(error.facts.get("console_tail", ""))
             if not again or gone_s > limit_s / 2:
@@ -75,9 +82,13 @@ async def prepare(
 
 
 async def _prepare(
-    nursery: trio.Nursery, machine: Machine, checkpoint: Checkpoint | None, state: Path | None, limit_s: float
+    nursery: trio.Nursery,
+    machine: Machine,
+    spec: MachineSpec,
+    checkpoint: Checkpoint | None,
+    state: Path | None,
+    limit_s: float,
 ) -> None:
-    spec = machine.spec
     async with AsyncExitStack() as undo:
         spec.directory.mkdir(parents=True, mode=0o700)
         undo.callback(logs.put_away, spec.directory, keep=spec.keeps_logs)
@@ -86,7 +97,7 @@ async def _prepare(
         if state is not None and spec.ram.parent == spec.directory:
             # It shares no memory with others.
             await trio.to_thread.run_sync(copy_sparse, state.with_name("ram"), spec.ram)
-        qmp_stream, channel_stream = await _spawn(machine, state, undo)
+        qmp_stream, channel_stream = await _spawn(machine, spec, state, undo)
 
         await _or_died(
             machine,
@@ -119,7 +130,7 @@ async def prove(
 
 async def adopt(
     nursery: trio.Nursery,
-    spec: MachineSpec,
+    place: MachinePlace,
     fingerprint: Fingerprint,
     record: MachineRecord,
     *,
@@ -130,22 +141,23 @@ async def adopt(
     """Take hold of a machine that an earlier supervisor started; ``None`` if it no longer runs.
 
     Raises:
-        MachineFailed: the process runs but is not usable: it does not answer, or has another identity.
+        MachineFailed, GuestBroken, QmpError: the process runs and does not answer; it is left as it is.
+        OSError: it cannot be told whether the process runs.
 
     """
     process = QemuProcess.adopt(record.process)
     if process is None:
         return None
-    machine = Machine(spec, fingerprint, layer, disk_bytes)
+    machine = Machine(place, fingerprint, layer, disk_bytes)
     machine.process, machine.epoch, machine.nonce = process, record.epoch, record.nonce
     machine.key = bytes.fromhex(record.key)
     async with AsyncExitStack() as undo:
         undo.callback(process.release)
         try:
-            qmp_stream = unix_sockets.dial(spec.directory / unix_sockets.QMP)
+            qmp_stream = unix_sockets.dial(place.directory / unix_sockets.QMP)
             undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
             # A listener in the guest is called below: it may take a moment.
-            stream = None if spec.channel == "vsock" else await channel_address(spec).connect()
+            stream = None if place.channel == "vsock" else await channel_address(place).connect()
         except OSError as error:
             raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
         await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo, adopting=True), limit_s)
@@ -153,13 +165,6 @@ async def adopt(
         await settle_layer(machine)
         undo.pop_all()
     return machine
-
-
-def kill(record: MachineRecord) -> None:
-    """End a machine that could not be adopted."""
-    if (process := QemuProcess.adopt(record.process)) is not None:
-        process.kill()
-        process.release()
 
 
 def look_back(record: MachineRecord, qemu: Path) -> End:
@@ -178,10 +183,9 @@ def _write_boot_files(spec: MachineSpec) -> bytes:
 
 
 async def _spawn(
-    machine: Machine, state: Path | None, undo: AsyncExitStack
+    machine: Machine, spec: MachineSpec, state: Path | None, undo: AsyncExitStack
 ) -> tuple[trio.SocketStream, trio.SocketStream | None]:
     """Start QEMU on listening sockets to which we are already connected, so that nobody has to poll."""
-    spec = machine.spec
     with ExitStack() as ours:
         qmp, qmp_stream = _offer(spec.directory / unix_sockets.QMP, ours, undo)
         console = os.open(spec.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -25,7 +25,7 @@ from actors.model.diff import MAX_TEXT_BYTES, Walk, compare, decide, unified
 from actors.model.errors import CheckpointUnusable, GuestRefused, InvalidArgument
 from actors.model.guest import Diff, FileChange
 from actors.workspace.launch import Prepared, discard, prepare
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 MAX_ENTRIES: Final = 200_000
 MAX_TEXTS: Final = 200
@@ -40,7 +40,7 @@ Client = Callable[[], Awaitable[GuestClient]]
 
 
 @asynccontextmanager
-async def helper(own: Holdings, source: Checkpoint) -> AsyncIterator[GuestClient]:
+async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClient]:
     """Bring up a helper on a checkpoint, and end it with the block.
 
     Raises:
@@ -63,10 +63,10 @@ async def helper(own: Holdings, source: Checkpoint) -> AsyncIterator[GuestClient
             await discard(own.host, prepared)
         with trio.CancelScope(shield=True):
             # Also the disk layer of one that did not come up.
-            await own.store.sweep()
+            await own.store.collect()
 
 
-async def _prepare(own: Holdings, source: Checkpoint, memory_mb: int) -> Prepared:
+async def _prepare(own: Resources, source: Checkpoint, memory_mb: int) -> Prepared:
     check_memory(memory_mb, own.host.settings.limits.memory_reserve_mb)
     async with own.host.starts:
         isolated = attrs.evolve(own.record, allow_internet=False)
@@ -83,7 +83,7 @@ async def _isolate(prepared: Prepared) -> None:
 
 
 async def diff(
-    own: Holdings,
+    own: Resources,
     names: tuple[str, str],
     sources: tuple[Checkpoint | None, Checkpoint | None],
     live: Client,

@@ -10,7 +10,7 @@ import trio
 from actors.machine.accelerator import AcceleratorVerdict, probe_accelerators
 from actors.machine.channel.cids import Cids
 from actors.machine.probe import QemuBuild, probe_qemu
-from actors.machine.qemu.command_line import MachineSpec, machine_arguments
+from actors.machine.qemu.command_line import MachinePlace, MachineSpec, machine_arguments
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
 from actors.model.image import BootImage
@@ -90,25 +90,14 @@ class Host:
             tsc_khz=verdict.tsc_khz,
         )
 
-    def adopted_spec(
-        self, image: BootImage, fingerprint: Fingerprint, record: WorkspaceRecord, machine: MachineRecord
-    ) -> MachineSpec:
-        """Describe a machine that an earlier supervisor started."""
+    def adopted_place(self, record: WorkspaceRecord, machine: MachineRecord) -> MachinePlace:
+        """Describe where a machine is that an earlier supervisor started; nothing is looked at for that."""
         if machine.vsock_cid is not None:
             self.cids.note(machine.vsock_cid)
-        return MachineSpec(
-            qemu=self.settings.qemu_binary,
+        return MachinePlace(
             uuid=machine.process.uuid,
-            shape=record.shape,
-            accelerator=fingerprint.accelerator,
-            cpu_model=fingerprint.cpu_model,
-            tsc_khz=fingerprint.tsc_khz,
-            image=image,
             ram=Path(machine.ram),
-            ram_read_only=False,
-            disk=self.store.layer(record.layer or ""),
             network=record.network,
-            allow_internet=record.allow_internet,
             mac=record.mac,
             channel=record.channel,
             vsock_cid=machine.vsock_cid,

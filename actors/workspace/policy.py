@@ -16,10 +16,10 @@ from actors.model.errors import IllegalState, InvalidArgument
 from actors.model.record import WorkspaceRecord
 from actors.workspace.lifecycle import bring_back
 from actors.workspace.messages import SetNetworkPolicy
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 
-async def change(own: Holdings, wanted: SetNetworkPolicy) -> str:
+async def change(own: Resources, wanted: SetNetworkPolicy) -> str:
     """Put a policy in force, and say how that came about.
 
     Raises:
@@ -55,21 +55,22 @@ def _check(record: WorkspaceRecord, wanted: SetNetworkPolicy) -> None:
         )
 
 
-async def _replace_machine(own: Holdings, *, allow_internet: bool) -> None:
+async def _replace_machine(own: Resources, *, allow_internet: bool) -> None:
     """Restore the machine, held still meanwhile, from a checkpoint under the new policy; on failure it runs on."""
     machine, before = own.live(), own.record.allow_internet
     await standstill.hold(machine, FileSystem.WRITTEN)
     try:
         with own.store.held(machine.layer) as owner:
-            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=False)
+            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=False, intend=own.intend_layer)
             own.store.hold(owner, {taken.checkpoint.id})
             own.record = attrs.evolve(own.record, allow_internet=allow_internet)
             await bring_back(own, taken.checkpoint, head=own.record.head)
     except BaseException:
         if own.machine is machine:
-            own.note(layer=machine.layer, allow_internet=before)
+            own.settle_layer(machine)
+            own.note(allow_internet=before)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
                 await standstill.let_go(machine)
         raise
     with trio.CancelScope(shield=True):
-        await own.store.sweep()
+        await own.store.collect()

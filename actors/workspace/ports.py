@@ -14,7 +14,7 @@ from actors.machine.machine import Machine
 from actors.machine.network import hostfwd
 from actors.model.errors import AgentisoError, InvalidArgument, NoCapacity, NotFound, PortTaken
 from actors.model.info import PortForward
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 MIN_HOST_PORT: Final = 1024
 """Ports below are the system's own services."""
@@ -25,20 +25,20 @@ RACES: Final = 3
 """How often another program may snatch the free port that was found."""
 
 
-def claim(own: Holdings) -> None:
+def claim(own: Resources) -> None:
     """Have the host ports of a record that was taken up be this workspace's."""
     for forward in own.record.forwards:
         own.host.forwarded.setdefault(forward.host_port, own.record.id)
 
 
-def release(own: Holdings) -> None:
+def release(own: Resources) -> None:
     """Give the host ports of a workspace that ends back."""
     for forward in own.record.forwards:
         if own.host.forwarded.get(forward.host_port) == own.record.id:
             del own.host.forwarded[forward.host_port]
 
 
-async def add(own: Holdings, guest_port: int, host_port: int | None) -> PortForward:
+async def add(own: Resources, guest_port: int, host_port: int | None) -> PortForward:
     """Forward a port of the host, a free one unless it is named; what is forwarded already is only made sure of.
 
     Raises:
@@ -64,7 +64,7 @@ async def add(own: Holdings, guest_port: int, host_port: int | None) -> PortForw
     raise taken
 
 
-async def _add(own: Holdings, forward: PortForward) -> PortForward:
+async def _add(own: Resources, forward: PortForward) -> PortForward:
     if forward.host_port in own.host.forwarded:
         raise PortTaken(
             f"Port {forward.host_port} of the host is forwarded to another guest port or workspace.",
@@ -85,7 +85,7 @@ async def _add(own: Holdings, forward: PortForward) -> PortForward:
     return forward
 
 
-async def _open_again(own: Holdings, forward: PortForward) -> PortForward:
+async def _open_again(own: Resources, forward: PortForward) -> PortForward:
     if forward.fault and own.machine is not None:
         await hostfwd.add(own.machine.qmp, guest_port=forward.guest_port, host_port=forward.host_port)
         mended = attrs.evolve(forward, fault="")
@@ -94,7 +94,7 @@ async def _open_again(own: Holdings, forward: PortForward) -> PortForward:
     return forward
 
 
-async def remove(own: Holdings, guest_port: int) -> PortForward:
+async def remove(own: Resources, guest_port: int) -> PortForward:
     """Forward to a guest port no longer; connections that are open stay so.
 
     Raises:
@@ -112,7 +112,7 @@ async def remove(own: Holdings, guest_port: int) -> PortForward:
     return forward
 
 
-async def settle(own: Holdings, machine: Machine, *, adopted: bool = False) -> None:
+async def settle(own: Resources, machine: Machine, *, adopted: bool = False) -> None:
     """Give a machine the forwards of the record, and take others away; what fails is noted and fails nothing else."""
     if own.record.network != "user" or not (own.record.forwards or adopted):
         return
@@ -141,7 +141,7 @@ async def _fault(machine: Machine, forward: PortForward) -> str:
     return ""
 
 
-def _check(own: Holdings, guest_port: int, host_port: int | None) -> None:
+def _check(own: Resources, guest_port: int, host_port: int | None) -> None:
     if own.record.network != "user":
         raise InvalidArgument(
             f"Workspace {own.record.name} has no network.", remedy='Create one with network="user" to forward ports.'
@@ -157,5 +157,5 @@ def _check(own: Holdings, guest_port: int, host_port: int | None) -> None:
         raise NoCapacity(f"Workspace {own.record.name} has {MAX_FORWARDS} forwards already.", remedy="Remove some.")
 
 
-def _find(own: Holdings, guest_port: int) -> PortForward | None:
+def _find(own: Resources, guest_port: int) -> PortForward | None:
     return next((forward for forward in own.record.forwards if forward.guest_port == guest_port), None)

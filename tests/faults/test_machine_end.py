@@ -101,7 +101,7 @@ async def test_a_guest_that_panics_while_no_supervisor_runs_is_told_of_by_its_co
         async with agentiso.open_system(settings) as system:
             ws = await system.get("victim")
             await check_that_it_is_told(ws, *("panic", *INSIDE["panic"][1:]))
-            assert "while no supervisor was running" in ((await ws.info()).failure or "")
+            assert "while no supervisor watched it" in ((await ws.info()).failure or "")
             await ws.destroy()
 
 

@@ -44,26 +44,14 @@ kernel does beside its work at every start of a process has to be translated as 
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
-@attrs.frozen
-class MachineSpec:
-    """All that distinguishes one machine's command line from another's."""
+@attrs.frozen(kw_only=True)
+class MachinePlace:
+    """Where a machine is, and how it is reached: all that is needed of one that runs already."""
 
-    qemu: str
     uuid: str
-    shape: Shape
-    accelerator: str
-    cpu_model: str
-    tsc_khz: int | None
-    """Rate of the time-stamp counter that an emulated guest is told."""
-    image: BootImage
     ram: Path
     """RAM image, mapped privately; never written."""
-    ram_read_only: bool
-    """Whether this QEMU can open the RAM image for reading only (8.2 and later)."""
-    disk: Path
-    """The active qcow2 layer."""
     network: str
-    allow_internet: bool
     mac: str
     channel: str
     vsock_cid: int | None
@@ -86,6 +74,24 @@ class MachineSpec:
     def key_file(self) -> Path:
         """The channel key that a cold boot hands to the guest."""
         return self.directory / "key"
+
+
+@attrs.frozen(kw_only=True)
+class MachineSpec(MachinePlace):
+    """All that distinguishes one machine's command line from another's."""
+
+    qemu: str
+    shape: Shape
+    accelerator: str
+    cpu_model: str
+    tsc_khz: int | None
+    """Rate of the time-stamp counter that an emulated guest is told."""
+    image: BootImage
+    ram_read_only: bool
+    """Whether this QEMU can open the RAM image for reading only (8.2 and later)."""
+    disk: Path
+    """The active disk layer."""
+    allow_internet: bool
 
 
 def build(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:

@@ -58,7 +58,10 @@ def look_back(
     killed_for_memory: bool = False,
 ) -> End:
     """Say why the machine ended whose logs are in a directory; what else is known of it is as in `Remains`."""
-    console, qemu_log = tail(directory / logs.CONSOLE, LOOKED_AT_BYTES), tail(directory / logs.QEMU)
+    try:
+        console, qemu_log = tail(directory / logs.CONSOLE, LOOKED_AT_BYTES), tail(directory / logs.QEMU)
+    except OSError as error:
+        console, qemu_log = "", f"(the machine's logs cannot be read: {error.strerror})"
     return explain(Remains(console, qemu_log, exit_status, shutdown, killed_for_memory), time.time())
 
 
