@@ -9,6 +9,7 @@ Synopsis::
 """
 
 from actors.model import errors
+from actors.model.end import End, EndReason
 from actors.model.errors import AgentisoError
 from actors.model.guest import ExecResult, FileContent, FileEntry, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from actors.model.info import (
@@ -39,6 +40,8 @@ from agentiso.library.workspace import Fork, Workspace
 __all__ = [
     "AgentisoError",
     "CarriedJob",
+    "End",
+    "EndReason",
     "Evidence",
     "ExecResult",
     "ExportReport",

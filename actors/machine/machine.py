@@ -7,22 +7,24 @@ was started with, and ends with `end`, or is let go with `release`.
 from __future__ import annotations
 
 import contextlib
-import shutil
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import attrs
 import trio
-from trio_util import RepeatedEvent
+from trio_util import RepeatedEvent, move_on_when, periodic
 
 from actors.machine.channel import address
 from actors.machine.guest.client import GuestClient
-from actors.machine.qemu import command_line
+from actors.machine.qemu import command_line, host_oom, logs
 from actors.machine.qemu.command_line import VSOCK_PORT, MachinePlace
+from actors.machine.qemu.end_reason import look_back
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
+from actors.model.end import End
 from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError
-from actors.model.files import tail
 from actors.model.info import Evidence
 from actors.model.machine import Fingerprint, MachineRecord
 from actors.runtime import unix_sockets
@@ -36,6 +38,8 @@ RECONNECT_LIMIT_S: Final = 10.0
 DIAL_TRIES: Final = 5
 DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
+LAST_EVENT_S: Final = 1.0
+"""What QEMU sent before it ended is read in far less."""
 
 
 @attrs.define
@@ -69,6 +73,8 @@ class Machine:
         self.process: QemuProcess
         self.qmp: QmpClient
         self.client: GuestClient
+        self.mute_since: float | None = None
+        """Since when the guest agent has not answered, in seconds since the Unix epoch; ``None`` while it does."""
         self.agent_met = RepeatedEvent()
         self._dialling = trio.Lock()
         self._nursery: trio.Nursery
@@ -90,14 +96,14 @@ class Machine:
         )
 
     async def end(self, *, grace_s: float = 0.0) -> None:
-        """Ask the guest to power off if ``grace_s`` allows, wait, kill; then remove the machine's directory."""
+        """Ask the guest to power off if ``grace_s`` allows, wait, kill; then put the machine's directory away."""
         if grace_s and not self.client.broken:
             # A guest that cannot answer any more is killed below like one that does not end in time.
             with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
                 await self.client.shutdown()
         await self.process.end(grace_s)
         await self.release()
-        shutil.rmtree(self.spec.directory, ignore_errors=True)
+        logs.put_away(self.spec.directory, keep=self.spec.keeps_logs)
 
     async def release(self) -> None:
         """Close our connections; the process is not touched."""
@@ -151,13 +157,19 @@ class Machine:
                     with contextlib.suppress(QmpError, MachineFailed):
                         await self.qmp.execute("cont")
 
-    def console(self, max_bytes: int = 4096) -> str:
-        """Return the end of the guest's serial console."""
-        return self.log("console", max_bytes)
+    async def bound_logs(self) -> None:
+        """Keep the logs from growing without end, until the process ends."""
+        async with move_on_when(self.process.wait_exit):
+            async for _ in periodic(logs.LOOK_S):
+                await logs.bound(self.spec.directory)
 
-    def log(self, which: str, max_bytes: int) -> str:
-        """Return the end of a log, ``console`` or ``qemu``."""
-        return tail(self.spec.console_log if which == "console" else self.spec.qemu_log, max_bytes)
+    async def why_ended(self, qemu: Path) -> End:
+        """Say why the process, which ran the program ``qemu``, has ended."""
+        with trio.move_on_after(LAST_EVENT_S):
+            await self.qmp.wait_ended()
+        status = self.process.exit_status
+        killed = status in (None, -signal.SIGKILL) and host_oom.has_killed(self.process.pid, qemu)
+        return look_back(self.spec.directory, exit_status=status, shutdown=self.qmp.shutdown, killed_for_memory=killed)
 
 
 async def meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream | None) -> GuestClient:

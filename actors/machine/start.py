@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -21,12 +20,20 @@ from actors.machine import proof
 from actors.machine.checkpoint import settle_layer
 from actors.machine.machine import Machine, channel_address, meet
 from actors.machine.proof import Persona
-from actors.machine.qemu import boot_timer, command_line
-from actors.machine.qemu.command_line import CHANNEL_FD, QMP_FD, STATE_FD, MachinePlace, MachineSpec
+from actors.machine.qemu import boot_timer, command_line, end_reason, host_oom, logs
+from actors.machine.qemu.command_line import (
+    CHANNEL_FD,
+    CONSOLE_FD,
+    QMP_FD,
+    STATE_FD,
+    MachinePlace,
+    MachineSpec,
+)
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.ram_image import copy_sparse, create_zero
+from actors.model.end import End
 from actors.model.errors import AgentisoError, GuestBroken, MachineFailed
 from actors.model.files import tail
 from actors.model.machine import Fingerprint, MachineRecord
@@ -84,7 +91,7 @@ async def _prepare(
 ) -> None:
     async with AsyncExitStack() as undo:
         spec.directory.mkdir(parents=True, mode=0o700)
-        undo.callback(shutil.rmtree, spec.directory, ignore_errors=True)
+        undo.callback(logs.put_away, spec.directory, keep=spec.keeps_logs)
         machine.key = bytes.fromhex(checkpoint.key) if checkpoint else _write_boot_files(spec)
         machine.nonce = checkpoint.nonce if checkpoint else None
         if state is not None and spec.ram.parent == spec.directory:
@@ -160,6 +167,12 @@ async def adopt(
     return machine
 
 
+def look_back(record: MachineRecord, qemu: Path) -> End:
+    """Say why a machine ended while nobody watched, by what its logs and the host's say."""
+    killed = host_oom.has_killed(record.process.pid, qemu)
+    return end_reason.look_back(Path(record.directory), killed_for_memory=killed)
+
+
 def _write_boot_files(spec: MachineSpec) -> bytes:
     key = secrets.token_bytes(proof.KEY_BYTES)
     fd = os.open(spec.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -175,7 +188,9 @@ async def _spawn(
     """Start QEMU on listening sockets to which we are already connected, so that nobody has to poll."""
     with ExitStack() as ours:
         qmp, qmp_stream = _offer(spec.directory / unix_sockets.QMP, ours, undo)
-        descriptors, channel_stream = {QMP_FD: qmp}, None
+        console = os.open(spec.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        ours.callback(os.close, console)
+        descriptors, channel_stream = {QMP_FD: qmp, CONSOLE_FD: console}, None
         if spec.channel == "serial":
             descriptors[CHANNEL_FD], channel_stream = _offer(spec.directory / unix_sockets.CHANNEL, ours, undo)
         if state is not None:

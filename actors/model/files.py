@@ -145,11 +145,14 @@ def _fsync_all(paths: tuple[Path, ...]) -> None:
 
 
 def tail(path: Path, max_bytes: int = 4096) -> str:
-    """Return the end of a log as text; an absent log is empty."""
+    """Return the end of a log as text that begins with a whole character; an absent log is empty."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - max_bytes))
-            return file.read(max_bytes).decode(errors="replace")
+            begin = max(0, file.seek(0, os.SEEK_END) - max_bytes)
+            file.seek(begin)
+            end = file.read(max_bytes)
     except FileNotFoundError:
         return ""
+    # Of a character that began before, up to three bytes are left, which have these two bits alone.
+    left = next((at for at, byte in enumerate(end[:3]) if byte & 0xC0 != 0x80), 3) if begin else 0
+    return end[left:].decode(errors="replace")

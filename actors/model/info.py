@@ -10,6 +10,8 @@ from typing import Final
 
 import attrs
 
+from actors.model.end import End
+
 LIBRARY: Final = "library"
 """Owner of the workspaces that no session asked for."""
 USER: Final = "cli"
@@ -173,7 +175,11 @@ class WorkspaceInfo:
     snapshots: tuple[SnapshotInfo, ...] = ()
     evidence: Evidence | None = None
     failure: str | None = None
-    """Why the workspace is in state ``failed``."""
+    """Why the workspace is in state ``failed``, and the ways back."""
+    ended: End | None = None
+    """How its machine ended, in state ``failed``; ``None`` where no end of it was seen."""
+    mute_since: float | None = None
+    """Since when its machine runs and its guest does not answer; ``None`` while it does."""
     undo: tuple[UndoInfo, ...] = ()
     """What can be undone, oldest first."""
     suspended_by: str | None = None

@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 import cattrs
 
+from actors.model.end import End
 from actors.model.errors import AgentisoError
 from actors.model.files import earlier_of, read_json, replace_json
 from actors.model.image import BootImage
@@ -99,6 +100,8 @@ class WorkspaceRecord:
     started_by: str = ""
     start_seconds: float = 0.0
     failure: str | None = None
+    ended: End | None = None
+    """How the last machine ended that nobody had asked to end."""
     stands_still: bool = False
     """Whether its machine stands still until somebody resumes it, whether it can be talked to or not."""
     schema: int = SCHEMA

@@ -24,7 +24,7 @@ from actors.model.states import State
 from actors.runtime import Actor, Message
 from actors.workspace import compare, file_messages, job_messages, lifecycle, lifetime, policy, ports, snapshots
 from actors.workspace import messages as w
-from actors.workspace.describe import describe
+from actors.workspace.describe import describe, ways_back
 from actors.workspace.host import Host
 from actors.workspace.idleness import Idleness
 from actors.workspace.launch import discard
@@ -32,7 +32,6 @@ from actors.workspace.resources import Resources
 
 REMEDIES: Final = {
     State.RUNNING: "It is there to be used.",
-    State.FAILED: "Start it again from its disk, restore a snapshot, or destroy it.",
     State.STOPPED: "Start it first.",
     State.PAUSED: "Resume it first.",
     State.SUSPENDED: "Resume it first.",
@@ -97,11 +96,11 @@ class WorkspaceActor(Actor):
             return
         if isinstance(message, w.GuestWork) and (self._wakes or self._is_changing):
             return
-        why = f" {record.failure}" if record.failure and state is State.FAILED else ""
-        raise IllegalState(
-            f"Workspace {record.name} is {state}, which does not allow {type(message).__name__}.{why}",
-            remedy=REMEDIES.get(state, ""),
-        )
+        refusal = f"Workspace {record.name} is {state}, which does not allow {type(message).__name__}."
+        if state is State.FAILED:
+            reason = str(record.ended.reason) if record.ended else None
+            raise IllegalState(f"{refusal} {record.failure or ''}".rstrip(), remedy=ways_back(record), ended=reason)
+        raise IllegalState(refusal, remedy=REMEDIES.get(state, ""))
 
     @property
     def _is_changing(self) -> bool:
@@ -120,7 +119,7 @@ class WorkspaceActor(Actor):
             case w.Describe():
                 return self._info(measured=message.measured)
             case w.ReadLog():
-                return self._own.machine.log(message.log, message.max_bytes) if self._own.machine else ""
+                return self._own.log(message.log, message.max_bytes)
         with failures_reported(), self._idleness.use():
             if isinstance(message, w.GuestWork):
                 async with self._changing:
@@ -235,4 +234,5 @@ class WorkspaceActor(Actor):
     def _info(self, note: str = "", *, measured: bool = False) -> WorkspaceInfo:
         record = attrs.evolve(self._own.record, state=self._own.lifecycle.state)
         used = self._own.store.disk_bytes(record.needs) if measured else None
-        return describe(record, idle_s=self._idleness.seconds, disk_used_bytes=used, note=note)
+        mute = self._own.machine.mute_since if self._own.machine else None
+        return describe(record, idle_s=self._idleness.seconds, mute_since=mute, disk_used_bytes=used, note=note)

@@ -69,7 +69,8 @@ async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClien
 async def _prepare(own: Resources, source: Checkpoint, memory_mb: int) -> Prepared:
     check_memory(memory_mb, own.host.settings.limits.memory_reserve_mb)
     async with own.host.starts:
-        return await prepare(own.nursery, own.host, attrs.evolve(own.record, allow_internet=False), source)
+        isolated = attrs.evolve(own.record, allow_internet=False)
+        return await prepare(own.nursery, own.host, isolated, source, keeps_logs=False)
 
 
 async def _isolate(prepared: Prepared) -> None:

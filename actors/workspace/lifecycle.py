@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -13,17 +13,18 @@ from actors.machine import pause as standstill
 from actors.machine import start
 from actors.machine.machine import SHUTDOWN_GRACE_S, Machine
 from actors.machine.pause import FileSystem
+from actors.machine.qemu import logs
 from actors.machine.qemu.process import QemuProcess, is_alive
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import AgentisoError, MachineFailed
-from actors.model.files import tail
 from actors.model.machine import MachineRecord
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event, State
 from actors.workspace import launch as launching
 from actors.workspace import ports
+from actors.workspace.describe import failure_of
 from actors.workspace.launch import launch
 from actors.workspace.resources import Resources
 
@@ -107,21 +108,27 @@ async def _take_over(
 def _attend(own: Resources, machine: Machine) -> None:
     own.background("watch over its machine", _watch, own, machine)
     own.background("watch for a full disk", machine.resume_when_stalled)
+    own.background("bound its logs", machine.bound_logs)
 
 
 async def _watch(own: Resources, machine: Machine) -> None:
     """Notice the end of a machine that nobody asked for."""
     await machine.process.wait_exit()
+    if own.machine is not machine:
+        return
+    end = await machine.why_ended(Path(own.host.settings.qemu_binary))
     if own.machine is machine:
-        words, log = machine.console(600).strip() or "nothing", tail(machine.spec.qemu_log, 600).strip() or "nothing"
         own.machine = None
         try:
             own.note(
                 Event.MACHINE_DIED,
                 machine=None,
                 layer=machine.layer if machine.doubtful_layer is None else own.last_layer(),
-                failure=f"Its machine ended by itself. The console's last words: {words}\nQEMU said: {log}",
+                failure=failure_of(end),
+                ended=end,
             )
+            # At once: whoever is told of the end finds the logs.
+            logs.put_away(machine.spec.directory)
         finally:
             await machine.end()
 
@@ -189,14 +196,16 @@ async def _take_hold(own: Resources, machine_record: MachineRecord, limit_s: flo
 
 def _bury(own: Resources, machine_record: MachineRecord) -> None:
     """Write down that the machine's process has ended while nobody watched it."""
+    end = start.look_back(machine_record, Path(own.host.settings.qemu_binary))
     own.note(
         Event.MACHINE_DIED,
         machine=None,
         layer=own.last_layer(),
         stands_still=False,
-        failure="Its machine ended while no supervisor was running.",
+        failure=f"{failure_of(end)} It happened while no supervisor watched it.",
+        ended=end,
     )
-    shutil.rmtree(machine_record.directory, ignore_errors=True)
+    logs.put_away(Path(machine_record.directory))
 
 
 def _unreachable(name: str, error: Exception) -> str:
@@ -242,8 +251,9 @@ async def give_up_process(own: Resources) -> None:
             layer=own.last_layer(),
             stands_still=False,
             failure="Its machine could not be reached, and was given up.",
+            ended=None,
         )
-        shutil.rmtree(machine_record.directory, ignore_errors=True)
+        logs.put_away(Path(machine_record.directory))
 
 
 async def stop(own: Resources) -> None:

@@ -11,11 +11,12 @@ import attrs
 import trio
 
 from actors.machine.machine import Machine
+from actors.machine.qemu import logs
 from actors.machine.storage.holds import BLOCK
 from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import HostFailed, IllegalState, NoCapacity
-from actors.model.files import failures_reported
+from actors.model.files import failures_reported, tail
 from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event, Lifecycle
@@ -195,6 +196,19 @@ class Resources:
         self._written, self.behind = record, False
         self.hold()
         self.host.changes.note(record.id)
+
+    def log(self, which: str, max_bytes: int) -> str:
+        """Return the end of a log, ``console`` or ``qemu``, of the machine, or of the last one that has ended.
+
+        Raises:
+            NoCapacity, HostFailed: it cannot be read.
+
+        """
+        # That of a machine that cannot be reached is still there.
+        running = self.record.machine
+        directory = Path(running.directory) if running else self.directory / logs.KEPT
+        with failures_reported():
+            return tail(directory / (logs.CONSOLE if which == "console" else logs.QEMU), max_bytes)
 
     def live(self) -> Machine:
         """Return the machine.

@@ -123,8 +123,11 @@ async def _keep_undo(own: Resources, before: str) -> None:
 async def undo(own: Resources) -> str:
     """Go back to where the workspace was before its last restore; say what was undone.
 
+    What had failed before that restore has no machine to go back to: it gets its disk back, and is stopped.
+
     Raises:
         NotFound: nothing can be undone.
+        IllegalState: it had failed before, and has a machine now, which would be lost for that disk.
 
     """
     if not own.record.undo:
@@ -133,6 +136,14 @@ async def undo(own: Resources) -> str:
             remedy="Only a restore can be; take a snapshot before other things.",
         )
     *earlier, step = own.record.undo
+    had_failed = step.state is State.FAILED
+    if had_failed and own.lifecycle.state not in (State.STOPPED, State.FAILED):
+        raise IllegalState(
+            f"Workspace {own.record.name} had failed before the {step.before}: there is no machine to go back to, only "
+            "the disk that it left.",
+            remedy="Stop the workspace first if you want that disk: undo then puts it back, for the workspace to start "
+            "from. Take a snapshot before, to keep what there is now.",
+        )
     source = own.store.load(step.checkpoint)
     await give_up_process(own)
     if step.has_memory or step.state is State.RUNNING:
@@ -146,7 +157,8 @@ async def undo(own: Resources) -> str:
     own.save(undo=tuple(earlier))
     with trio.CancelScope(shield=True):
         await own.store.collect()
-    return f"The {step.before} was undone."
+    stopped = " It had failed before that, so it is stopped now, on the disk that it had then." if had_failed else ""
+    return f"The {step.before} was undone.{stopped}"
 
 
 async def delete(own: Resources, name: str, *, cascade: bool) -> tuple[str, ...]:

@@ -69,7 +69,8 @@ def _list(a: Any) -> int:
     found = call_tool(a, "workspace_list")["workspaces"]
     rows = [("NAME", "STATE", "IMAGE", "MEMORY", "SNAPSHOTS", "FORKED FROM", "OWNER", "ID")]
     rows += [
-        (w["name"], w["state"], w["base_image"], f"{w['resources']['memory_mb']} MB", str(w["snapshot_count"]),
+        (w["name"], w["state"] + (f" ({w['ended']})" if w["ended"] else ""), w["base_image"],
+         f"{w['resources']['memory_mb']} MB", str(w["snapshot_count"]),
          w["forked_from"] or "-", w["owner"], w["workspace_id"][:8])
         for w in found
     ]  # fmt: skip

@@ -268,6 +268,7 @@ class Process:
         self._qemu = qemu
         self.pid = qemu.pid
         self.identity = ProcessIdentity(qemu.pid, 0, qemu.uuid)
+        self.exit_status = 0
 
     async def wait_exit(self) -> None:
         await self._qemu.dead.wait()
@@ -294,6 +295,10 @@ class Qmp:
     def __init__(self, world: World, qemu: Qemu) -> None:
         self._world = world
         self._qemu = qemu
+        self.shutdown = None
+
+    async def wait_ended(self) -> None:
+        await self._qemu.dead.wait()
 
     async def execute(
         self, command: str, arguments: dict[str, Any] | None = None, *, limit_s: float = 10.0

@@ -337,7 +337,9 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def undo(self, which: int) -> None:
         workspace = self.one(which)
-        if workspace.undo:
+        if workspace.undo and workspace.undo[-1].state is FAILED and workspace.state not in (STOPPED, FAILED):
+            self.refuse(workspace, w.Undo(), "illegal_state")
+        elif workspace.undo:
             self.do(workspace, w.Undo(), Modelled.go_back)
         else:
             self.refuse(workspace, w.Undo(), "not_found")

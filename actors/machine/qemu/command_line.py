@@ -13,14 +13,17 @@ from typing import Final
 
 import attrs
 
-from actors.machine.qemu import boot_timer, tsc
+from actors.machine.qemu import boot_timer, logs, tsc
 from actors.model.image import BootImage
 from actors.model.info import Shape
 
 QMP_FD: Final = 3
 CHANNEL_FD: Final = 4
 STATE_FD: Final = 5
-"""Numbers under which QEMU inherits its listening sockets and the device state to load."""
+CONSOLE_FD: Final = 6
+"""Numbers under which QEMU inherits its listening sockets, the device state to load and the console's log."""
+CONSOLE_MARK: Final = f"fd={CONSOLE_FD},set=1,opaque="
+"""Before the path of the console's log, which QEMU does not open: it tells whose machine a process is."""
 
 PORT_NAME: Final = "agentiso.0"
 """Name of the guest agent's virtio-serial port."""
@@ -54,16 +57,18 @@ class MachinePlace:
     vsock_cid: int | None
     directory: Path
     """The machine's own directory: logs, and the key of a cold boot."""
+    keeps_logs: bool = True
+    """Whether its logs are kept for its workspace when it has ended."""
 
     @property
     def console_log(self) -> Path:
         """What the guest wrote to its serial console."""
-        return self.directory / "console.log"
+        return self.directory / logs.CONSOLE
 
     @property
     def qemu_log(self) -> Path:
         """QEMU's own standard output and error."""
-        return self.directory / "qemu.log"
+        return self.directory / logs.QEMU
 
     @property
     def key_file(self) -> Path:
@@ -138,7 +143,8 @@ def _machine(spec: MachineSpec) -> tuple[str, ...]:
         *("-accel", spec.accelerator, "-cpu", spec.cpu_model, "-smp", str(spec.shape.vcpus)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", SANDBOX),
-        *("-chardev", f"file,id=console,path={_escape(spec.console_log)},append=on"),
+        *("-add-fd", f"{CONSOLE_MARK}{_escape(spec.console_log)}"),
+        *("-chardev", "file,id=console,path=/dev/fdset/1,append=on"),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=qmp,fd={QMP_FD},server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),
