@@ -214,4 +214,5 @@ class WorkspaceActor(Actor):
     def _info(self, note: str = "", *, measured: bool = False) -> WorkspaceInfo:
         record = attrs.evolve(self._own.record, state=self._own.lifecycle.state)
         used = self._own.store.disk_bytes(record.needs) if measured else None
-        return describe(record, idle_s=self._idleness.seconds, disk_used_bytes=used, note=note)
+        network = self._own.host.networks.get(record.network)
+        return describe(record, network, idle_s=self._idleness.seconds, disk_used_bytes=used, note=note)

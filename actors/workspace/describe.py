@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from actors.machine.network.hostfwd import GUEST_ADDRESS
+from actors.machine.network.protocol import Network
 from actors.model.info import NetworkInfo, PortForward, WorkspaceInfo
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
@@ -12,10 +12,16 @@ from actors.workspace import tree
 
 
 def describe(
-    record: WorkspaceRecord, *, idle_s: float, disk_used_bytes: int | None = None, note: str = ""
+    record: WorkspaceRecord,
+    network: Network | None,
+    *,
+    idle_s: float,
+    disk_used_bytes: int | None = None,
+    note: str = "",
 ) -> WorkspaceInfo:
-    """Return all that is known of a workspace."""
-    wired = record.network != "none"
+    """Return all that is known of a workspace; ``network`` is ``None`` if this version has not the one it names."""
+    wired = network is not None and network.wired
+    facts = record.machine.link if record.machine else {}
     return WorkspaceInfo(
         workspace_id=record.id,
         name=record.name,
@@ -27,7 +33,7 @@ def describe(
             backend=record.network,
             allow_internet=record.allow_internet,
             mac=record.mac if wired else None,
-            ip=GUEST_ADDRESS if wired else None,
+            ip=network.address(facts) if network else None,
             port_forwards=_forwards(record),
         ),
         accelerator=record.accelerator,

@@ -92,6 +92,7 @@ async def _take_over(
 
 
 def _attend(own: Holdings, machine: Machine) -> None:
+    own.host.memory.promise(machine.spec.uuid, own.record.shape.memory_mb)
     own.nursery.start_soon(_watch, own, machine)
     own.nursery.start_soon(machine.resume_when_stalled)
 
@@ -99,6 +100,7 @@ def _attend(own: Holdings, machine: Machine) -> None:
 async def _watch(own: Holdings, machine: Machine) -> None:
     """Notice the end of a machine that nobody asked for."""
     await machine.process.wait_exit()
+    own.host.memory.forget(machine.spec.uuid)
     if own.machine is machine and own.lifecycle.state is not State.DESTROYED:
         words, log = machine.console(600).strip() or "nothing", tail(machine.spec.qemu_log, 600).strip() or "nothing"
         own.machine = None

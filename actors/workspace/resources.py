@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from actors.machine.machine import Machine
+from actors.machine.network.protocol import Network
 from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import IllegalState, NoCapacity
@@ -36,6 +37,16 @@ class Holdings:
     def store(self) -> Store:
         """Where its layers and checkpoints are."""
         return self.host.store
+
+    @property
+    def network(self) -> Network:
+        """How its machines are connected.
+
+        Raises:
+            HostUnfit: this version of agentiso has no such network.
+
+        """
+        return self.host.networks.named(self.record.network)
 
     @property
     def directory(self) -> Path:

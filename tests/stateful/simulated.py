@@ -25,7 +25,7 @@ import trio
 
 from actors.machine import checkpoint as checkpoints
 from actors.machine import start
-from actors.machine.accelerator import AcceleratorVerdict
+from actors.machine.accelerator.verdict import AcceleratorVerdict
 from actors.machine.checkpoint import settle_layer
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
