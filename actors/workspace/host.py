@@ -13,8 +13,8 @@ from actors.machine.limits.choice import best_limits
 from actors.machine.limits.memory import MemoryLedger, available_memory_mb
 from actors.machine.network.choice import networks
 from actors.machine.network.protocol import Policy
-from actors.machine.probe import QemuBuild, probe_qemu
 from actors.machine.qemu.command_line import MachineSpec, machine_arguments
+from actors.machine.qemu_build import QemuBuild, probe_qemu
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
 from actors.model.image import BootImage

@@ -29,10 +29,10 @@ from actors.machine.accelerator.verdict import AcceleratorVerdict
 from actors.machine.checkpoint import settle_layer
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
-from actors.machine.probe import QemuBuild
 from actors.machine.proof import Persona
 from actors.machine.qemu.command_line import MachineSpec
 from actors.machine.qemu.process import QemuProcess
+from actors.machine.qemu_build import QemuBuild
 from actors.machine.storage import qcow2
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store

@@ -26,7 +26,7 @@ from actors.machine.accelerator import boot_timer
 from actors.machine.accelerator.choice import ACCELERATORS
 from actors.machine.accelerator.protocol import Accelerator
 from actors.machine.accelerator.tsc import measure_khz
-from actors.machine.probe import QemuBuild
+from actors.machine.qemu_build import QemuBuild
 from actors.model.errors import HostUnfit
 from actors.model.files import read_json, replace_json, tail
 from actors.model.machine import same_rate
