@@ -32,7 +32,8 @@ from guest.listener import Listener, listen_vsock
 from guest.memory import Memory
 from guest.starter import Starter
 from guest.transfers import Transfers
-from guest.wire import MALFORMED, PROTOCOL_VERSION, Message
+from guest.untrusted import MALFORMED
+from guest.wire import PROTOCOL_VERSION, Message
 
 AGENT_VERSION: Final = "0.1.0"
 PR_SET_CHILD_SUBREAPER: Final = 36

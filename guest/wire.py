@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Union
 
 from guest.errors import LocalProtocolError, RemoteProtocolError
+from guest.untrusted import check_depth
 
 PROTOCOL_VERSION: Final = 1
 MAX_FRAME_BYTES: Final = 1024 * 1024
@@ -24,9 +25,6 @@ DATA_CHUNK_BYTES: Final = 64 * 1024
 FILE_STREAM: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
-
-MALFORMED: Final = (AttributeError, LookupError, OverflowError, TypeError, ValueError, struct.error)
-"""What is raised when a peer's message is read as if it had the right form, and it has not."""
 
 # Made once: the module's own functions look at their arguments, and for white space, each time.
 _read_json = json.JSONDecoder().raw_decode
@@ -101,6 +99,7 @@ def _decode(payload: bytes) -> Event:
     try:
         text = payload.decode()
         body, end = _read_json(text)
+        check_depth(body, text)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"A control message is not valid JSON: {error}.") from None
     if end != len(text) or not isinstance(body, dict):
@@ -120,7 +119,7 @@ def encode(event: Event) -> bytes:
     else:
         try:
             payload = _write_json(event.body).encode("ascii")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise LocalProtocolError(f"A control message cannot be written as JSON: {error}.") from error
     if len(payload) > MAX_FRAME_BYTES:
         raise LocalProtocolError(f"A frame of {len(payload)} bytes exceeds {MAX_FRAME_BYTES}.")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import re
 import shutil
@@ -17,6 +16,7 @@ from typing import Final
 import attrs
 import cattrs
 
+from guest.untrusted import parse
 from imagebuild.errors import ImageError
 
 FILES: Final = ("kernel", "initrd", "layer.img", "root.img")
@@ -98,7 +98,7 @@ def load_image(images_dir: Path, name: str) -> Image:
             raise ImageError(f"There is no image {name!r} in {images_dir} (images there: {known}).", remedy=rebuild)
         directory = (images_dir / NAMES / link.readlink()).resolve()
     try:
-        manifest = cattrs.structure(json.loads((directory / MANIFEST).read_bytes()), Manifest)
+        manifest = cattrs.structure(parse((directory / MANIFEST).read_bytes()), Manifest)
     except (OSError, ValueError, cattrs.BaseValidationError) as error:
         raise ImageError(f"The image {name!r} has no readable manifest in {directory}.", remedy=rebuild) from error
     for file, facts in manifest.files.items():

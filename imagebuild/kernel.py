@@ -20,6 +20,7 @@ import attrs
 import cattrs
 import trio
 
+from guest.untrusted import parse
 from imagebuild.errors import ImageBuildFailed
 from imagebuild.image import sha256
 from imagebuild.run import Runner
@@ -94,7 +95,7 @@ def digest(source_version: str, fragment: str) -> str:
 def find(kept: Path) -> Facts | None:
     """Return the facts of a kept kernel, or ``None`` if there is none or it is not what was built."""
     try:
-        facts = cattrs.structure(json.loads((kept / FACTS).read_bytes()), Facts)
+        facts = cattrs.structure(parse((kept / FACTS).read_bytes()), Facts)
         return facts if sha256(kept / FILE) == facts.sha256 else None
     except (OSError, ValueError, cattrs.BaseValidationError):
         return None

@@ -155,7 +155,7 @@ class _Face(_Waiting):
             else:
                 continue
             name = target.removeprefix("self.")
-            if not name.startswith("_"):
+            if name.isidentifier() and not name.startswith("_"):
                 arguments = ast.arguments([], [ast.arg("self")], None, [], [], None, [])
                 yield ast.FunctionDef(name, arguments, _dots(), [ast.Name("property")], self.visit(of))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from actors.machine.storage.store import Store, allocated_bytes
 from actors.model.errors import AgentisoError, MachineFailed, QmpError
 from actors.model.files import exhaustion_reported, make_durable
 from actors.model.names import new_id
+from actors.runtime import open_plain_nursery
 
 RECOVER_S: Final = 1.0
 """Nobody waits longer for the answer to a command that only may be needed; QEMU obeys it whenever it can."""
@@ -46,8 +47,16 @@ class Taken:
     copied_bytes: int
 
 
-async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bool) -> Taken:
+Intend = Callable[[str, str], Awaitable[None]]
+"""Puts on stable storage that a disk is about to go on on a layer, over another one."""
+
+
+async def take(
+    machine: Machine, store: Store, *, with_memory: bool, durable: bool, intend: Intend | None = None
+) -> Taken:
     """Checkpoint a running machine, which runs on afterwards whatever happens.
+
+    ``intend`` is waited for before the disk is switched; who needs none has nothing to lose.
 
     `Machine.layer` may have moved when this returns or raises, and the result is held by nobody: the caller holds
     both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns, and
@@ -67,13 +76,17 @@ async def take(machine: Machine, store: Store, *, with_memory: bool, durable: bo
             undo.push_async_callback(_recover, machine, next_layer, store.layer(next_layer))
             directory.mkdir(mode=0o700)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
-            next_path = store.new_overlay(
-                next_layer, backing=store.layer(layer), backing_format="qcow2", size_bytes=machine.disk_bytes
-            )
+            next_path = store.layers.create(next_layer, over=layer, size_bytes=machine.disk_bytes)
             if with_memory:
                 file_system = FileSystem.WRITTEN if durable else FileSystem.AS_IS
+                async with open_plain_nursery() as nursery:
+                    if intend is not None:
+                        nursery.start_soon(intend, next_layer, layer)
+                    await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, directory / "ram")
                 pause, copied = await _take_with_memory(machine, directory, next_layer, next_path, file_system)
             else:
+                if intend is not None:
+                    await intend(next_layer, layer)
                 pause, copied = await _take_disk_only(machine, next_layer, next_path), 0
             seal = seal_of(directory) if with_memory else ""
             checkpoint = Checkpoint(
@@ -120,7 +133,7 @@ def take_disk(store: Store, layer: str, next_layer: str, disk_bytes: int) -> Che
     with store.held(checkpoint.id, layer), exhaustion_reported():
         try:
             directory.mkdir(mode=0o700)
-            store.new_overlay(next_layer, backing=store.layer(layer), backing_format="qcow2", size_bytes=disk_bytes)
+            store.layers.create(next_layer, over=layer, size_bytes=disk_bytes)
             store.save(checkpoint)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
@@ -142,7 +155,6 @@ async def _take_with_memory(
     machine: Machine, directory: Path, next_layer: str, next_path: Path, file_system: FileSystem
 ) -> tuple[Standstill, int]:
     ram, devices = directory / "ram", directory / "devices"
-    await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, ram)
     target = os.open(ram, os.O_RDWR | os.O_CLOEXEC)
     try:
         with ChangedMemory(machine.process.pid, machine.spec.ram, target) as memory:

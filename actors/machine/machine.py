@@ -14,9 +14,10 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import trio
+from trio_util import RepeatedEvent
 
 from actors.machine.guest.client import GuestClient
-from actors.machine.qemu.command_line import MachineSpec
+from actors.machine.qemu.command_line import MachinePlace
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
 from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError
@@ -48,7 +49,7 @@ class Standstill:
 class Machine:
     """A running, proven machine.  Attributes are read by its owner, and changed only here and by checkpoints."""
 
-    def __init__(self, spec: MachineSpec, fingerprint: Fingerprint, layer: str, disk_bytes: int) -> None:
+    def __init__(self, spec: MachinePlace, fingerprint: Fingerprint, layer: str, disk_bytes: int) -> None:
         self.spec = spec
         self.fingerprint = fingerprint
         self.layer = layer
@@ -68,7 +69,7 @@ class Machine:
         self.process: QemuProcess
         self.qmp: QmpClient
         self.client: GuestClient
-        self.agent_met = trio.Event()
+        self.agent_met = RepeatedEvent()
         self._dialling = trio.Lock()
         self._nursery: trio.Nursery
         """Where connections have their readers."""
@@ -130,7 +131,6 @@ class Machine:
             await self.client.aclose()
             self.client = await meet(nursery, self, None)
         self.agent_met.set()
-        self.agent_met = trio.Event()
 
     async def live_client(self) -> GuestClient:
         """Return the channel to the guest agent, after a moment's wait if the agent is being started again."""
@@ -165,7 +165,7 @@ class Machine:
         return tail(self.spec.console_log if which == "console" else self.spec.qemu_log, max_bytes)
 
 
-async def give_back(spec: MachineSpec) -> None:
+async def give_back(spec: MachinePlace) -> None:
     """Take away what its backends made on the host for a machine whose process has been reaped; not cancellable.
 
     What cannot be taken away now is still told by their `owned`.

@@ -14,7 +14,7 @@ import attrs
 from actors.machine.guest.client import CLOCK_PROMISE_S
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
-from actors.machine.qemu.command_line import ROOT_DEVICE, MachineSpec
+from actors.machine.qemu.command_line import ROOT_DEVICE, MachinePlace
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import RestoreUnproven
 from actors.model.guest import CommandSpec
@@ -132,7 +132,7 @@ async def _grow(machine: Machine) -> list[str]:
     return [f"its file system has {size_bytes} bytes on a disk of {machine.disk_bytes}"]
 
 
-def _new_identity(spec: MachineSpec, persona: Persona, *, rehearsal: bool = False) -> Identity:
+def _new_identity(spec: MachinePlace, persona: Persona, *, rehearsal: bool = False) -> Identity:
     return Identity(
         epoch=new_id(),
         time_ns=time.time_ns(),

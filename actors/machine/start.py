@@ -24,7 +24,7 @@ from actors.machine.checkpoint import settle_layer
 from actors.machine.machine import Machine, give_back, meet
 from actors.machine.proof import Persona
 from actors.machine.qemu import command_line
-from actors.machine.qemu.command_line import MachineSpec
+from actors.machine.qemu.command_line import MachinePlace, MachineSpec
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
 from actors.machine.storage.checkpoint import Checkpoint
@@ -65,7 +65,7 @@ async def prepare(
         machine = Machine(spec, fingerprint, layer, disk_bytes)
         gone_s = time.perf_counter() - began
         try:
-            await _prepare(nursery, machine, checkpoint, state, limit_s - gone_s)
+            await _prepare(nursery, machine, spec, checkpoint, state, limit_s - gone_s)
         except MachineFailed as error:
             again = checkpoint is None and boot_timer.went_wrong(error.facts.get("console_tail", ""))
             if not again or gone_s > limit_s / 2:
@@ -77,9 +77,13 @@ async def prepare(
 
 
 async def _prepare(
-    nursery: trio.Nursery, machine: Machine, checkpoint: Checkpoint | None, state: Path | None, limit_s: float
+    nursery: trio.Nursery,
+    machine: Machine,
+    spec: MachineSpec,
+    checkpoint: Checkpoint | None,
+    state: Path | None,
+    limit_s: float,
 ) -> None:
-    spec = machine.spec
     async with AsyncExitStack() as undo:
         spec.directory.mkdir(parents=True, mode=0o700)
         undo.callback(shutil.rmtree, spec.directory, ignore_errors=True)
@@ -88,7 +92,7 @@ async def _prepare(
         if state is not None and spec.ram.parent == spec.directory:
             # It shares no memory with others.
             await trio.to_thread.run_sync(copy_sparse, state.with_name("ram"), spec.ram)
-        qmp_stream, channel_stream = await _spawn(machine, state, undo)
+        qmp_stream, channel_stream = await _spawn(machine, spec, state, undo)
 
         await _or_died(
             machine,
@@ -121,7 +125,7 @@ async def prove(
 
 async def adopt(
     nursery: trio.Nursery,
-    spec: MachineSpec,
+    place: MachinePlace,
     fingerprint: Fingerprint,
     record: MachineRecord,
     *,
@@ -132,24 +136,25 @@ async def adopt(
     """Take hold of a machine that an earlier supervisor started; ``None`` if it no longer runs.
 
     Raises:
-        MachineFailed: the process runs but is not usable: it does not answer, or has another identity.
+        MachineFailed, GuestBroken, QmpError: the process runs and does not answer; it is left as it is.
+        OSError: it cannot be told whether the process runs.
 
     """
     process = QemuProcess.adopt(record.process)
     if process is None:
         return None
-    machine = Machine(spec, fingerprint, layer, disk_bytes)
+    machine = Machine(place, fingerprint, layer, disk_bytes)
     machine.process, machine.epoch, machine.nonce = process, record.epoch, record.nonce
     machine.key = bytes.fromhex(record.key)
     async with AsyncExitStack() as undo:
         undo.callback(process.release)
-        link = await spec.network.adopt(spec.wanted_link, record.link)
-        machine.spec = attrs.evolve(spec, link=link, placement=await spec.limits.adopt(spec.bounds))
+        link = await place.network.adopt(place.wanted_link, record.link)
+        machine.spec = place = attrs.evolve(place, link=link, placement=await place.limits.adopt(place.uuid))
         try:
-            qmp_stream = unix_sockets.dial(spec.directory / unix_sockets.QMP)
+            qmp_stream = unix_sockets.dial(place.directory / unix_sockets.QMP)
             undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
             # An agent that has to be called is called below: it may take a moment.
-            stream = None if spec.channel.dialled else await spec.channel.connect()
+            stream = None if place.channel.dialled else await place.channel.connect()
         except OSError as error:
             raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
         await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo, adopting=True), limit_s)
@@ -157,13 +162,6 @@ async def adopt(
         await settle_layer(machine)
         undo.pop_all()
     return machine
-
-
-def kill(record: MachineRecord) -> None:
-    """End a machine that could not be adopted."""
-    if (process := QemuProcess.adopt(record.process)) is not None:
-        process.kill()
-        process.release()
 
 
 def _write_boot_files(spec: MachineSpec) -> bytes:
@@ -176,13 +174,12 @@ def _write_boot_files(spec: MachineSpec) -> bytes:
 
 
 async def _spawn(
-    machine: Machine, state: Path | None, undo: AsyncExitStack
+    machine: Machine, spec: MachineSpec, state: Path | None, undo: AsyncExitStack
 ) -> tuple[trio.SocketStream, trio.SocketStream | None]:
     """Start QEMU on listening sockets to which we are already connected, so that nobody has to poll."""
     undo.push_async_callback(_end, machine)
     with ExitStack() as ours:
-        await _furnish(machine, ours)
-        spec = machine.spec
+        spec = await _furnish(machine, spec, ours)
         qmp, qmp_stream = _offer(spec.directory / unix_sockets.QMP, ours, undo)
         handed, channel_stream = {descriptors.QMP: qmp, **spec.link.descriptors, **spec.placement.descriptors}, None
         if spec.channel.socket is not None:
@@ -205,14 +202,15 @@ async def _end(machine: Machine) -> None:
     await give_back(machine.spec)
 
 
-async def _furnish(machine: Machine, ours: ExitStack) -> None:
+async def _furnish(machine: Machine, spec: MachineSpec, ours: ExitStack) -> MachineSpec:
     """Have its backends make on the host what a machine needs; what they opened is closed with ``ours``."""
-    placement = await machine.spec.limits.prepare(machine.spec.bounds)
-    machine.spec = attrs.evolve(machine.spec, placement=placement)
-    _close_with(ours, placement.descriptors)
-    link = await machine.spec.network.plan(machine.spec.wanted_link)
-    machine.spec = attrs.evolve(machine.spec, link=link)
-    _close_with(ours, link.descriptors)
+    spec = attrs.evolve(spec, placement=await spec.limits.prepare(spec.bounds))
+    machine.spec = spec
+    _close_with(ours, spec.placement.descriptors)
+    spec = attrs.evolve(spec, link=await spec.network.plan(spec.wanted_link))
+    machine.spec = spec
+    _close_with(ours, spec.link.descriptors)
+    return spec
 
 
 def _close_with(ours: ExitStack, handed: Mapping[int, int]) -> None:

@@ -6,7 +6,11 @@ The tree (all under `guest.errors.AgentisoError`)::
     ├── InvalidName, InvalidArgument          the caller's request is malformed
     ├── NameTaken, PortTaken, NotFound, IllegalState   the request does not fit what exists
     ├── NoCapacity                            the host cannot hold it
-    ├── MailboxFull, DeadlineExceeded, ActorGone   busy, late, gone
+    ├── MailboxFull, ActorGone                busy, gone
+    ├── DeadlineExceeded                      late, and rolled back
+    │   ├── NeverBegun                        late, and still waiting for its turn: nothing was done
+    │   └── OutcomeUnknown                    late, and still under way
+    ├── HostFailed                            the host's files cannot be read or written
     ├── HostUnfit                             the host lacks something; the remedy names it
     ├── CheckpointUnusable            a checkpoint or what it stands on does not fit
     ├── MachineFailed                         QEMU did not start, or died
@@ -32,6 +36,7 @@ __all__ = [
     "DeadlineExceeded",
     "GuestBroken",
     "GuestRefused",
+    "HostFailed",
     "HostUnfit",
     "IllegalState",
     "InvalidArgument",
@@ -40,8 +45,10 @@ __all__ = [
     "MachineFailed",
     "MailboxFull",
     "NameTaken",
+    "NeverBegun",
     "NoCapacity",
     "NotFound",
+    "OutcomeUnknown",
     "PortTaken",
     "ProtocolError",
     "QmpError",
@@ -109,6 +116,19 @@ class DeadlineExceeded(AgentisoError):
     usual_remedy = "Try again when the host is less busy."
 
 
+class NeverBegun(DeadlineExceeded):
+    """The request's deadline passed before its turn came; it was withdrawn and nothing was done."""
+
+    code = "never_begun"
+
+
+class OutcomeUnknown(DeadlineExceeded):
+    """The request's deadline passed and it could not be cancelled in time; it is still under way."""
+
+    code = "outcome_unknown"
+    usual_remedy = "workspace_info tells what has come of it; look before you try again."
+
+
 class ActorGone(AgentisoError):
     """The actor stopped before it answered."""
 
@@ -120,6 +140,13 @@ class HostUnfit(AgentisoError):
     """The host lacks a program, a right or a feature."""
 
     code = "host_unfit"
+
+
+class HostFailed(AgentisoError):
+    """The host's disk or file system refuses what is asked rightly; ``facts`` has ``path``."""
+
+    code = "host_failed"
+    usual_remedy = "Look at that file, its disk and its rights (`agentiso doctor` tells what else is wrong); try again."
 
 
 class CheckpointUnusable(AgentisoError):

@@ -6,14 +6,15 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from actors.model.errors import NoCapacity
+from actors.model.errors import AgentisoError, HostFailed, NoCapacity
+from guest.untrusted import parse
 
 EXHAUSTED = {
     errno.ENOSPC: ("Its disk is full.", "Free some space: destroy workspaces or snapshots that are no longer needed."),
@@ -23,20 +24,58 @@ EXHAUSTED = {
     errno.ENOMEM: ("Its memory is used up.", "Destroy workspaces that are no longer needed."),
     errno.EAGAIN: ("It has too many processes.", "Raise the limit (ulimit -u), or run fewer workspaces."),
 }
+REFUSED = frozenset(
+    {
+        *(errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.ESTALE, errno.ENXIO, errno.ENODEV),
+        *(errno.ETIMEDOUT, errno.EUCLEAN, errno.ELOOP),
+    }
+)
+"""What a disk, a file system or its rights may answer to what is asked rightly."""
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 """A record larger than this was not written by us."""
 
 
 @contextmanager
 def exhaustion_reported() -> Iterator[None]:
-    """Raise `NoCapacity` where the host refuses something because it has run out of it."""
+    """Raise `NoCapacity` where the host refuses something because it has run out of it, also within a nursery."""
+    with _reporting(EXHAUSTED.keys()):
+        yield
+
+
+@contextmanager
+def failures_reported() -> Iterator[None]:
+    """Do the same, and raise `HostFailed` where the host's files fail otherwise."""
+    with _reporting(EXHAUSTED.keys() | REFUSED):
+        yield
+
+
+@contextmanager
+def _reporting(numbers: Collection[int]) -> Iterator[None]:
+    def is_hosts(error: BaseException) -> bool:
+        return isinstance(error, OSError) and error.errno in numbers
+
     try:
         yield
     except OSError as error:
-        if error.errno not in EXHAUSTED:
+        if not is_hosts(error):
             raise
-        what, remedy = EXHAUSTED[error.errno]
-        raise NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename) from error
+        raise _reported(error) from error
+    except BaseExceptionGroup as group:
+        failures, rest = group.split(is_hosts)
+        if failures is None:
+            raise
+        failure = _reported(failures)
+        raise (BaseExceptionGroup(group.message, [failure, rest]) if rest else failure) from group
+
+
+def _reported(error: BaseException) -> AgentisoError:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, OSError)
+    if error.errno in REFUSED:
+        return HostFailed(f"The host's files fail: {error}.", path=error.filename)
+    what, remedy = EXHAUSTED[error.errno or 0]
+    return NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename)
 
 
 def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed: bool = False) -> None:
@@ -50,7 +89,7 @@ def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed
 
     """
     temporary = path.with_name(f".{path.name}.new")
-    with exhaustion_reported():
+    with failures_reported():
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(fd, "w") as file:
@@ -85,7 +124,7 @@ def read_json(path: Path) -> Any:
     """
     if path.stat().st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{path} is larger than {MAX_RECORD_BYTES} bytes")
-    return json.loads(path.read_bytes())
+    return parse(path.read_bytes())
 
 
 async def make_durable(*paths: Path) -> None:

@@ -238,6 +238,52 @@ class ImportReport:
 
 
 @attrs.frozen
+class Trouble:
+    """Something that is damaged, half-done or out of reach, and therefore left alone."""
+
+    what: str
+    """A few words: which workspace, template, machine, image or file."""
+    path: str
+    """Where it is on the host; empty where it is nowhere in particular."""
+    why: str
+    remedy: str
+    """What a person can do about it, a command where there is one."""
+
+
+@attrs.frozen
+class Diagnosis:
+    """What is not as it should be, in all that one supervisor keeps."""
+
+    damaged: tuple[Trouble, ...]
+    """What cannot be read, or is not what was written."""
+    unreachable: tuple[Trouble, ...]
+    """Workspaces whose machine or actor does not answer."""
+    half_done: tuple[Trouble, ...]
+    """What was begun and is neither finished nor undone yet; it is tried again."""
+    collection: tuple[Trouble, ...]
+    """Why nothing, or not all, of what nobody needs is removed."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is nothing to tell."""
+        return not (self.damaged or self.unreachable or self.half_done or self.collection)
+
+
+@attrs.frozen
+class StoredPiece:
+    """A disk layer or a checkpoint on the host, and who keeps it."""
+
+    id: str
+    kind: str
+    """``layer`` or ``checkpoint``."""
+    path: str
+    size_bytes: int
+    """Bytes that it alone occupies."""
+    kept_by: tuple[str, ...]
+    """Whoever needs it; nobody if it goes at the next collection."""
+
+
+@attrs.frozen
 class PoolInfo:
     """The machines that are restored ahead."""
 

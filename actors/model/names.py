@@ -29,12 +29,12 @@ def check_name(name: str, what: str = "workspace") -> str:
             f"{shown(name)} is not a valid {what} name.",
             remedy=f"Use 1 to {MAX_NAME_CHARS} characters of a-z, 0-9 and '-', without '-' at either end.",
         )
-    if is_workspace_id(name):
+    if is_id(name):
         raise InvalidName(f"{name!r} has the form of an id.", remedy=f"Choose another {what} name.")
     return name
 
 
-def is_workspace_id(text: str) -> bool:
+def is_id(text: str) -> bool:
     """Tell whether ``text`` has the canonical form of a UUID."""
     try:
         return str(uuid.UUID(text)) == text

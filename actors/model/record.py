@@ -5,6 +5,7 @@ One ``record.json`` in the workspace's directory, written by its own actor alone
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -17,11 +18,14 @@ from actors.model.errors import AgentisoError
 from actors.model.files import earlier_of, read_json, replace_json
 from actors.model.image import BootImage
 from actors.model.info import LIBRARY, Evidence, Lifetime, Lineage, PortForward, Shape
+from actors.model.journal import JOURNAL
 from actors.model.machine import MachineRecord
 from actors.model.names import new_id, short
 from actors.model.states import UNOWNED, State
 
 RECORD: Final = "record.json"
+LAST: Final = (f".{RECORD}.earlier", RECORD, JOURNAL)
+"""What is removed last of a workspace's directory, in this order."""
 SCHEMA: Final = 1
 
 
@@ -95,6 +99,8 @@ class WorkspaceRecord:
     started_by: str = ""
     start_seconds: float = 0.0
     failure: str | None = None
+    stands_still: bool = False
+    """Whether its machine stands still until somebody resumes it, whether it can be talked to or not."""
     schema: int = SCHEMA
 
     @property
@@ -151,9 +157,9 @@ def directory_of(state_dir: Path, workspace_id: str) -> Path:
     return state_dir / "workspaces" / short(workspace_id)
 
 
-def actor_name(record: WorkspaceRecord) -> str:
-    """Return the name under which the workspace's actor is supervised."""
-    return f"workspace {short(record.id)}"
+def actor_name(workspace_id: str) -> str:
+    """Return the name under which a workspace's actor is supervised."""
+    return f"workspace {short(workspace_id)}"
 
 
 def save(state_dir: Path, record: WorkspaceRecord, *, keep_earlier: bool = False) -> Path:
@@ -164,22 +170,42 @@ def save(state_dir: Path, record: WorkspaceRecord, *, keep_earlier: bool = False
 
 
 def remove(directory: Path) -> None:
-    """Remove a workspace's directory, its record last, so that what a crash leaves can still be read."""
-    for path in directory.iterdir() if directory.is_dir() else ():
-        if path.name != RECORD and path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != RECORD:
-            path.unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    """Remove a workspace's directory, record and journal last, so that what a crash leaves can still be read.
+
+    Raises:
+        OSError: something of it could not be removed; all else is gone.
+
+    """
+    failure: OSError | None = None
+    for path in sorted(directory.iterdir(), key=_removal_order) if directory.is_dir() else ():
+        try:
+            if failure is not None and path.name in LAST:
+                break
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    with contextlib.suppress(FileNotFoundError):
+        directory.rmdir()
+
+
+def _removal_order(path: Path) -> int:
+    return LAST.index(path.name) + 1 if path.name in LAST else 0
 
 
 def is_empty(directory: Path) -> bool:
-    """Tell whether a workspace's directory holds no record yet, or no longer, nor anything else of worth."""
+    """Tell whether a workspace's directory holds no record yet, nor anything else of worth."""
     return {path.name for path in directory.iterdir()} <= {f".{RECORD}.new"}
 
 
 class DamagedRecord(AgentisoError):
-    """A workspace's record cannot be read; its files are left alone."""
+    """A workspace's record cannot be read; its files and its machine are left alone."""
 
     code = "damaged_record"
 
@@ -188,22 +214,38 @@ def load(directory: Path) -> WorkspaceRecord:
     """Read the record in a workspace's directory.
 
     Raises:
-        DamagedRecord: it is missing, damaged, or of another schema.
+        DamagedRecord: it is missing, damaged, cannot be read, or is of another schema.
 
     """
     path = directory / RECORD
     try:
         try:
-            return _converter.structure(read_json(path), WorkspaceRecord)
-        except (OSError, ValueError):
-            # The host lost its power before what was written last was on its disk.
-            found = _converter.structure(read_json(earlier_of(path)), WorkspaceRecord)
-            if found.state in UNOWNED:
+            raw = read_json(path)
+        except (FileNotFoundError, ValueError):
+            # The host lost its power before what was written last was on its disk, or it was being replaced.
+            raw = read_json(earlier_of(path))
+            if raw["state"] in UNOWNED:
                 # What has become of it since nobody knows: it is left alone.
                 raise ValueError("it was not written whole") from None
-            return found
+        if raw.get("state") == State.PAUSED:
+            # Not every agentiso wrote this down.
+            raw["stands_still"] = True
+        return _converter.structure(raw, WorkspaceRecord)
     except (OSError, ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
         raise DamagedRecord(
             f"The workspace record {path} cannot be read: {error}.",
-            remedy="The workspace is left alone; move its directory away to forget it.",
+            remedy="The workspace is left alone, its machine too. Mend what keeps the file from being read; or, to "
+            f"forget the workspace, end its machine and move {directory} away.",
         ) from error
+
+
+def is_whole(directory: Path) -> bool:
+    """Tell whether the record that was written last is there, and not only the one before."""
+    try:
+        read_json(directory / RECORD)
+    except FileNotFoundError:
+        # Only a replacement that was interrupted leaves the one before alone, which was the last one then.
+        return earlier_of(directory / RECORD).exists()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,9 +1,10 @@
 """The lifecycle of a workspace, whole, in one table.
 
 A workspace is CREATING until its first machine has proven itself.  RUNNING has a machine that executes; PAUSED has
-one whose virtual CPUs stand still until it is resumed.  SUSPENDED has a checkpoint with memory instead of a machine,
-STOPPED has only a disk.  FAILED means that the machine ended without being asked to; the disk and the snapshots are
-intact.  DESTROYED is final.
+one whose virtual CPUs stand still until it is resumed.  UNREACHABLE has one that runs, as far as is known, and cannot
+be talked to: it is left alone and tried again.  SUSPENDED has a checkpoint with memory instead of a machine, STOPPED
+has only a disk.  FAILED means that the machine ended without being asked to; the disk and the snapshots are intact.
+DESTROYING leads to DESTROYED, which is final, and nowhere else, however often it is interrupted.
 
 `State` is assigned by `Lifecycle.move` and nowhere else.
 """
@@ -25,10 +26,12 @@ class State(enum.StrEnum):
     SUSPENDED = "suspended"
     STOPPED = "stopped"
     FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    DESTROYING = "destroying"
     DESTROYED = "destroyed"
 
 
-UNOWNED: Final = frozenset({State.CREATING, State.DESTROYED})
+UNOWNED: Final = frozenset({State.CREATING, State.DESTROYING, State.DESTROYED})
 """States in which nobody has a workspace: not yet, or not any more."""
 
 
@@ -41,6 +44,8 @@ class Event(enum.StrEnum):
     SUSPENDED = "suspended"
     STOPPED = "stopped"
     MACHINE_DIED = "machine_died"
+    LOST = "lost"
+    DESTROYING = "destroying"
     DESTROYED = "destroyed"
 
 
@@ -48,7 +53,8 @@ TABLE: dict[State, dict[Event, State]] = {
     State.CREATING: {
         Event.STARTED: State.RUNNING,
         Event.MACHINE_DIED: State.FAILED,
-        Event.DESTROYED: State.DESTROYED,
+        Event.LOST: State.UNREACHABLE,
+        Event.DESTROYING: State.DESTROYING,
     },
     State.RUNNING: {
         Event.STARTED: State.RUNNING,
@@ -56,7 +62,8 @@ TABLE: dict[State, dict[Event, State]] = {
         Event.SUSPENDED: State.SUSPENDED,
         Event.STOPPED: State.STOPPED,
         Event.MACHINE_DIED: State.FAILED,
-        Event.DESTROYED: State.DESTROYED,
+        Event.LOST: State.UNREACHABLE,
+        Event.DESTROYING: State.DESTROYING,
     },
     State.PAUSED: {
         Event.RESUMED: State.RUNNING,
@@ -64,21 +71,38 @@ TABLE: dict[State, dict[Event, State]] = {
         Event.SUSPENDED: State.SUSPENDED,
         Event.STOPPED: State.STOPPED,
         Event.MACHINE_DIED: State.FAILED,
-        Event.DESTROYED: State.DESTROYED,
+        Event.LOST: State.UNREACHABLE,
+        Event.DESTROYING: State.DESTROYING,
     },
     State.SUSPENDED: {
         Event.STARTED: State.RUNNING,
         Event.STOPPED: State.STOPPED,
-        Event.DESTROYED: State.DESTROYED,
+        Event.LOST: State.UNREACHABLE,
+        Event.DESTROYING: State.DESTROYING,
     },
     State.STOPPED: {
         Event.STARTED: State.RUNNING,
         Event.STOPPED: State.STOPPED,
-        Event.DESTROYED: State.DESTROYED,
+        Event.LOST: State.UNREACHABLE,
+        Event.DESTROYING: State.DESTROYING,
     },
     State.FAILED: {
         Event.STARTED: State.RUNNING,
         Event.STOPPED: State.STOPPED,
+        Event.LOST: State.UNREACHABLE,
+        Event.DESTROYING: State.DESTROYING,
+    },
+    State.UNREACHABLE: {
+        Event.RESUMED: State.RUNNING,
+        Event.PAUSED: State.PAUSED,
+        Event.STARTED: State.RUNNING,
+        Event.STOPPED: State.STOPPED,
+        Event.MACHINE_DIED: State.FAILED,
+        Event.LOST: State.UNREACHABLE,
+        Event.DESTROYING: State.DESTROYING,
+    },
+    State.DESTROYING: {
+        Event.DESTROYING: State.DESTROYING,
         Event.DESTROYED: State.DESTROYED,
     },
     State.DESTROYED: {},
@@ -103,10 +127,14 @@ class Lifecycle:
             IllegalState: the table has no such move from here.
 
         """
+        self._state = self.after(event)
+        return self._state
+
+    def after(self, event: Event) -> State:
+        """Return the state to which ``event`` would lead; errors as of `move`."""
         try:
-            self._state = TABLE[self._state][event]
+            return TABLE[self._state][event]
         except KeyError:
             raise IllegalState(
                 f"A workspace that is {self._state} cannot be {event}.", remedy="See workspace_info."
             ) from None
-        return self._state

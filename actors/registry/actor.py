@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
-from pathlib import Path
 from typing import Any, Final, assert_never
 
 import attrs
@@ -14,26 +14,40 @@ import trio
 
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
-from actors.model.errors import ActorGone, AgentisoError
-from actors.model.files import exhaustion_reported
-from actors.model.info import ExportReport, ForkedChild, ForkReport, ImportReport, Lineage, TemplateInfo, WorkspaceInfo
+from actors.model.errors import AgentisoError
+from actors.model.files import failures_reported
+from actors.model.info import (
+    ExportReport,
+    ForkedChild,
+    ForkReport,
+    ImportReport,
+    Lineage,
+    TemplateInfo,
+    Trouble,
+    WorkspaceInfo,
+)
 from actors.model.record import WorkspaceRecord
-from actors.model.states import UNOWNED
 from actors.registry import messages as r
 from actors.registry import plans, transfer
 from actors.registry.admission import Admission, Claim, Entrant, Ledger
 from actors.registry.bundle import Manifest
-from actors.registry.directory import Directory
+from actors.registry.doctor import STARTING, block_collection, collect, diagnose
 from actors.registry.pool import Pool, PoolKeeper
 from actors.registry.templates import Templates, Wanted
+from actors.registry.workspaces import Workspaces
 from actors.runtime import Actor, Supervisor
 from actors.workspace import messages as w
-from actors.workspace.actor import WorkspaceActor
 from actors.workspace.host import Host
 
 FORK_MEMORY_MB: Final = 64
 """What a fork is counted with at the start: it shares its parent's pages and pays for what it changes."""
-UNDO_S: Final = 60.0
+COLLECT_AGAIN_S: Final = 30.0
+"""After a collection that could not remove everything."""
+log = logging.getLogger("agentiso.registry")
+
+
+def _pool_gave_up(_name: str, failure: BaseException) -> None:
+    log.error("the pool was given up: %r", failure)
 
 
 def _nobody(_step: str) -> None:
@@ -48,49 +62,53 @@ class RegistryActor(Actor):
         self._host = host
         self._supervisor = supervisor
         self._templates = Templates(host)
-        self._pool = Pool(host, supervisor, self._templates)
-        self._directory = Directory()
         self._ledger = Ledger(host.settings.quotas)
+        self._workspaces = Workspaces(host, supervisor, self._ledger)
+        self._pool = Pool(host, supervisor, self._templates, self._workspaces.gave_up)
+        self._directory = self._workspaces.directory
         self._admission = Admission(
             self._directory, self._ledger, host.memory, max_workspaces=host.settings.limits.max_workspaces
         )
-        self.damaged: list[str] = []
-        """Records that could not be read; their workspaces are left alone."""
+        self._troubles: list[Trouble] = []
 
     async def setup(self) -> None:
-        """Rebuild from the directories: templates, workspaces and their machines; then sweep what has no owner."""
-        self._host.store.make_directories()
-        self._host.expired = self._expire
-        await self._templates.take_up()
-        transfer.sweep(self._host.state_dir)
-        root = self._host.state_dir / "workspaces"
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        async with trio.open_nursery() as nursery:
-            for directory in sorted(root.iterdir()):
-                nursery.start_soon(self._take_up, directory)
-        self._host.store.keeps_all = bool(self.damaged)
-        await self._host.store.sweep()
+        """Find everything again; only then is anything collected, expired or served."""
+        store, workspaces = self._host.store, self._workspaces
+        workspaces.nursery, workspaces.background = self.nursery, self.background
+        store.blocked[STARTING] = "What there is is still being read."
+        with failures_reported():
+            store.make_directories()
+            transfer.sweep(self._host.state_dir)
+            self._troubles += await self._templates.take_up()
+            await workspaces.take_up()
+        self._troubles += workspaces.troubles
+        block_collection(store, self._troubles)
+        del store.blocked[STARTING]
+        await store.collect()
+        self.background("collection", self._collect)
+        if (earlier := self._supervisor.find("pool")) is not None:
+            # That of a registry that crashed fills what nobody takes from any more.
+            await self._supervisor.stop(earlier)
         if self._host.settings.pool.size:
-            await self._supervisor.start("pool", lambda: PoolKeeper(self._pool))
+            await self._supervisor.start("pool", lambda: PoolKeeper(self._pool), on_giveup=_pool_gave_up)
+        # Only now is it known what is needed; who said so before says it again.
+        self._host.expired = workspaces.expire
 
-    async def _take_up(self, directory: Path) -> None:
-        """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
-        try:
-            if records.is_empty(directory):
-                records.remove(directory)
-                return
-            record = records.load(directory)
-            if record.state in UNOWNED:
-                # It was never handed to anybody, or is nobody's any more; its machine was ended before.
-                await trio.to_thread.run_sync(records.remove, directory)
-                return
-            await self._start_actor(record)
-        except (AgentisoError, OSError) as error:
-            self.damaged.append(str(error))
+    async def teardown(self) -> None:
+        """Be told of no more expiries; the next registry is."""
+        self._host.expired = lambda _workspace_id: None
+
+    async def _collect(self) -> None:
+        """Collect whatever is let go of, and after a while what could not be removed."""
+        store = self._host.store
+        while True:
+            with trio.move_on_after(COLLECT_AGAIN_S if store.trouble else math.inf):
+                await store.holds.wait_let_go()
+            await store.collect()
 
     async def handle(self, message: r.RegistryMessage) -> Any:  # type: ignore[override]
         """Do what a message asks."""
-        with exhaustion_reported():
+        with failures_reported():
             return await self._handle(message)
 
     async def _handle(self, message: r.RegistryMessage) -> Any:  # noqa: C901
@@ -102,13 +120,17 @@ class RegistryActor(Actor):
             case r.FindWorkspace():
                 return self._directory.find(message.workspace)
             case r.ListWorkspaces():
-                return await self._list()
+                return await self._workspaces.list()
             case r.AwaitChange():
                 return await self._host.changes.wait(message.since, message.workspace_id)
             case r.AdoptWorkspace():
                 return await self._adopt(message)
             case r.DestroyWorkspace():
-                return await self._forget(self._directory.find(message.workspace).workspace_id)
+                return await self._workspaces.destroy(self._directory.find(message.workspace).workspace_id)
+            case r.Diagnose():
+                return await diagnose(self._workspaces, self._host.store, self._troubles)
+            case r.Collect():
+                return await collect(self._host.store, dry_run=message.dry_run)
             case r.WarmTemplate():
                 return await self._warm(message)
             case r.ListTemplates():
@@ -197,56 +219,21 @@ class RegistryActor(Actor):
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._undo, record.id)
-            with exhaustion_reported():
+            with failures_reported():
                 records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
                 records.save(self._host.state_dir, record)
-                found = await self._start_actor(record)
+                found = await self._workspaces.start_actor(record)
             info: WorkspaceInfo = await found.ref.ask(w.Start(source))
             undo.pop_all()
         return info
 
     async def _undo(self, workspace_id: str) -> None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_S):
-            await self._forget(workspace_id)
-
-    async def _start_actor(self, record: WorkspaceRecord) -> r.Found:
-        name = records.actor_name(record)
-        # A registry that crashed finds its workspaces running: a second actor could not have the machine.
-        ref = self._supervisor.find(name) or await self._supervisor.start(
-            name, lambda: WorkspaceActor(record, self._host), on_giveup=self._gave_up
-        )
-        found = r.Found(record.id, record.name, ref, record.owner)
-        self._directory.put(found)
-        self._ledger.note(record.id, Claim(record.owner, record.shape))
-        self._host.changes.note(record.id)
-        return found
-
-    def _expire(self, workspace_id: str) -> None:
-        """Destroy a workspace whose time is over."""
-        self.nursery.start_soon(self._forget, workspace_id)
-
-    def _gave_up(self, name: str, failure: BaseException) -> None:
-        """Let a workspace whose actor cannot live be refused by its closed mailbox; the others go on."""
-
-    async def _forget(self, workspace_id: str) -> None:
-        found = self._directory.get(workspace_id)
-        if found is None:
-            await trio.to_thread.run_sync(records.remove, records.directory_of(self._host.state_dir, workspace_id))
-            return
-        with contextlib.suppress(ActorGone):
-            await found.ref.ask(w.Destroy())
-        await self._supervisor.stop(found.ref)
-        self._directory.remove(workspace_id)
-        self._host.changes.forget(workspace_id)
-        self._ledger.give_back(workspace_id)
-        await self._host.store.sweep()
-
-    async def _list(self) -> tuple[WorkspaceInfo, ...]:
-        infos = []
-        for found in self._directory.all():
-            with contextlib.suppress(ActorGone):
-                infos.append(await found.ref.ask(w.Describe()))
-        return tuple(sorted(infos, key=lambda info: info.created_at))
+        """Leave nothing of a workspace that did not come to be; what cannot be removed now is at the next start."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self._workspaces.destroy(workspace_id)
+            except AgentisoError as error:
+                log.warning("workspace %s could not be removed wholly: %s", workspace_id, error)
 
     # -- export and import
 
@@ -261,7 +248,7 @@ class RegistryActor(Actor):
                 size_bytes = await transfer.export(store, source, info, message.target, report)
         finally:
             with trio.CancelScope(shield=True):
-                await store.sweep()
+                await store.collect()
         return ExportReport(size_bytes, source.has_memory, time.perf_counter() - began)
 
     async def _import(self, message: r.ImportWorkspace) -> ImportReport:
@@ -286,7 +273,7 @@ class RegistryActor(Actor):
                         info = await self._bring_up(record, source)
             finally:
                 with trio.CancelScope(shield=True):
-                    await self._host.store.sweep()
+                    await self._host.store.collect()
         return ImportReport(info, source.has_memory, note, time.perf_counter() - began)
 
     # -- fork
@@ -352,7 +339,7 @@ class RegistryActor(Actor):
             async with trio.open_nursery() as nursery:
                 for index, record in enumerate(planned):
                     nursery.start_soon(one, index, record)
-        except trio.Cancelled:
+        except BaseException:  # a cancellation comes in a group
             for workspace_id in made:
                 await self._undo(workspace_id)
             raise

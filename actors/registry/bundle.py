@@ -21,6 +21,7 @@ from actors.machine.storage import extents
 from actors.model.errors import AgentisoError, RemoteProtocolError
 from actors.model.info import Shape
 from actors.model.machine import Fingerprint
+from guest.untrusted import MALFORMED, parse
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -155,7 +156,7 @@ class BundleReader:
             if manifest.memory:
                 extents.check(manifest.memory.extents, manifest.memory.ram_bytes)
                 bytes.fromhex(manifest.memory.key + manifest.memory.nonce)
-        except (ValueError, TypeError, KeyError, cattrs.BaseValidationError, RemoteProtocolError) as error:
+        except (*MALFORMED, cattrs.BaseValidationError, RemoteProtocolError) as error:
             raise BadBundle(f"The bundle's manifest is malformed: {error}.") from error
         if not 0 < len(manifest.layers) <= MAX_LAYERS or min(manifest.layers) < 0:
             raise BadBundle(f"The bundle has {len(manifest.layers)} disk layers; 1 to {MAX_LAYERS} are allowed.")
@@ -188,8 +189,8 @@ class BundleReader:
         if size_bytes > MAX_JSON_BYTES:
             raise BadBundle(f"{name} is larger than {MAX_JSON_BYTES} bytes.")
         try:
-            value = json.loads(b"".join(self._pieces(name, size_bytes)))
-        except (ValueError, RecursionError) as error:
+            value = parse(b"".join(self._pieces(name, size_bytes)))
+        except ValueError as error:
             raise BadBundle(f"{name} is not JSON.") from error
         if not isinstance(value, dict):
             raise BadBundle(f"{name} is not a JSON object.")

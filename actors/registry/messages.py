@@ -13,12 +13,14 @@ import attrs
 
 from actors.model.info import (
     LIBRARY,
+    Diagnosis,
     ExportReport,
     ForkReport,
     ImportReport,
     Lifetime,
     PoolInfo,
     Shape,
+    StoredPiece,
     TemplateInfo,
     WorkspaceInfo,
 )
@@ -175,6 +177,22 @@ class DestroyWorkspace(Message[None]):
     DEADLINE_S: ClassVar[float] = 90.0
 
 
+@attrs.frozen
+class Diagnose(Message[Diagnosis]):
+    """Tell what is damaged, out of reach, half-done or in the way of collection."""
+
+    CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class Collect(Message[tuple[StoredPiece, ...]]):
+    """Remove what nobody needs, and answer with what went; with ``dry_run`` with all there is and who keeps it."""
+
+    dry_run: bool = False
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = 300.0
+
+
 RegistryMessage: TypeAlias = (
     CreateWorkspace
     | ForkWorkspace
@@ -183,6 +201,8 @@ RegistryMessage: TypeAlias = (
     | AwaitChange
     | AdoptWorkspace
     | DestroyWorkspace
+    | Diagnose
+    | Collect
     | WarmTemplate
     | ListTemplates
     | DropTemplates

@@ -10,20 +10,22 @@ does stops a machine of the pool that is being restored.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 import trio
+from trio_util import AsyncBool, AsyncValue
 
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
-from actors.model.errors import ActorGone, AgentisoError
+from actors.model.errors import AgentisoError
 from actors.model.files import exhaustion_reported
 from actors.model.info import Lifetime, PoolInfo, Shape
 from actors.model.record import WorkspaceRecord, new_record
+from actors.registry.demolition import demolish
 from actors.registry.templates import Templates, Wanted
 from actors.runtime import Actor, Supervisor
 from actors.workspace import messages as w
@@ -34,7 +36,9 @@ QUIET_S: Final = 0.1
 """How long nobody must have created anything before the pool is filled; a burst of creates has the host to itself."""
 RETRY_S: Final = 30.0
 """After a failure, which the next machine would most likely meet too."""
-END_S: Final = 60.0
+GaveUp: TypeAlias = Callable[[WorkspaceRecord, BaseException], None]
+"""Told of an actor that cannot live, which may be a workspace's by then."""
+log = logging.getLogger("agentiso.registry")
 OF_ITS_WORKSPACE: Final = frozenset(
     {"id", "name", "image", "mac", "created_at", "idle_suspend_s", "expires_at", "owner"}
 )
@@ -60,14 +64,15 @@ class Pooled:
 class Pool:
     """The pool of one supervisor; empty, and idle, unless the settings give it a size."""
 
-    def __init__(self, host: Host, supervisor: Supervisor, templates: Templates) -> None:
+    def __init__(self, host: Host, supervisor: Supervisor, templates: Templates, gave_up: GaveUp) -> None:
         self._host = host
         self._supervisor = supervisor
         self._templates = templates
+        self._gave_up = gave_up
         self._ready: list[Pooled] = []
         self._filling: set[Shape] = set()
-        self._creating = 0
-        self._changed = trio.Event()
+        self._creating = AsyncValue(0)
+        self._unlooked = AsyncBool()
         self._adding = trio.CancelScope()
         self._claimed = 0
         self._missed = 0
@@ -92,13 +97,13 @@ class Pool:
     @contextmanager
     def creating(self) -> Iterator[None]:
         """Keep the pool from being filled for the length of a block."""
-        self._creating += 1
+        self._creating.value += 1
         self._adding.cancel(reason="somebody creates a workspace")
         try:
             yield
         finally:
-            self._creating -= 1
-            self._wake()
+            self._creating.value -= 1
+            self._unlooked.value = True
 
     def take(self, wanted: WorkspaceRecord) -> Pooled | None:
         """Take a machine out of the pool for a workspace, if there is one that fits; it never comes back."""
@@ -110,40 +115,33 @@ class Pool:
         self._missed += 1 if self._host.settings.pool.size else 0
         return None
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
     # -- filling
 
     async def keep(self) -> None:
         """Keep the pool filled until cancelled."""
         async with trio.open_nursery() as nursery:
+            self._unlooked.value = True
             while True:
-                changed = await self._wait_quiet()
-                try:
-                    await self._drop_unusable()
-                    shape = self._next_shape()
-                    if shape is not None:
-                        await self._add(nursery, shape)
-                        self._failure = None
-                        continue
-                except (AgentisoError, OSError) as error:
-                    self._failure = str(error)
-                    await trio.sleep(RETRY_S)
-                    continue
-                await changed.wait()
+                # Once at the beginning, and whenever somebody has created something.
+                await self._unlooked.wait_value(True)
+                self._unlooked.value = False
+                while await self._fill(nursery):
+                    pass
 
-    async def _wait_quiet(self) -> trio.Event:
-        """Wait until nobody has created anything for a while; return what is set when somebody has again."""
-        while True:
-            while self._creating:
-                await self._changed.wait()
-            changed = self._changed
-            with trio.move_on_after(QUIET_S):
-                await changed.wait()
-            if not self._creating and not changed.is_set():
-                return changed
+    async def _fill(self, nursery: trio.Nursery) -> bool:
+        """Add a machine once nobody has created anything for a while; tell whether more may be wanted."""
+        await self._creating.wait_value(0, held_for=QUIET_S)
+        try:
+            await self._drop_unusable()
+            shape = self._next_shape()
+            if shape is not None:
+                await self._add(nursery, shape)
+                self._failure = None
+        except (AgentisoError, OSError) as error:
+            self._failure = str(error)
+            await trio.sleep(RETRY_S)
+            return True
+        return shape is not None
 
     def _next_shape(self) -> Shape | None:
         """Return a shape that lacks machines: from when half of them are gone until all are there again."""
@@ -181,7 +179,7 @@ class Pool:
         with self._host.store.held() as owner:
             template = await self._templates.get(nursery, wanted, lambda _step: None)
             self._host.store.hold(owner, {template.id})
-            if self._creating:
+            if self._creating.value:
                 return
             with trio.CancelScope() as self._adding:
                 self._ready.append(await self._restore(record, template))
@@ -189,14 +187,15 @@ class Pool:
     async def _restore(self, record: WorkspaceRecord, template: Checkpoint) -> Pooled:
         """Restore a machine that waits for its identity; on failure or cancellation nothing of it is left."""
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._remove, record)
+            undo.push_async_callback(self._discard, record)
             with exhaustion_reported():
                 records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
                 records.save(self._host.state_dir, record)
             ref = await self._supervisor.start(
-                records.actor_name(record), lambda: WorkspaceActor(record, self._host), on_giveup=_gave_up
+                records.actor_name(record.id),
+                lambda: WorkspaceActor(record, self._host),
+                on_giveup=lambda _name, failure: self._gave_up(record, failure),
             )
-            undo.push_async_callback(self._end, ref)
             await ref.ask(w.Prepare(template))
             undo.pop_all()
         return Pooled(record, ref)
@@ -209,28 +208,21 @@ class Pool:
         for pooled in list(self._ready):
             if pooled.record.image_digest != digest or not pooled.ref.alive:
                 self._ready.remove(pooled)
-                await self._end(pooled.ref)
-                await self._remove(pooled.record)
+                await self._discard(pooled.record)
 
-    async def _end(self, ref: w.WorkspaceRef) -> None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
-            # The end of an actor takes its machine with it.
-            with contextlib.suppress(ActorGone):
-                await ref.ask(w.Destroy())
-            await self._supervisor.stop(ref)
-
-    async def _remove(self, record: WorkspaceRecord) -> None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
-            await trio.to_thread.run_sync(records.remove, records.directory_of(self._host.state_dir, record.id))
-            await self._host.store.sweep()
-
-
-def _gave_up(_name: str, _failure: BaseException) -> None:
-    """Leave a machine whose actor cannot live to be dropped."""
+    async def _discard(self, record: WorkspaceRecord) -> None:
+        """End a machine of the pool; what cannot be removed now is at the next start."""
+        with trio.CancelScope(shield=True):
+            ref = self._supervisor.find(records.actor_name(record.id))
+            try:
+                await demolish(self._host, self._supervisor, record.id, ref)
+            except (AgentisoError, OSError) as error:
+                log.warning("a machine of the pool could not be removed wholly: %s", error)
+            await self._host.store.collect()
 
 
 class PoolKeeper(Actor):
-    """Runs a pool's loop, so that it is restarted if it fails, and takes the supervisor down if it fails again."""
+    """Runs a pool's loop, so that it is restarted if it crashes."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__("pool")
@@ -238,4 +230,4 @@ class PoolKeeper(Actor):
 
     async def setup(self) -> None:
         """Start to fill the pool."""
-        self.nursery.start_soon(self._pool.keep)
+        self.background("filling", self._pool.keep)

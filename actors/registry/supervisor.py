@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
-import shutil
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Final
 
 import trio
 
-from actors.machine.qemu.process import QemuProcess, find_machines
 from actors.machine.storage.store import Store
 from actors.model import record as records
-from actors.model.errors import ActorGone, SupervisorRunning
+from actors.model.errors import ActorGone, AgentisoError, SupervisorRunning
+from actors.model.files import failures_reported
 from actors.model.settings import Settings
-from actors.model.states import UNOWNED
 from actors.registry import messages as r
+from actors.registry import places
 from actors.registry.actor import RegistryActor
+from actors.registry.demolition import clear
 from actors.runtime import Supervisor, open_plain_nursery
 from actors.workspace.host import Host, LoadImage
 
-END_S = 120.0
+END_S: Final = 120.0
+log = logging.getLogger("agentiso.supervisor")
 
 
 @asynccontextmanager
@@ -35,13 +38,16 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
 
     Raises:
         SupervisorRunning: another process holds the state directory.
+        HostFailed: it cannot be read, or one of its directories is missing.
 
     """
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with failures_reported():
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     workspaces = settings.state_dir / "workspaces"
     with _lock(settings):
-        await _end_orphans(settings.state_dir)
-        earlier = set(workspaces.glob("*"))
+        with failures_reported():
+            await trio.to_thread.run_sync(places.claim, settings.state_dir)
+            earlier = set(workspaces.iterdir())
         try:
             async with _run_actors(settings, load_image, earlier=None if keep else earlier) as registry:
                 yield registry
@@ -49,10 +55,16 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
             if not keep:
                 # Whatever the actors could not destroy, since a crash or an interrupt ended them.
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
-                    await _end_orphans(settings.state_dir)
-                    for directory in set(workspaces.glob("*")) - earlier:
-                        await _end_machines(settings.state_dir, within=directory)
-                        await trio.to_thread.run_sync(records.remove, directory)
+                    await _remove_all_but(earlier, settings.state_dir)
+
+
+async def _remove_all_but(kept: set[Path], state_dir: Path) -> None:
+    """Remove the workspaces that were made meanwhile; what cannot be removed now is at the next start."""
+    for directory in {path for path in (state_dir / "workspaces").iterdir() if path.is_dir()} - kept:
+        try:
+            await clear(state_dir, directory)
+        except (AgentisoError, OSError) as error:
+            log.warning("what is left of workspace %s could not be removed: %s", directory.name, error)
 
 
 @asynccontextmanager
@@ -80,35 +92,13 @@ async def _destroy_all_but(kept: set[Path], state_dir: Path, registry: r.Registr
     infos = await registry.ask(r.ListWorkspaces())
 
     async def destroy(workspace_id: str) -> None:
-        with contextlib.suppress(ActorGone):
+        with contextlib.suppress(AgentisoError):
             await registry.ask(r.DestroyWorkspace(workspace_id))
 
     async with trio.open_nursery() as nursery:
         for info in infos:
             if records.directory_of(state_dir, info.workspace_id) not in kept:
                 nursery.start_soon(destroy, info.workspace_id)
-
-
-async def _end_orphans(state_dir: Path) -> None:
-    """End the machines that belong to no workspace: those that an earlier supervisor was starting or ending."""
-    owned: set[Path] = set()
-    for directory in (state_dir / "workspaces").glob("*"):
-        try:
-            record = records.load(directory)
-        except records.DamagedRecord:
-            owned |= set((directory / "machines").glob("*"))
-            continue
-        if record.machine is not None and record.state not in UNOWNED:
-            owned.add(Path(record.machine.directory))
-    await _end_machines(state_dir, within=state_dir, but=owned)
-
-
-async def _end_machines(state_dir: Path, *, within: Path, but: Collection[Path] = ()) -> None:
-    for identity, directory in find_machines(state_dir):
-        if directory.is_relative_to(within) and directory not in but and (process := QemuProcess.adopt(identity)):
-            await process.end()
-            process.release()
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -22,12 +22,13 @@ from actors.machine import checkpoint as checkpoints
 from actors.machine import proof, start
 from actors.machine.proof import Persona
 from actors.machine.storage import integrity
-from actors.machine.storage.checkpoint import Checkpoint
+from actors.machine.storage.checkpoint import Checkpoint, layer_of
+from actors.machine.storage.layers import Base
 from actors.machine.storage.store import allocated_bytes
-from actors.model.errors import AgentisoError, InvalidArgument, NotFound
+from actors.model.errors import AgentisoError, CheckpointUnusable, InvalidArgument, NotFound
 from actors.model.files import read_json, replace_json
 from actors.model.image import BootImage
-from actors.model.info import Shape, TemplateInfo
+from actors.model.info import Shape, TemplateInfo, Trouble
 from actors.model.machine import Fingerprint
 from actors.model.names import new_id
 from actors.model.text import shown
@@ -67,21 +68,32 @@ class Templates:
         self._directory = host.state_dir / "templates"
         self._locks: dict[str, trio.Lock] = {}
 
-    async def take_up(self) -> None:
-        """Hold the checkpoints of all templates on disk; forget those that are damaged or stale."""
+    async def take_up(self) -> list[Trouble]:
+        """Hold the checkpoints of all templates on disk, and forget those that are stale; return what cannot be read.
+
+        What cannot be read is left alone; a template whose checkpoint is not there is none.
+        """
+        troubles: list[Trouble] = []
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for directory in self._directory.glob("boot-*"):
-            shutil.rmtree(directory, ignore_errors=True)
-        for path in self._directory.glob("*.json"):
+        for path in sorted(self._directory.iterdir()):
+            if path.name.startswith("boot-"):
+                # Of a boot that its supervisor did not live to end; its machine was ended before.
+                shutil.rmtree(path, ignore_errors=True)
+            if path.suffix != ".json":
+                continue
             try:
                 record = _read(path)
-                self._host.store.load(record.checkpoint)
-            except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError):
-                path.unlink()
+                if layer_of(self._host.store.checkpoint(record.checkpoint)) is None:
+                    path.unlink()
+                    continue
+            except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError) as error:
+                remedy = "Mend its disk or its rights; or remove that file: a template is made anew when it is needed."
+                troubles.append(Trouble(f"template {path.stem[:8]}", str(path), f"It cannot be read: {error}.", remedy))
                 continue
             self._host.store.hold(_owner(path), {record.checkpoint})
-            if await self._staleness(record):
+            if await self._is_outdated(record):
                 self._forget(path)
+        return troubles
 
     # -- one for a workspace
 
@@ -114,23 +126,29 @@ class Templates:
             try:
                 made = await self._make(nursery, wanted.image, fingerprint, disk_bytes, _owner(path))
                 record = _TemplateRecord(wanted.image.name, fingerprint, disk_bytes, made.id)
-                replace_json(path, cattrs.unstructure(record))
+                plain = cattrs.unstructure(record)
+                await trio.to_thread.run_sync(lambda: replace_json(path, plain, flushed=True))
             except BaseException:
                 self._host.store.release(_owner(path))
                 raise
             finally:
                 # The boot's last layer, or all of a boot that failed.
                 with trio.CancelScope(shield=True):
-                    await self._host.store.sweep()
+                    await self._host.store.collect()
             return path, made
 
     async def _known(self, path: Path) -> Checkpoint | None:
-        """Return the checkpoint of a template's record, or forget one that is not what was saved."""
+        """Return the checkpoint of a template's record, or forget one that is not what was saved.
+
+        Raises:
+            HostFailed, NoCapacity: it cannot be read, and so is left.
+
+        """
         store = self._host.store
         try:
             checkpoint = store.load(_read(path).checkpoint)
             await trio.to_thread.run_sync(integrity.verify, store, checkpoint)
-        except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError):
+        except (ValueError, CheckpointUnusable, cattrs.BaseValidationError):
             self._forget(path)
             return None
         return checkpoint
@@ -141,7 +159,7 @@ class Templates:
         store, layer, workspace_id = self._host.store, new_id(), new_id()
         directory = self._directory / f"boot-{workspace_id[:8]}"
         with store.held(layer):
-            store.new_overlay(layer, backing=image.root, backing_format="raw", size_bytes=disk_bytes)
+            store.layers.create(layer, over=Base(image.root), size_bytes=disk_bytes)
             spec = await self._host.machine_spec(
                 image, fingerprint, workspace_dir=directory, layer=layer, checkpoint=None, allow_internet=False,
                 mac=TEMPLATE_MAC,
@@ -157,8 +175,8 @@ class Templates:
                     await proof.rehearse(machine, REHEARSALS)
                     await machine.client.sync_disks()
                     taken = await checkpoints.take(machine, store, with_memory=True, durable=True)
-                    await integrity.add_digest(store, taken.checkpoint)
                     store.hold(owner, {taken.checkpoint.id})
+                    await integrity.add_digest(store, taken.checkpoint)
                 finally:
                     await machine.end()
             finally:
@@ -183,7 +201,7 @@ class Templates:
         chosen = [info for info in known if info.stale] if ids is None else [_find(known, text) for text in ids]
         for info in chosen:
             self._forget(self._directory / f"{info.id}.json")
-        await self._host.store.sweep()
+        await self._host.store.collect()
         return tuple(chosen)
 
     def _forget(self, path: Path) -> None:
@@ -208,6 +226,15 @@ class Templates:
             stale=await self._staleness(record),
         )
 
+    async def _is_outdated(self, record: _TemplateRecord) -> bool:
+        """Tell whether it is proven that no machine of this host can be made from a template any more."""
+        try:
+            await self._host.load_image(record.fingerprint.image)
+        except AgentisoError:
+            # The images may be back soon: their directory may be mistyped, or not be mounted.
+            return False
+        return await self._staleness(record) is not None
+
     async def _staleness(self, record: _TemplateRecord) -> str | None:
         """Say why no workspace can be made from a template any more, if that is so."""
         try:
@@ -220,7 +247,7 @@ class Templates:
         try:
             image = await self._host.load_image(record.fingerprint.image)
         except AgentisoError:
-            return f"its image {record.image} was removed"
+            return f"its image {record.image} is not there"
         made = record.fingerprint
         shape = Shape(made.vcpus, made.memory_mb)
         try:

@@ -19,8 +19,9 @@ from typing import BinaryIO, Final
 import attrs
 import trio
 
-from actors.machine.storage import extents, integrity, qcow2
+from actors.machine.storage import extents, integrity
 from actors.machine.storage.checkpoint import Checkpoint
+from actors.machine.storage.layers import Base
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store, allocated_bytes
 from actors.model.backends import CHANNELS, NETWORKS
@@ -149,7 +150,8 @@ def _write(
             written += count or 0
             view = view[count or 0 :]
 
-    layers = qcow2.backing_chain(store.layer(source.layer))[::-1]
+    chain = (source.layer, *store.layers.depends_on(source.layer))
+    layers = [store.layer(layer) for layer in reversed(chain)]
     directory = store.checkpoint(source.id)
     ram = os.open(directory / "ram", os.O_RDONLY | os.O_CLOEXEC) if source.has_memory else -1
     try:
@@ -342,18 +344,16 @@ async def install(store: Store, found: Unpacked, image: BootImage, owner: str) -
 
 
 def _install(store: Store, found: Unpacked, image: BootImage, made: Checkpoint, layers: list[str]) -> Checkpoint:
-    backing, backing_format = image.root, "raw"
+    over: str | Base = Base(image.root)
     for number, layer in enumerate(layers):
         path = found.directory / f"{number}.qcow2"
         try:
-            qcow2.rebase(path, backing=backing, backing_format=backing_format)
+            size = store.layers.receive(layer, path, over=over)
         except CheckpointUnusable as error:
             raise BadBundle(error.message, remedy="Export it again, with agentiso.") from error
-        size = qcow2.read_header(path).virtual_size_bytes
         if size > made.disk_bytes or (layer == made.layer and size != made.disk_bytes):
             raise BadBundle("A disk layer has not the size that the bundle's manifest says.")
-        path.rename(store.layer(layer))
-        backing, backing_format = store.layer(layer), "qcow2"
+        over = layer
     directory = store.checkpoint(made.id)
     directory.mkdir(mode=0o700)
     if made.has_memory:

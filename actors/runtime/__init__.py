@@ -1,7 +1,21 @@
-"""The actor runtime: mailboxes, `ask`, supervision.  It knows nothing of machines."""
+"""The actor runtime: mailboxes, `ask`, background tasks, supervision.  It knows nothing of machines."""
 
-from actors.runtime.actor import Actor, ActorRef, Message
-from actors.runtime.nursery import open_plain_nursery
+from actors.runtime.actor import TEARDOWN_S, Actor
+from actors.runtime.ask import SETTLE_S, ActorRef
+from actors.runtime.mailbox import MAILBOX_SIZE, Mailbox, Message
+from actors.runtime.nursery import open_plain_nursery, ordinary_failure
 from actors.runtime.supervision import RestartPolicy, Supervisor
 
-__all__ = ["Actor", "ActorRef", "Message", "RestartPolicy", "Supervisor", "open_plain_nursery"]
+__all__ = [
+    "MAILBOX_SIZE",
+    "SETTLE_S",
+    "TEARDOWN_S",
+    "Actor",
+    "ActorRef",
+    "Mailbox",
+    "Message",
+    "RestartPolicy",
+    "Supervisor",
+    "open_plain_nursery",
+    "ordinary_failure",
+]

@@ -6,17 +6,24 @@ or, without one, the crash escalates to the supervisor's own parent.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 import attrs
 import trio
 
-from actors.runtime.actor import Actor, ActorRef, Mailbox
+from actors.model.errors import AgentisoError
+from actors.runtime.actor import Actor
+from actors.runtime.ask import ActorRef
+from actors.runtime.mailbox import Mailbox
+from actors.runtime.nursery import ordinary_failure
 from guest.errors import only_error
 
-STOP_S = 60.0
+log = logging.getLogger("agentiso.actors")
+STOP_S: Final = 60.0
 
 
 @attrs.frozen
@@ -69,6 +76,7 @@ class Supervisor:
         on_giveup: Callable[[str, BaseException], None] | None = None,
     ) -> ActorRef[object]:
         """Start an actor and return once its setup has succeeded; what its first setup raises is raised here."""
+        assert name not in self._children, f"an actor {name} runs already"
         mailbox = Mailbox()
         ref: ActorRef[object] = ActorRef(name, mailbox)
         child = _Child(ref, factory, policy or RestartPolicy(), on_giveup, mailbox)
@@ -108,6 +116,7 @@ class Supervisor:
                         self._give_up(child, failure)
                         return
                     child.restarts += 1
+                    log.error("%s crashed and is restarted", child.ref.name, exc_info=failure)
                     await trio.sleep(self._pause_s(child.policy, len(crashes)))
         finally:
             child.mailbox.close("it stopped")
@@ -129,8 +138,15 @@ class Supervisor:
 
         try:
             await child.factory().run(child.mailbox, task_status=Status())
-        except Exception as error:  # noqa: BLE001 - this is the border at which crashes become restarts
-            return only_error(error), started
+        except BaseException as error:
+            # This is the border at which crashes become restarts.  One that comes together with a cancellation, in one
+            # group, must not pass it: the others would be taken along.
+            cancelled, failure = _split(error)
+            if cancelled is not None or not isinstance(failure, Exception):
+                if failure is not None and cancelled is not None:
+                    log.error("%s crashed while it was stopped", child.ref.name, exc_info=failure)
+                raise (cancelled or error) from None
+            return ordinary_failure(failure, AgentisoError) or only_error(failure), started
         raise AssertionError("an actor ends only by cancellation or by an exception")
 
     def _pause_s(self, policy: RestartPolicy, crashes: int) -> float:
@@ -138,6 +154,14 @@ class Supervisor:
         return float(pause * (1 + policy.jitter * self._chance()))
 
     def _give_up(self, child: _Child, failure: BaseException) -> None:
+        log.error("%s crashed too often and is given up", child.ref.name, exc_info=failure)
         if child.on_giveup is None:
             raise failure
         child.on_giveup(child.ref.name, failure)
+
+
+def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """Return the cancellations in an error, and what else there is."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)
+    return (error, None) if isinstance(error, trio.Cancelled) else (None, error)

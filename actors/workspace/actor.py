@@ -13,9 +13,10 @@ import attrs
 import trio
 
 from actors.machine.guest.client import GuestClient
+from actors.machine.qemu.orphans import end_machines, remove_others
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import IllegalState
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.guest import Diff
 from actors.model.info import WorkspaceInfo
 from actors.model.record import WorkspaceRecord
@@ -27,7 +28,7 @@ from actors.workspace.describe import describe
 from actors.workspace.host import Host
 from actors.workspace.idleness import Idleness
 from actors.workspace.launch import discard
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 REMEDIES: Final = {
     State.RUNNING: "It is there to be used.",
@@ -35,6 +36,7 @@ REMEDIES: Final = {
     State.STOPPED: "Start it first.",
     State.PAUSED: "Resume it first.",
     State.SUSPENDED: "Resume it first.",
+    State.UNREACHABLE: "It is tried again; or stop it, restore a snapshot, or destroy it.",
 }
 
 
@@ -45,9 +47,11 @@ SETTLED_SOON: Final = (w.Start, w.Prepare, w.Claim, w.TakeCheckpoint)
 class WorkspaceActor(Actor):
     """One workspace."""
 
-    def __init__(self, record: WorkspaceRecord, host: Host) -> None:
+    def __init__(self, record: WorkspaceRecord, host: Host, *, again: bool = False) -> None:
+        """Make the actor of a workspace, for another life if ``again``."""
         super().__init__(f"workspace {record.name}")
-        self._own = Holdings(record, host)
+        self._again = again
+        self._own = Resources(record, host)
         self._changing = trio.Lock()
         """Held by whoever changes the workspace's state."""
         self._idleness = Idleness()
@@ -55,12 +59,26 @@ class WorkspaceActor(Actor):
 
     async def setup(self) -> None:
         """Take up the record: hold what it needs, and adopt the machine if it still runs."""
-        self._own.nursery = self.nursery
+        self._own.nursery, self._own.background = self.nursery, self.background
         self._own.reload()
+        if self._again:
+            await self._end_forgotten()
         ports.claim(self._own)
         if self._own.record.machine is not None:
-            await lifecycle.adopt(self._own, self._own.record.machine)
-        self.nursery.start_soon(self._watch.run)
+            await lifecycle.adopt(self._own)
+        elif (layer := self._own.last_layer()) != self._own.record.layer:
+            # QEMU and its supervisor ended after the disk had been switched, or was about to be.
+            self._own.note(layer=layer)
+        if self._own.lifecycle.state is State.UNREACHABLE:
+            self.background("search for its machine", lifecycle.seek, self._own, self._changing)
+        self.background("watch over its lifetime", self._watch.run)
+
+    async def _end_forgotten(self) -> None:
+        """End what an actor that crashed has left: machines that were being started, or ended."""
+        own = self._own
+        its = own.record.machine.directory if own.record.machine else None
+        await end_machines(own.host.state_dir, own.directory, but=its)
+        await trio.to_thread.run_sync(remove_others, own.directory / "machines", its)
 
     async def teardown(self) -> None:
         """Let go of the machine, which runs on: the record is enough to find it again.  One without identity ends."""
@@ -68,8 +86,6 @@ class WorkspaceActor(Actor):
             await discard(self._own.host, self._own.prepared)
         if self._own.machine is not None:
             await self._own.machine.release()
-        if self._own.lifecycle.state is State.DESTROYED:
-            self._own.store.release(self._own.owner)
         with contextlib.suppress(OSError):
             await self._own.store.flush()
 
@@ -105,7 +121,7 @@ class WorkspaceActor(Actor):
                 return self._info(measured=message.measured)
             case w.ReadLog():
                 return self._own.machine.log(message.log, message.max_bytes) if self._own.machine else ""
-        with exhaustion_reported(), self._idleness.use():
+        with failures_reported(), self._idleness.use():
             if isinstance(message, w.GuestWork):
                 async with self._changing:
                     # What begins in the middle of a change would be lost in it.
@@ -116,17 +132,25 @@ class WorkspaceActor(Actor):
             async with self._changing:
                 # It may have been suspended while this waited.
                 self.check(message)
-                answer = await self._change(message)
-                await self._settle(message)
+                try:
+                    answer = await self._change(message)
+                    await self._settle(message)
+                finally:
+                    self._own.settle_intents()
                 return answer
 
     async def _settle(self, message: w.WorkspaceChange) -> None:
         """Have a change survive a power loss before it is reported, or soon where somebody waits for a start."""
         if isinstance(message, SETTLED_SOON):
-            self.nursery.start_soon(self._own.store.flush_soon)
+            self.background("flush", self._settle_soon)
         else:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), failures_reported():
                 await self._own.store.flush()
+            self._own.settle_intents()
+
+    async def _settle_soon(self) -> None:
+        await self._own.store.flush_soon()
+        self._own.settle_intents()
 
     async def _work(self, message: w.GuestWork) -> Any:
         if isinstance(message, job_messages.JobWork):
@@ -177,9 +201,6 @@ class WorkspaceActor(Actor):
                 return self._info(note=await policy.change(own, message))
             case w.SetOwner():
                 own.save(owner=message.owner, adopted_from=own.record.owner)
-            case w.Destroy():
-                await lifecycle.destroy(own)
-                return None
             case _:
                 assert_never(message)
         return self._info()
@@ -214,5 +235,5 @@ class WorkspaceActor(Actor):
     def _info(self, note: str = "", *, measured: bool = False) -> WorkspaceInfo:
         record = attrs.evolve(self._own.record, state=self._own.lifecycle.state)
         used = self._own.store.disk_bytes(record.needs) if measured else None
-        network = self._own.host.networks.get(record.network)
-        return describe(record, network, idle_s=self._idleness.seconds, disk_used_bytes=used, note=note)
+        networks = self._own.host.networks
+        return describe(record, networks, idle_s=self._idleness.seconds, disk_used_bytes=used, note=note)

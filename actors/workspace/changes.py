@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 
 import trio
+from trio_util import AsyncValue
 
 
 class Changes:
     """Counts the changes of all workspaces, and remembers which was the last of each."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._count = AsyncValue(0)
         self._last: dict[str, int] = {}
-        self._noted = trio.Event()
 
     def note(self, workspace_id: str) -> None:
         """Count a change that others can see: of its record, its owner, its being there."""
-        self._count += 1
-        self._last[workspace_id] = self._count
-        self._noted.set()
-        self._noted = trio.Event()
+        count = self._last[workspace_id] = self._count.value + 1
+        self._count.value = count
 
     def forget(self, workspace_id: str) -> None:
         """Count a workspace's end, its last change."""
@@ -32,10 +30,13 @@ class Changes:
 
         Without ``since`` it returns at once.  A workspace that is not known has changed: it is not there.
         """
-        await trio.lowlevel.checkpoint()
-        while since is not None and self._latest(workspace_id) <= since:
-            await self._noted.wait()
-        return self._count
+        if since is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._count.wait_value(lambda _: self._latest(workspace_id) > since)
+        count: int = self._count.value
+        return count
 
     def _latest(self, workspace_id: str | None) -> float:
-        return self._count if workspace_id is None else self._last.get(workspace_id, math.inf)
+        count: float = self._count.value
+        return count if workspace_id is None else self._last.get(workspace_id, math.inf)

@@ -23,7 +23,7 @@ from actors.model.diff import MAX_TEXT_BYTES, Walk, compare, decide, unified
 from actors.model.errors import CheckpointUnusable, GuestRefused, InvalidArgument
 from actors.model.guest import Diff, FileChange
 from actors.workspace.launch import Prepared, discard, prepare
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 MAX_ENTRIES: Final = 200_000
 MAX_TEXTS: Final = 200
@@ -38,7 +38,7 @@ Client = Callable[[], Awaitable[GuestClient]]
 
 
 @asynccontextmanager
-async def helper(own: Holdings, source: Checkpoint) -> AsyncIterator[GuestClient]:
+async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClient]:
     """Bring up a helper on a checkpoint, and end it with the block.
 
     Raises:
@@ -61,10 +61,10 @@ async def helper(own: Holdings, source: Checkpoint) -> AsyncIterator[GuestClient
             await discard(own.host, prepared)
         with trio.CancelScope(shield=True):
             # Also the disk layer of one that did not come up.
-            await own.store.sweep()
+            await own.store.collect()
 
 
-async def _prepare(own: Holdings, source: Checkpoint, memory_mb: int) -> Prepared:
+async def _prepare(own: Resources, source: Checkpoint, memory_mb: int) -> Prepared:
     with own.host.memory.reserved(memory_mb):
         async with own.host.starts:
             return await prepare(own.nursery, own.host, attrs.evolve(own.record, allow_internet=False), source)
@@ -79,7 +79,7 @@ async def _isolate(prepared: Prepared) -> None:
 
 
 async def diff(
-    own: Holdings,
+    own: Resources,
     names: tuple[str, str],
     sources: tuple[Checkpoint | None, Checkpoint | None],
     live: Client,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from actors.machine.choice import Choice
 from actors.machine.network.protocol import Network
 from actors.model.info import NetworkInfo, PortForward, WorkspaceInfo
 from actors.model.record import WorkspaceRecord
@@ -13,13 +14,14 @@ from actors.workspace import tree
 
 def describe(
     record: WorkspaceRecord,
-    network: Network | None,
+    networks: Choice[Network],
     *,
     idle_s: float,
     disk_used_bytes: int | None = None,
     note: str = "",
 ) -> WorkspaceInfo:
-    """Return all that is known of a workspace; ``network`` is ``None`` if this version has not the one it names."""
+    """Return all that is known of a workspace, also of one whose network this version does not have."""
+    network = networks.get(record.network)
     wired = network is not None and network.wired
     facts = record.machine.link if record.machine else {}
     return WorkspaceInfo(

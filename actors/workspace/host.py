@@ -13,7 +13,7 @@ from actors.machine.limits.choice import best_limits
 from actors.machine.limits.memory import MemoryLedger, available_memory_mb
 from actors.machine.network.choice import networks
 from actors.machine.network.protocol import Policy
-from actors.machine.qemu.command_line import MachineSpec, machine_arguments
+from actors.machine.qemu.command_line import MachinePlace, MachineSpec, machine_arguments
 from actors.machine.qemu_build import QemuBuild, probe_qemu
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
@@ -98,22 +98,12 @@ class Host:
             tsc_khz=verdict.tsc_khz,
         )
 
-    def adopted_spec(
-        self, image: BootImage, fingerprint: Fingerprint, record: WorkspaceRecord, machine: MachineRecord
-    ) -> MachineSpec:
-        """Describe a machine that an earlier supervisor started."""
+    def adopted_place(self, record: WorkspaceRecord, machine: MachineRecord) -> MachinePlace:
+        """Describe where a machine is that an earlier supervisor started; nothing is looked at for that."""
         directory = Path(machine.directory)
-        return MachineSpec(
-            qemu=self.settings.qemu_binary,
+        return MachinePlace(
             uuid=machine.process.uuid,
-            shape=record.shape,
-            accelerator=fingerprint.accelerator,
-            cpu_model=fingerprint.cpu_model,
-            tsc_khz=fingerprint.tsc_khz,
-            image=image,
             ram=Path(machine.ram),
-            ram_read_only=False,
-            disk=self.store.layer(record.layer or ""),
             network=self.networks.named(record.network),
             policy=Policy(record.allow_internet),
             mac=record.mac,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import trio
+from trio_util import RepeatedEvent
 
 
 class Idleness:
@@ -18,7 +19,7 @@ class Idleness:
     def __init__(self) -> None:
         self._users = 0
         self._since = trio.current_time()
-        self._changed = trio.Event()
+        self._changed = RepeatedEvent()
 
     @contextmanager
     def use(self) -> Iterator[None]:
@@ -34,7 +35,6 @@ class Idleness:
         """Begin to count anew."""
         self._since = trio.current_time()
         self._changed.set()
-        self._changed = trio.Event()
 
     @property
     def seconds(self) -> float:
@@ -45,6 +45,5 @@ class Idleness:
         """Wait until it has been idle for ``limit_s``, for ever with ``None``; a changed limit needs a new wait."""
         limit = math.inf if limit_s is None else limit_s
         while self._users or self.seconds < limit:
-            changed = self._changed
             with trio.move_on_at(math.inf if self._users else self._since + limit):
-                await changed.wait()
+                await self._changed.wait()

@@ -12,6 +12,7 @@ from actors.machine.machine import Machine
 from actors.machine.proof import Persona
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
+from actors.machine.storage.layers import Base
 from actors.model.errors import CheckpointUnusable, MachineFailed
 from actors.model.image import BootImage
 from actors.model.machine import Fingerprint
@@ -104,11 +105,20 @@ async def prepare(nursery: trio.Nursery, host: Host, record: WorkspaceRecord, so
     if source is not None and source.has_memory:
         check_fit(source, fingerprint)
         await trio.to_thread.run_sync(integrity.verify, host.store, source)
-    new_layer = new_id() if source or record.layer is None else record.layer
+    new_layer = await _disk_of(host, record, source)
     with host.store.held(new_layer, *([source.id] if source else [])):
         if new_layer != record.layer:
             _new_disk(host, record, image, source, new_layer)
         return await _start(nursery, host, record, image, fingerprint, source, new_layer)
+
+
+async def _disk_of(host: Host, record: WorkspaceRecord, source: Checkpoint | None) -> str:
+    """Return the id of the layer to start on: the workspace's own, unless something stands on that, or a fresh one."""
+    if source is not None or record.layer is None:
+        return new_id()
+    # It may be part of a checkpoint although its record says otherwise, if a power loss brought that record back.
+    stood_on = await trio.to_thread.run_sync(host.store.is_stood_on, record.layer)
+    return new_id() if stood_on else record.layer
 
 
 def check_fit(source: Checkpoint, fingerprint: Fingerprint) -> None:
@@ -122,15 +132,8 @@ def check_fit(source: Checkpoint, fingerprint: Fingerprint) -> None:
 
 
 def _new_disk(host: Host, record: WorkspaceRecord, image: BootImage, source: Checkpoint | None, layer: str) -> None:
-    if source is not None:
-        host.store.new_overlay(
-            layer,
-            backing=host.store.layer(source.layer),
-            backing_format="qcow2",
-            size_bytes=_disk_bytes(record, source),
-        )
-    else:
-        host.store.new_overlay(layer, backing=image.root, backing_format="raw", size_bytes=_disk_bytes(record, source))
+    over = source.layer if source is not None else record.layer or Base(image.root)
+    host.store.layers.create(layer, over=over, size_bytes=_disk_bytes(record, source))
 
 
 def _disk_bytes(record: WorkspaceRecord, source: Checkpoint | None) -> int:

@@ -14,7 +14,7 @@ from actors.model.info import Lifetime
 from actors.model.states import State
 from actors.workspace.idleness import Idleness
 from actors.workspace.lifecycle import suspend
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 IDLE: Final = "idle"
 """By whom a workspace was suspended that resumes when it is asked for something."""
@@ -26,7 +26,7 @@ CLOCK_LOOK_S: Final = 60.0
 class Watch:
     """The watch over one workspace's lifetime."""
 
-    def __init__(self, own: Holdings, idleness: Idleness, changing: trio.Lock) -> None:
+    def __init__(self, own: Resources, idleness: Idleness, changing: trio.Lock) -> None:
         self._own = own
         self._idleness = idleness
         self._changing = changing
@@ -72,10 +72,13 @@ class Watch:
         expires_at = self._own.record.expires_at
         if expires_at is None:
             return
-        # In steps, since the wall clock may jump.
-        while (left := expires_at - time.time()) > 0:  # noqa: ASYNC110
-            await trio.sleep(min(left, CLOCK_LOOK_S))
-        self._own.host.expired(self._own.record.id)
+        while True:
+            # In steps, since the wall clock may jump.
+            while (left := expires_at - time.time()) > 0:  # noqa: ASYNC110
+                await trio.sleep(min(left, CLOCK_LOOK_S))
+            # Said again as long as it is there: whoever was told may have crashed.
+            self._own.host.expired(self._own.record.id)
+            await trio.sleep(CLOCK_LOOK_S)
 
 
 def check(lifetime: Lifetime) -> None:

@@ -26,7 +26,9 @@ GUEST_DEADLINE_S = float("inf")
 """Guest work is bounded by its own time limit and by the channel's, not by the mailbox."""
 
 SETTLED: Final = frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED, State.STOPPED, State.FAILED})
-"""The states of a workspace that somebody has."""
+"""The states of a workspace that somebody has, and whose machine can be talked to if it has one."""
+WAYS_BACK: Final = SETTLED | {State.UNREACHABLE}
+"""The states in which what needs nothing of the machine is possible."""
 
 
 # -- to a workspace -----------------------------------------------------------------------------------------------
@@ -63,7 +65,7 @@ class Claim(Message[WorkspaceInfo]):
 class Stop(Message[WorkspaceInfo]):
     """End the machine after its guest has written its disks; a suspended workspace loses its memory."""
 
-    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED})
+    LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED, State.UNREACHABLE})
 
 
 @attrs.frozen
@@ -156,7 +158,7 @@ class RestoreSnapshot(Message[WorkspaceInfo]):
 
     name: str
     disk_only: bool = False
-    LEGAL: ClassVar[frozenset[State]] = SETTLED
+    LEGAL: ClassVar[frozenset[State]] = WAYS_BACK
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 
 
@@ -164,7 +166,7 @@ class RestoreSnapshot(Message[WorkspaceInfo]):
 class Undo(Message[WorkspaceInfo]):
     """Go back to where the workspace was before its last restore; what came after that is lost."""
 
-    LEGAL: ClassVar[frozenset[State]] = SETTLED
+    LEGAL: ClassVar[frozenset[State]] = WAYS_BACK
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
 
 
@@ -181,7 +183,7 @@ class SetOwner(Message[WorkspaceInfo]):
     """Have the workspace be another session's."""
 
     owner: str
-    LEGAL: ClassVar[frozenset[State]] = SETTLED
+    LEGAL: ClassVar[frozenset[State]] = WAYS_BACK
 
 
 @attrs.frozen
@@ -210,13 +212,6 @@ class SetNetworkPolicy(Message[WorkspaceInfo]):
     allowed_ports: tuple[int, ...] | None = None
     LEGAL: ClassVar[frozenset[State]] = SETTLED
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
-
-
-@attrs.frozen
-class Destroy(Message[None]):
-    """End the machine and remove all that the workspace owns."""
-
-    DEADLINE_S: ClassVar[float] = 60.0
 
 
 @attrs.frozen
@@ -257,7 +252,6 @@ WorkspaceChange: TypeAlias = (
     | RemoveForward
     | SetNetworkPolicy
     | SetOwner
-    | Destroy
 )
 """What is done one after the other."""
 Look: TypeAlias = Describe | ReadLog

@@ -17,10 +17,10 @@ from actors.machine.pause import FileSystem
 from actors.model.errors import IllegalState, InvalidArgument
 from actors.workspace.lifecycle import bring_back
 from actors.workspace.messages import SetNetworkPolicy
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 
-async def change(own: Holdings, wanted: SetNetworkPolicy) -> str:
+async def change(own: Resources, wanted: SetNetworkPolicy) -> str:
     """Put a policy in force, and say how that came about.
 
     Raises:
@@ -43,7 +43,7 @@ async def change(own: Holdings, wanted: SetNetworkPolicy) -> str:
     return "The workspace was suspended and resumed for this: its processes run on, its connections were closed."
 
 
-def _check(own: Holdings, wanted: SetNetworkPolicy) -> None:
+def _check(own: Resources, wanted: SetNetworkPolicy) -> None:
     name, network = own.record.name, own.network
     if wanted.allow_internet and not network.wired:
         wired = next(known.name for known in own.host.networks if known.wired)
@@ -58,7 +58,7 @@ def _check(own: Holdings, wanted: SetNetworkPolicy) -> None:
         )
 
 
-async def _apply(own: Holdings, machine: Machine, *, allow_internet: bool) -> bool:
+async def _apply(own: Resources, machine: Machine, *, allow_internet: bool) -> bool:
     """Have the running machine obey a policy, or on failure the earlier one; ``False`` if only another machine can."""
     network, link, before = machine.spec.network, machine.spec.link, own.record.allow_internet
     if not await network.apply_policy(machine.qmp, link, Policy(allow_internet)):
@@ -73,21 +73,22 @@ async def _apply(own: Holdings, machine: Machine, *, allow_internet: bool) -> bo
     return True
 
 
-async def _replace_machine(own: Holdings, *, allow_internet: bool) -> None:
+async def _replace_machine(own: Resources, *, allow_internet: bool) -> None:
     """Restore the machine, held still meanwhile, from a checkpoint under the new policy; on failure it runs on."""
     machine, before = own.live(), own.record.allow_internet
     await standstill.hold(machine, FileSystem.WRITTEN)
     try:
         with own.store.held(machine.layer) as owner:
-            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=False)
+            taken = await checkpoints.take(machine, own.store, with_memory=True, durable=False, intend=own.intend_layer)
             own.store.hold(owner, {taken.checkpoint.id})
             own.record = attrs.evolve(own.record, allow_internet=allow_internet)
             await bring_back(own, taken.checkpoint, head=own.record.head)
     except BaseException:
         if own.machine is machine:
-            own.note(layer=machine.layer, allow_internet=before)
+            own.settle_layer(machine)
+            own.note(allow_internet=before)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
                 await standstill.let_go(machine)
         raise
     with trio.CancelScope(shield=True):
-        await own.store.sweep()
+        await own.store.collect()

@@ -15,7 +15,7 @@ from actors.machine.network.host_ports import check_free, free_port
 from actors.machine.network.protocol import Forwards
 from actors.model.errors import AgentisoError, InvalidArgument, NoCapacity, NotFound, PortTaken
 from actors.model.info import PortForward
-from actors.workspace.resources import Holdings
+from actors.workspace.resources import Resources
 
 MIN_HOST_PORT: Final = 1024
 """Ports below are the system's own services."""
@@ -26,20 +26,20 @@ RACES: Final = 3
 """How often another program may snatch the free port that was found."""
 
 
-def claim(own: Holdings) -> None:
+def claim(own: Resources) -> None:
     """Have the host ports of a record that was taken up be this workspace's."""
     for forward in own.record.forwards:
         own.host.forwarded.setdefault(forward.host_port, own.record.id)
 
 
-def release(own: Holdings) -> None:
+def release(own: Resources) -> None:
     """Give the host ports of a workspace that ends back."""
     for forward in own.record.forwards:
         if own.host.forwarded.get(forward.host_port) == own.record.id:
             del own.host.forwarded[forward.host_port]
 
 
-async def add(own: Holdings, guest_port: int, host_port: int | None) -> PortForward:
+async def add(own: Resources, guest_port: int, host_port: int | None) -> PortForward:
     """Forward a port of the host, a free one unless it is named; what is forwarded already is only made sure of.
 
     Raises:
@@ -65,7 +65,7 @@ async def add(own: Holdings, guest_port: int, host_port: int | None) -> PortForw
     raise taken
 
 
-async def _add(own: Holdings, forward: PortForward) -> PortForward:
+async def _add(own: Resources, forward: PortForward) -> PortForward:
     if forward.host_port in own.host.forwarded:
         raise PortTaken(
             f"Port {forward.host_port} of the host is forwarded to another guest port or workspace.",
@@ -86,7 +86,7 @@ async def _add(own: Holdings, forward: PortForward) -> PortForward:
     return forward
 
 
-async def _open_again(own: Holdings, forward: PortForward) -> PortForward:
+async def _open_again(own: Resources, forward: PortForward) -> PortForward:
     if forward.fault and own.machine is not None:
         await _open(own, own.machine, forward)
         mended = attrs.evolve(forward, fault="")
@@ -95,7 +95,7 @@ async def _open_again(own: Holdings, forward: PortForward) -> PortForward:
     return forward
 
 
-async def remove(own: Holdings, guest_port: int) -> PortForward:
+async def remove(own: Resources, guest_port: int) -> PortForward:
     """Forward to a guest port no longer; connections that are open stay so.
 
     Raises:
@@ -113,7 +113,7 @@ async def remove(own: Holdings, guest_port: int) -> PortForward:
     return forward
 
 
-async def settle(own: Holdings, machine: Machine, *, adopted: bool = False) -> None:
+async def settle(own: Resources, machine: Machine, *, adopted: bool = False) -> None:
     """Give a machine the forwards of the record, and take others away; what fails is noted and fails nothing else."""
     network = own.host.networks.get(own.record.network)
     if network is None or network.forwards is None or not (own.record.forwards or adopted):
@@ -134,7 +134,7 @@ async def settle(own: Holdings, machine: Machine, *, adopted: bool = False) -> N
         own.note(forwards=tuple(settled))
 
 
-async def _fault(own: Holdings, machine: Machine, forward: PortForward) -> str:
+async def _fault(own: Resources, machine: Machine, forward: PortForward) -> str:
     """Open a forward; return why it could not be."""
     try:
         check_free(forward.host_port)
@@ -144,11 +144,11 @@ async def _fault(own: Holdings, machine: Machine, forward: PortForward) -> str:
     return ""
 
 
-async def _open(own: Holdings, machine: Machine, forward: PortForward) -> None:
+async def _open(own: Resources, machine: Machine, forward: PortForward) -> None:
     await _forwards(own).add(machine.qmp, machine.spec.link, guest_port=forward.guest_port, host_port=forward.host_port)
 
 
-def _forwards(own: Holdings) -> Forwards:
+def _forwards(own: Resources) -> Forwards:
     """Return how ports are forwarded on the workspace's network.
 
     Raises:
@@ -165,7 +165,7 @@ def _forwards(own: Holdings) -> Forwards:
     return network.forwards
 
 
-def _check(own: Holdings, guest_port: int, host_port: int | None) -> None:
+def _check(own: Resources, guest_port: int, host_port: int | None) -> None:
     _forwards(own)
     if not 1 <= guest_port <= MAX_PORT:
         raise InvalidArgument(f"{guest_port} is not a port.", remedy=f"Use 1 to {MAX_PORT}.")
@@ -178,5 +178,5 @@ def _check(own: Holdings, guest_port: int, host_port: int | None) -> None:
         raise NoCapacity(f"Workspace {own.record.name} has {MAX_FORWARDS} forwards already.", remedy="Remove some.")
 
 
-def _find(own: Holdings, guest_port: int) -> PortForward | None:
+def _find(own: Resources, guest_port: int) -> PortForward | None:
     return next((forward for forward in own.record.forwards if forward.guest_port == guest_port), None)

@@ -1,8 +1,9 @@
-"""What a workspace owns: its record, its place in the lifecycle, its machine, and its holds in the store."""
+"""What a workspace owns: its record and journal, its place in the lifecycle, its machine, its holds in the store."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import trio
 
 from actors.machine.machine import Machine
 from actors.machine.network.protocol import Network
+from actors.machine.storage.holds import BLOCK
 from actors.machine.storage.store import Store
 from actors.model import record as records
-from actors.model.errors import IllegalState, NoCapacity
+from actors.model.errors import HostFailed, IllegalState, NoCapacity
+from actors.model.files import failures_reported
+from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
-from actors.model.states import Lifecycle, State
+from actors.model.states import Event, Lifecycle
 from actors.workspace.host import Host
 from actors.workspace.launch import Prepared
 
 
-class Holdings:
+class Resources:
     """Changed only by the work of one workspace actor."""
 
     def __init__(self, record: WorkspaceRecord, host: Host) -> None:
@@ -31,7 +35,15 @@ class Holdings:
         self.prepared: Prepared | None = None
         """A machine for the pool, which waits for its identity."""
         self.nursery: trio.Nursery
-        """For what runs as long as the actor does."""
+        """For the readers of a machine's connections, which run as long as the actor does."""
+        self.background: Callable[..., None]
+        """Starts whatever else does (`Actor.background`)."""
+        self.behind = False
+        """Whether the record on disk lacks what `note` could not write; the next `save` or `note` writes it."""
+        self._written = record
+        """The record on disk."""
+        self._intended: dict[str, str] = {}
+        """Layers to which the disk was about to be switched, and the one before each; see `intend_layer`."""
 
     @property
     def store(self) -> Store:
@@ -50,50 +62,150 @@ class Holdings:
 
     @property
     def directory(self) -> Path:
-        """Where its record and its machines are."""
+        """Where its record, its journal and its machines are."""
         return records.directory_of(self.host.state_dir, self.record.id)
+
+    @property
+    def journal(self) -> Journal:
+        """Its intents."""
+        return Journal(self.directory)
 
     @property
     def owner(self) -> str:
         """Its name in the store's holds."""
-        return f"workspace:{self.record.id}"
+        return owner_of(self.record.id)
 
     def reload(self) -> None:
-        """Take up the record as it is on disk, where there is one, and hold what it needs."""
-        with contextlib.suppress(records.DamagedRecord):
-            self.record = records.load(self.directory)
-            self.lifecycle = Lifecycle(self.record.state)
+        """Take up the record as it is on disk, and hold what it needs.
+
+        What an actor held that crashed stays held if this fails.
+
+        Raises:
+            DamagedRecord, DamagedJournal: they cannot be read; what was known of the workspace is not guessed.
+
+        """
+        found, intents = records.load(self.directory), self.journal.intents()
+        self.record = self._written = found
+        self.lifecycle = Lifecycle(found.state)
+        self._intended = {each.name: each.facts.get("over", "") for each in intents if each.kind is Kind.LAYER}
         self.hold()
 
     def hold(self) -> None:
-        """Hold what the record needs, and what the machine may stand on."""
+        """Hold what the record needs, in memory and on disk, and what the machine may stand on."""
         doubtful = self.machine.doubtful_layer if self.machine else None
-        self.store.hold(self.owner, self.record.needs | ({doubtful} if doubtful else set()))
+        needs = self.record.needs | self._written.needs | ({doubtful} if doubtful else set())
+        self.store.hold(self.owner, needs)
+        self.store.hold(intents_of(self.record.id), self._following(self._written.layer))
 
-    def save(self, **changes: Any) -> None:
-        """Change fields of the record and write it down; the actor has the store flush it before it answers.
+    async def intend_layer(self, layer: str, over: str) -> None:
+        """Have it be on stable storage that a machine's disk is about to go on on another layer, which exists.
+
+        From then on the guest's writes are in one of the two, and which it is can be told even if QEMU and this
+        supervisor end before the record names it.
 
         Raises:
-            NoCapacity: the host's disk is full.
+            NoCapacity, HostFailed: it cannot be written down; the disk must not be switched.
 
         """
-        layer, unflushed, path = self.record.layer, self.store.unflushed, self.directory / records.RECORD
-        self.record = attrs.evolve(self.record, state=self.lifecycle.state, **changes)
+        self.journal.will(Kind.LAYER, layer, over=over)
+        self._intended[layer] = over
         self.hold()
-        if self.lifecycle.state is not State.DESTROYED:
-            # The registry says so once it has forgotten it; nobody was ever told of a machine of the pool.
-            self.host.changes.note(self.record.id)
-        if self.record.layer and self.record.layer != layer:
+        with failures_reported():
+            await self.journal.flush(self.store.layer(layer))
+
+    def settle_intents(self) -> None:
+        """Strike out the switches of layers whose outcome the record on stable storage tells."""
+        doubtful = self.machine.doubtful_layer if self.machine else None
+        if self.behind or self.has_process or not self.store.is_flushed(self.directory / records.RECORD):
+            return
+        for layer in [each for each in self._intended if each != doubtful]:
+            # One that stays is looked at and found to be settled by whoever reads it.
+            with contextlib.suppress(NoCapacity, HostFailed):
+                self.journal.made(Kind.LAYER, layer)
+                del self._intended[layer]
+        self.hold()
+
+    def last_layer(self) -> str | None:
+        """Return the layer on which the disk of a machine that has ended stands.
+
+        It is the record's, or the last one to which it was about to be switched: if that did not happen any more, that
+        layer is empty, and the disk is the same.
+
+        Raises:
+            OSError, CheckpointUnusable: a layer cannot be read.
+
+        """
+        layer, layers = self.record.layer, self.store.layers
+        for following in self._following(layer):
+            if following not in layers.owned() or layers.depends_on(following)[:1] != (layer,):
+                break
+            layer = following
+        return layer
+
+    def _following(self, layer: str | None) -> list[str]:
+        """Return the layers to which the disk was about to be switched from one on, each over the one before.
+
+        They may not be there any more, or never have been.
+        """
+        found: list[str] = []
+        for following, over in self._intended.items():
+            if over == layer:
+                found.append(following)
+                layer = following
+        return found
+
+    def settle_layer(self, machine: Machine) -> None:
+        """Have the record name the layer on which a machine's disk stands after a checkpoint, failed or not.
+
+        Nothing is said where that is not known, nor of a machine that has ended meanwhile: that was settled then.
+        """
+        if self.machine is machine and machine.doubtful_layer is None and machine.layer != self.record.layer:
+            self.note(layer=machine.layer)
+
+    def save(self, event: Event | None = None, **changes: Any) -> None:
+        """Follow ``event``, change fields of the record, and write it down: all of that or, on failure, nothing.
+
+        The actor has the store flush it before it answers.
+
+        Raises:
+            NoCapacity, HostFailed: the host's disk is full, or fails.
+            IllegalState: the lifecycle has no such move.
+
+        """
+        before = self.record
+        state = self.lifecycle.after(event) if event else self.lifecycle.state
+        self.record = attrs.evolve(before, state=state, **changes)
+        try:
+            self._write()
+        except BaseException:
+            self.record = before
+            self.hold()
+            raise
+        if event:
+            self.lifecycle.move(event)
+
+    def note(self, event: Event | None = None, **changes: Any) -> None:
+        """Do the same with what has happened already: it counts even if it cannot be written down now."""
+        if event:
+            self.lifecycle.move(event)
+        self.record = attrs.evolve(self.record, state=self.lifecycle.state, **changes)
+        try:
+            self._write()
+        except (NoCapacity, HostFailed):
+            self.behind = True
+
+    def _write(self) -> None:
+        record, unflushed, path = self.record, self.store.unflushed, self.directory / records.RECORD
+        self.hold()
+        records.save(self.host.state_dir, record, keep_earlier=self.store.is_flushed(path))
+        if record.layer and record.layer != self._written.layer:
             # A new file.  Later on the guest alone says when what it writes has to be on stable storage.
-            unflushed.add(self.store.layer(self.record.layer))
-        records.save(self.host.state_dir, self.record, keep_earlier=self.store.is_flushed(path))
+            unflushed.add(self.store.layer(record.layer))
         # The directory too: its own name may be new.
         unflushed |= {path, path.parent}
-
-    def note(self, **changes: Any) -> None:
-        """Save what a later supervisor finds out by itself, and therefore may miss when the disk is full."""
-        with contextlib.suppress(NoCapacity):
-            self.save(**changes)
+        self._written, self.behind = record, False
+        self.hold()
+        self.host.changes.note(record.id)
 
     def live(self) -> Machine:
         """Return the machine.
@@ -105,3 +217,18 @@ class Holdings:
         if self.machine is None:
             raise IllegalState(f"Workspace {self.record.name} has no running machine.", remedy="Start or resume it.")
         return self.machine
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a machine may run that this actor cannot talk to."""
+        return self.machine is None and self.record.machine is not None
+
+
+def intents_of(workspace_id: str) -> str:
+    """Return under which name a workspace holds the layers to which its disk was about to be switched."""
+    return f"{BLOCK}switch of {workspace_id}"
+
+
+def owner_of(workspace_id: str) -> str:
+    """Return a workspace's name in the store's holds."""
+    return f"workspace:{workspace_id}"

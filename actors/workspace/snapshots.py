@@ -16,11 +16,11 @@ from actors.model.info import SnapshotInfo
 from actors.model.names import new_id
 from actors.model.states import State
 from actors.workspace import tree
-from actors.workspace.lifecycle import bring_back, settle_on
-from actors.workspace.resources import Holdings
+from actors.workspace.lifecycle import bring_back, give_up_process, settle_on
+from actors.workspace.resources import Resources
 
 
-async def take(own: Holdings, owner: str, *, with_memory: bool = True, durable: bool = False) -> checkpoints.Taken:
+async def take(own: Resources, owner: str, *, with_memory: bool = True, durable: bool = False) -> checkpoints.Taken:
     """Checkpoint what there is, held for ``owner``: the machine, the disk, or what a suspended workspace resumes from.
 
     Raises:
@@ -28,6 +28,11 @@ async def take(own: Holdings, owner: str, *, with_memory: bool = True, durable: 
 
     """
     record, store, machine = own.record, own.store, own.machine
+    if own.has_process:
+        raise IllegalState(
+            f"The machine of workspace {record.name} cannot be reached, so nothing of it can be checkpointed.",
+            remedy="It is tried again; or stop it, or restore a snapshot.",
+        )
     if record.suspended:
         if not with_memory:
             raise IllegalState(
@@ -41,15 +46,17 @@ async def take(own: Holdings, owner: str, *, with_memory: bool = True, durable: 
     if machine.held is None and machine.doubtful_layer is None:
         await compact(machine, store.layer(machine.layer), own.host.settings.limits.max_disk_layers)
     try:
-        taken = await checkpoints.take(machine, store, with_memory=with_memory, durable=durable)
+        taken = await checkpoints.take(
+            machine, store, with_memory=with_memory, durable=durable, intend=own.intend_layer
+        )
         store.hold(owner, {taken.checkpoint.id})
     finally:
         # The disk may stand on its next layer even if the checkpoint failed after that, or the machine died.
-        own.save(layer=machine.layer)
+        own.settle_layer(machine)
     return taken
 
 
-def _take_disk(own: Holdings, owner: str) -> checkpoints.Taken:
+def _take_disk(own: Resources, owner: str) -> checkpoints.Taken:
     record, store, next_layer = own.record, own.store, new_id()
     if record.layer is None:
         raise IllegalState(f"Workspace {record.name} has no disk yet.", remedy="Start it first.")
@@ -61,7 +68,7 @@ def _take_disk(own: Holdings, owner: str) -> checkpoints.Taken:
     return checkpoints.Taken(made, 0.0, 0)
 
 
-async def create(own: Holdings, name: str, *, with_memory: bool) -> SnapshotInfo:
+async def create(own: Resources, name: str, *, with_memory: bool) -> SnapshotInfo:
     """Keep a checkpoint under a name, flushed to stable storage."""
     tree.check_new_name(own.record, name)
     owner, began = f"snapshot:{new_id()}", time.perf_counter()
@@ -72,15 +79,16 @@ async def create(own: Holdings, name: str, *, with_memory: bool) -> SnapshotInfo
     finally:
         own.store.release(owner)
     if not made.digest:
-        own.nursery.start_soon(integrity.add_digest_later, own.store, made)
+        own.background("digest", integrity.add_digest_later, own.store, made)
     info = tree.infos(own.record)[-1]
     return attrs.evolve(info, pause_ms=taken.pause_s * 1000, seconds=time.perf_counter() - began)
 
 
-async def restore(own: Holdings, name: str, *, disk_only: bool) -> None:
+async def restore(own: Resources, name: str, *, disk_only: bool) -> None:
     """Go back to a snapshot; where the workspace was before can be had again by `undo`."""
     snapshot = tree.find(own.record, name)
     source = own.store.load(snapshot.checkpoint)
+    await give_up_process(own)
     if disk_only:
         source = attrs.evolve(source, has_memory=False)
     steps = own.record.undo
@@ -95,10 +103,10 @@ async def restore(own: Holdings, name: str, *, disk_only: bool) -> None:
                 raise
     finally:
         with trio.CancelScope(shield=True):
-            await own.store.sweep()
+            await own.store.collect()
 
 
-async def _keep_undo(own: Holdings, before: str) -> None:
+async def _keep_undo(own: Resources, before: str) -> None:
     limits, owner = own.host.settings.limits, f"undo:{new_id()}"
     if not limits.max_undo:
         return
@@ -109,10 +117,10 @@ async def _keep_undo(own: Holdings, before: str) -> None:
         )
     finally:
         own.store.release(owner)
-    own.nursery.start_soon(integrity.add_digest_later, own.store, made)
+    own.background("digest", integrity.add_digest_later, own.store, made)
 
 
-async def undo(own: Holdings) -> str:
+async def undo(own: Resources) -> str:
     """Go back to where the workspace was before its last restore; say what was undone.
 
     Raises:
@@ -126,6 +134,7 @@ async def undo(own: Holdings) -> str:
         )
     *earlier, step = own.record.undo
     source = own.store.load(step.checkpoint)
+    await give_up_process(own)
     if step.has_memory or step.state is State.RUNNING:
         await bring_back(own, source, head=step.head)
     else:
@@ -136,18 +145,18 @@ async def undo(own: Holdings) -> str:
                 await machine.end()
     own.save(undo=tuple(earlier))
     with trio.CancelScope(shield=True):
-        await own.store.sweep()
+        await own.store.collect()
     return f"The {step.before} was undone."
 
 
-async def delete(own: Holdings, name: str, *, cascade: bool) -> tuple[str, ...]:
+async def delete(own: Resources, name: str, *, cascade: bool) -> tuple[str, ...]:
     """Forget a snapshot, or with ``cascade`` all that stand on it too; return the names of what went."""
     changes, names = tree.remove(own.record, name, cascade=cascade)
     own.save(**changes)
-    await own.store.sweep()
+    await own.store.collect()
     return names
 
 
-def find(own: Holdings, name: str) -> Checkpoint:
+def find(own: Resources, name: str) -> Checkpoint:
     """Return the checkpoint of a snapshot."""
     return own.store.load(tree.find(own.record, name).checkpoint)

@@ -17,10 +17,9 @@ import attrs
 import trio
 
 from actors.machine.guest.jobs import Window
-from actors.model.errors import AgentisoError, RemoteProtocolError, SupervisorEnding, SupervisorGone
+from actors.model.errors import AgentisoError, OutcomeUnknown, RemoteProtocolError, SupervisorEnding, SupervisorGone
 from actors.model.settings import Settings
-from actors.runtime import ActorRef, Message, open_plain_nursery
-from actors.runtime.actor import SETTLE_S, Mailbox
+from actors.runtime import SETTLE_S, ActorRef, Mailbox, Message, open_plain_nursery
 from agentiso.protocol.carry import dismantle, live_kind, typed_error, typed_result, typed_settings, vocabulary
 from agentiso.protocol.frames import (
     Ask,
@@ -85,6 +84,7 @@ class _Pending:
     error: AgentisoError | None = None
     fault: Exception | None = None
     """What the caller's own callback or contents raised."""
+    cancelled: bool = False
 
     def settle(self, *, result: Any = None, error: AgentisoError | None = None) -> None:
         if not self.settled.is_set():
@@ -147,6 +147,8 @@ class Connection:
             raise pending.fault
         if pending.error is not None:
             raise pending.error
+        if pending.cancelled:
+            raise OutcomeUnknown(f"{pending.kind.__name__} was cancelled, and what came of it was not said.")
         if not pending.settled.is_set():
             raise SupervisorGone(
                 f"The supervisor did not answer {pending.kind.__name__}; the outcome is unknown.",
@@ -190,6 +192,7 @@ class Connection:
             case Failed(ask, error) if ask in self._pending:
                 self._pending[ask].settle(error=typed_error(error))
             case Cancelled(ask) if ask in self._pending:
+                self._pending[ask].cancelled = True
                 self._pending[ask].settle()
             case Called(ask, field, arguments) if ask in self._pending:
                 self._call(ask, self._pending[ask], field, arguments)

@@ -23,7 +23,7 @@ from agentiso.library.execution import Executes
 from agentiso.library.host_paths import Place, opened
 from guest import tree
 from guest.search import MAX_LINE_CHARS
-from guest.wire import MALFORMED
+from guest.untrusted import MALFORMED, parse, whole
 
 MAX_FOUND_BYTES: Final = 8 * 1024 * 1024
 MAX_RESULTS: Final = 10_000
@@ -247,14 +247,14 @@ def _search_result(output: bytes, *, timed_out: bool, limit_s: float) -> SearchR
     try:
         # The last line may be cut short, by the time limit or by the bound on what is kept.
         for line in output.split(b"\n")[:-1]:
-            facts = json.loads(line)
+            facts = parse(line)
             if "error" in facts:
                 raise InvalidArgument(f"The search failed: {str(facts['error'])[:500]}.", remedy="Mend it.")
             if "done" in facts:
-                files, truncated = int(facts["files"]), bool(facts["truncated"])
+                files, truncated = whole(facts["files"]), bool(facts["truncated"])
             else:
                 path, text = str(facts["path"])[: m.MAX_PATH_BYTES], str(facts["text"])[:MAX_LINE_CHARS]
-                matches.append(Match(path, int(facts["line"]), text))
+                matches.append(Match(path, whole(facts["line"]), text))
     except MALFORMED as error:
         raise GuestBroken(f"The guest's search wrote something else than matches: {error!r}.") from error
     if timed_out and not matches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -39,32 +39,24 @@ class Output:
         self.lost: tuple[int, int] = (0, 0)
         """Bytes of stdout and stderr that were not kept any more when this began."""
         self._window = Window(WINDOW_BYTES)
-        self._pieces: deque[OutputEvent] = deque()
-        self._changed = trio.Event()
-        self._over = False
+        # What may be in it is bounded by the window.
+        self._coming, self._pieces = trio.open_memory_channel[OutputEvent](math.inf)
 
     def __aiter__(self) -> Output:
         return self
 
     async def __anext__(self) -> OutputEvent:
-        while not self._pieces:
-            if self._over:
-                raise StopAsyncIteration
-            await self._changed.wait()
-        event = self._pieces.popleft()
+        event = await anext(self._pieces)
         await self._window.consumed(len(event.data))
         return event
 
     async def _run(self, ref: w.WorkspaceRef, job_id: str, cursors: tuple[int, int]) -> None:
         followed = await ref.ask(j.FollowJob(job_id, self._take, cursors, window=self._window))
         self.job, self.lost = followed.job, followed.lost
-        self._over = True
-        self._changed.set()
+        self._coming.close()
 
     def _take(self, stream: int, data: bytes) -> None:
-        self._pieces.append(OutputEvent(stream, data))
-        self._changed.set()
-        self._changed = trio.Event()
+        self._coming.send_nowait(OutputEvent(stream, data))
 
 
 class Jobs:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import trio
 from anyio.from_thread import BlockingPortal
 
-from actors.runtime.actor import SETTLE_S
+from actors.runtime import SETTLE_S
 from agentiso.library.system import Imported
 from agentiso.library.workspace import Fork
 

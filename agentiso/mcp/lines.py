@@ -17,6 +17,7 @@ import mcp_types as types
 import trio
 
 from actors.model.text import plain
+from guest.untrusted import parse
 
 log = logging.getLogger("agentiso.mcp")
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
@@ -97,9 +98,9 @@ class _Line:
 def _fault(line: str) -> tuple[int, str, int | str | None]:
     """Return the code and the message that answer a line which is no message, and the id it is about."""
     try:
-        body = json.loads(line)
+        body = parse(line)
         what = NO_MESSAGE if plain(body) == body else SURROGATE
-    except (ValueError, RecursionError):
+    except ValueError:
         return types.PARSE_ERROR, NO_MESSAGE, None
     return types.INVALID_REQUEST, what, _request_id(body)
 

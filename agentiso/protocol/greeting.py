@@ -16,6 +16,7 @@ import trio
 from actors.model.errors import AgentisoError, InvalidArgument, SupervisorEnding
 from actors.model.text import shown
 from agentiso.protocol.sessions import LOCAL, PROFILES, Client, SessionStore, Unauthorized
+from guest.untrusted import parse
 
 _OPENING: Final = b'{"agentiso/hello"'
 MAX_BYTES: Final = 4096
@@ -102,7 +103,7 @@ def _client(said: Any, sessions: SessionStore) -> Client:
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(line)
+        said = parse(line)
     except ValueError:
         return {}
     return said if isinstance(said, dict) else {}

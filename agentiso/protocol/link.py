@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import trio
+from trio_util import AsyncValue
 
 from actors.model.errors import NoCapacity
 from actors.runtime import open_plain_nursery
@@ -29,10 +30,9 @@ class Link:
         self._stream = stream
         self._export = export
         self._codec = Codec(resolve)
-        self._unsent: deque[bytes] = deque()
-        self._unsent_bytes = 0
-        self._arrival = trio.Event()
-        self._departure = trio.Event()
+        # Bounded by its bytes.
+        self._queue, self._unsent = trio.open_memory_channel[bytes](math.inf)
+        self._unsent_bytes = AsyncValue(0)
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[trio.Nursery]:
@@ -48,8 +48,8 @@ class Link:
 
     async def send(self, frame: Frame) -> None:
         """Queue a frame once there is room; a cancelled send has queued nothing."""
-        while self._unsent_bytes > ROOM_BYTES:
-            await self._departure.wait()
+        while self._unsent_bytes.value > ROOM_BYTES:
+            await self._unsent_bytes.wait_value(_leaves_room)
         await trio.lowlevel.checkpoint_if_cancelled()
         self.send_nowait(frame)
 
@@ -61,34 +61,26 @@ class Link:
             LocalProtocolError: the frame cannot be carried.
 
         """
-        if self._unsent_bytes > MAX_UNSENT_BYTES:
+        if self._unsent_bytes.value > MAX_UNSENT_BYTES:
             raise NoCapacity(
-                f"{self._unsent_bytes} bytes wait for the library's client, which does not read them.",
+                f"{self._unsent_bytes.value} bytes wait for the library's client, which does not read them.",
                 remedy="Take output faster, or leave on_output out.",
             )
         data = encode(to_body(frame), self._export)
-        self._unsent.append(data)
-        self._unsent_bytes += len(data)
-        self._arrival.set()
+        self._queue.send_nowait(data)
+        self._unsent_bytes.value += len(data)
 
     async def _send_all(self, scope: trio.CancelScope) -> None:
         with scope:
-            while True:
-                while self._unsent:
-                    data = self._unsent.popleft()
-                    # A peer that is gone is noticed by `receive`.
-                    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                        await self._stream.send_all(data)
-                    self._unsent_bytes -= len(data)
-                    self._departure.set()
-                    self._departure = trio.Event()
-                self._arrival = trio.Event()
-                await self._arrival.wait()
+            async for data in self._unsent:
+                # A peer that is gone is noticed by `receive`.
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.send_all(data)
+                self._unsent_bytes.value -= len(data)
 
     async def flush(self) -> None:
         """Wait until all that was queued is sent, or the peer is gone."""
-        while self._unsent_bytes:
-            await self._departure.wait()
+        await self._unsent_bytes.wait_value(0)
 
     async def receive(self) -> Frame | None:
         """Return the next frame, ``None`` when the peer is gone.
@@ -106,3 +98,7 @@ class Link:
                 return None
             self._codec.receive_data(data)
         return from_body(body)
+
+
+def _leaves_room(unsent_bytes: int) -> bool:
+    return unsent_bytes <= ROOM_BYTES

@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -22,6 +22,7 @@ from actors.model.errors import AgentisoError, InvalidName, NameTaken, NotFound
 from actors.model.info import LIBRARY, USER
 from actors.model.names import check_name
 from actors.model.text import shown
+from guest.untrusted import MALFORMED, finite, parse
 
 RESERVED: Final = frozenset({USER, LIBRARY})
 """The user at the command line, or whoever speaks to the socket without saying who it is, sees and may do all."""
@@ -34,6 +35,13 @@ class Unauthorized(AgentisoError):
     """A client shows no token, or one that belongs to no session."""
 
     code = "unauthorized"
+
+
+class DamagedSession(AgentisoError):
+    """A session's file cannot be read; it is left alone."""
+
+    code = "damaged_session"
+    usual_remedy = "Revoke the session and open it again; its workspaces can be adopted."
 
 
 @attrs.frozen
@@ -63,6 +71,7 @@ class SessionInfo:
 
     name: str
     created_at: float
+    """0 where its file is damaged."""
     last_seen_at: float
     """When it was last connected, to a minute; both in seconds since the Unix epoch."""
 
@@ -152,7 +161,10 @@ class SessionStore:
         """Return what is known of a session, or ``None`` if there is none of that name."""
         try:
             path = self._path(name)
-            return SessionInfo(name, float(json.loads(path.read_text())["created_at"]), path.stat().st_mtime)
+            created_at, seen_at = 0.0, path.stat().st_mtime
+            with contextlib.suppress(DamagedSession):
+                created_at = self._facts(name)["created_at"]
+            return SessionInfo(name, created_at, seen_at)
         except FileNotFoundError:
             return None
 
@@ -174,9 +186,16 @@ class SessionStore:
 
     def _read(self, name: str) -> str:
         try:
-            return str(json.loads(self._path(name).read_text())["token"])
+            return str(self._facts(name)["token"])
         except FileNotFoundError:
             raise _unknown(name) from None
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        try:
+            facts = parse(self._path(name).read_bytes())
+            return {"token": facts["token"], "created_at": finite(facts["created_at"])}
+        except MALFORMED as error:
+            raise DamagedSession(f"The file of session {name!r} is damaged: {error}.") from error
 
 
 def _check(name: str) -> None:

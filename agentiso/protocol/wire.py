@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from actors.model.errors import LocalProtocolError, RemoteProtocolError
+from guest.untrusted import parse
 
 MAX_JSON_BYTES: Final = 64 * 1024 * 1024
 MAX_BLOBS_BYTES: Final = 1024 * 1024 * 1024
@@ -106,8 +107,8 @@ class Codec:
             return value
 
         try:
-            body = json.loads(text, object_hook=read)
-        except (ValueError, RecursionError) as error:
+            body = parse(text, object_hook=read)
+        except ValueError as error:
             raise RemoteProtocolError(f"A frame is not valid JSON: {error}.") from None
         if not isinstance(body, dict):
             raise RemoteProtocolError(f"A frame is a {type(body).__name__}, not an object.")

@@ -9,6 +9,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import trio
+from trio_util import AsyncBool
 
 from actors.machine.guest.jobs import Window
 from actors.model.errors import ActorGone, AgentisoError, InvalidArgument, NoCapacity, RemoteProtocolError
@@ -258,14 +259,14 @@ class _Sink:
         self._link = link
         self._ask = ask
         self._field = field
-        self._taken = trio.Event()
+        self._taken = AsyncBool()
 
     async def give(self, *arguments: Any) -> None:
         """Have the client take something; return when it has."""
-        self._taken = trio.Event()
+        self._taken.value = False
         await self._link.send(Called(self._ask, self._field, list(arguments)))
-        await self._taken.wait()
+        await self._taken.wait_value(True)
 
     def taken(self) -> None:
         """Note that it has."""
-        self._taken.set()
+        self._taken.value = True

@@ -30,7 +30,8 @@ from actors.machine.checkpoint import settle_layer
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
 from actors.machine.proof import Persona
-from actors.machine.qemu.command_line import MachineSpec
+from actors.machine.qemu import orphans
+from actors.machine.qemu.command_line import MachinePlace, MachineSpec
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu_build import QemuBuild
 from actors.machine.storage import qcow2
@@ -41,8 +42,8 @@ from actors.model.guest import CommandSpec, ExecResult, FileContent
 from actors.model.info import Evidence
 from actors.model.machine import Fingerprint, MachineRecord, ProcessIdentity
 from actors.model.names import new_id
-from actors.registry import supervisor, templates
-from actors.workspace import host
+from actors.registry import recovery, supervisor, templates
+from actors.workspace import host, lifecycle
 
 MARK_BYTES: Final = 16
 BLANK: Final = ""
@@ -125,7 +126,7 @@ class World:
 
     async def step(self, qemu: Qemu | None) -> None:
         """Let the others go on; then what is planned befalls this machine."""
-        await self.store.sweep()
+        await self.store.collect()
         if self._misfortune is not None:
             self._steps -= 1
             if self._steps < 0:
@@ -163,11 +164,14 @@ class World:
             for qemu in world.alive:
                 yield Process(qemu).identity, qemu.directory
 
-        def kill(record: MachineRecord) -> None:
-            world.qemus[record.process.uuid].dead.set()
+        def alive(identity: ProcessIdentity) -> bool:
+            qemu = world.qemus.get(identity.uuid)
+            return qemu is not None and not qemu.dead.is_set()
 
         patch.setattr(supervisor, "Store", WatchedStore)
-        patch.setattr(supervisor, "find_machines", find_machines)
+        for module in (orphans, recovery):
+            patch.setattr(module, "find_machines", find_machines)
+        patch.setattr(lifecycle, "is_alive", alive)
         patch.setattr(QemuProcess, "adopt", adopt_process)
         patch.setattr(host, "probe_accelerators", probe)
         patch.setattr(host, "probe_qemu", lambda _binary: QemuBuild(Path("qemu"), (7, 2, 0), "7.2.0", "build"))
@@ -175,7 +179,6 @@ class World:
         patch.setattr(start, "prove", self._prove)
         patch.setattr(start, "adopt", self._adopt)
         patch.setattr(templates, "REHEARSALS", 1)
-        patch.setattr(start, "kill", kill)
         patch.setattr(checkpoints, "ChangedMemory", lambda pid, _ram, target: Changed(world.by_pid(pid), target))
 
     async def _prepare(
@@ -223,7 +226,9 @@ class World:
         machine.evidence = Evidence(new_id(), checkpoint is not None, 1, True, 0.0, persona.hostname)
         machine.epoch = machine.evidence.epoch
 
-    def _machine(self, qemu: Qemu, spec: MachineSpec, fingerprint: Fingerprint, layer: str, disk_bytes: int) -> Machine:
+    def _machine(
+        self, qemu: Qemu, spec: MachinePlace, fingerprint: Fingerprint, layer: str, disk_bytes: int
+    ) -> Machine:
         if qemu.owned:
             raise MachineFailed("QEMU serves another host.")
         qemu.owned = True
@@ -237,7 +242,7 @@ class World:
     async def _adopt(
         self,
         _nursery: trio.Nursery,
-        spec: MachineSpec,
+        spec: MachinePlace,
         fingerprint: Fingerprint,
         record: MachineRecord,
         *,
@@ -267,11 +272,16 @@ class Process:
     async def wait_exit(self) -> None:
         await self._qemu.dead.wait()
 
+    @property
+    def has_ended(self) -> bool:
+        return self._qemu.dead.is_set()
+
     def kill(self) -> None:
         self._qemu.dead.set()
 
     async def end(self, _grace_s: float = 0.0) -> None:
-        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
         self._qemu.dead.set()
 
     def release(self) -> None:

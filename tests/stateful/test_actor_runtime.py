@@ -1,6 +1,7 @@
 """The actor runtime against a model: whatever is asked, cancelled, crashed and waited for, in virtual time.
 
-The promise under test is that of `ActorRef.ask`: work whose asker got a result was done, all other work was not.
+The promise under test is that of `ActorRef.ask`: work whose asker got a result was done; of all other work nothing is
+left, save of that which its asker was told of, or could see, not to be over.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.model.errors import ActorGone, DeadlineExceeded, MailboxFull
-from actors.runtime import Actor, ActorRef, Message, RestartPolicy, Supervisor
+from actors.model.errors import ActorGone, DeadlineExceeded, InvalidArgument, MailboxFull, NeverBegun, OutcomeUnknown
+from actors.runtime import SETTLE_S, Actor, ActorRef, Message, RestartPolicy, Supervisor
 
 MAX_RESTARTS = 2
 LONG_S = 1000.0
@@ -35,6 +36,18 @@ class ApplyBeside(Apply):
 
 
 @attrs.frozen
+class ApplyStubbornly(Apply):
+    """Whatever happens."""
+
+
+@attrs.frozen
+class Refuse(Message[None]):
+    """Refuse within a nursery, beside another task."""
+
+    CONCURRENT = True
+
+
+@attrs.frozen
 class Crash(Message[None]):
     pass
 
@@ -42,16 +55,23 @@ class Crash(Message[None]):
 class Worker(Actor):
     """Applies numbers to a store that outlives it, each after a pause."""
 
-    def __init__(self, applied: set[int]) -> None:
+    def __init__(self, applied: set[int], begun: set[int]) -> None:
         super().__init__("worker")
         self._applied = applied
+        self._begun = begun
 
     async def handle(self, message: Message[Any]) -> object:
         match message:
             case Apply():
-                await trio.sleep(message.pause_s)
+                self._begun.add(message.number)
+                with trio.CancelScope(shield=isinstance(message, ApplyStubbornly)):
+                    await trio.sleep(message.pause_s)
                 self._applied.add(message.number)
                 return message.number
+            case Refuse():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trio.sleep_forever)
+                    raise InvalidArgument("as expected")
             case _:
                 raise RuntimeError("a bug")
 
@@ -59,6 +79,7 @@ class Worker(Actor):
 @attrs.define(eq=False)
 class Asker:
     number: int
+    stubborn: bool = False
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     result: int | None = None
     failure: Exception | None = None
@@ -70,6 +91,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = MockClock(rate=0)
         self.applied: set[int] = set()
+        self.begun: set[int] = set()
         self.askers: list[Asker] = []
         self.crashes = 0
         self.given_up = False
@@ -84,7 +106,7 @@ class RuntimeMachine(RuleBasedStateMachine):
             supervisor = Supervisor(self.nursery)
             self.ref = await supervisor.start(
                 "worker",
-                lambda: Worker(self.applied),
+                lambda: Worker(self.applied, self.begun),
                 policy=RestartPolicy(max_restarts=MAX_RESTARTS, window_s=LONG_S * 100),
                 on_giveup=lambda _name, _failure: self.give_up(),
             )
@@ -98,12 +120,12 @@ class RuntimeMachine(RuleBasedStateMachine):
         with asker.scope:
             try:
                 asker.result = await self.ref.ask(message, deadline_s=deadline_s)
-            except (ActorGone, DeadlineExceeded, MailboxFull) as error:
+            except (ActorGone, DeadlineExceeded, InvalidArgument, MailboxFull) as error:
                 asker.failure = error
         asker.over = True
 
     async def begin(self, message: Message[Any], number: int, deadline_s: float) -> None:
-        asker = Asker(number)
+        asker = Asker(number, isinstance(message, ApplyStubbornly))
         self.askers.append(asker)
         self.nursery.start_soon(self.ask, asker, message, deadline_s)
         await wait_all_tasks_blocked()
@@ -117,6 +139,15 @@ class RuntimeMachine(RuleBasedStateMachine):
         number = len(self.askers)
         kind = ApplyBeside if beside else Apply
         self.portal.call(self.begin, kind(number, pause_s), number, deadline_s)
+
+    @rule(pause_s=st.floats(0, 3 * SETTLE_S), deadline_s=st.floats(0.1, 30))
+    def somebody_asks_for_what_cannot_be_cancelled(self, pause_s: float, deadline_s: float) -> None:
+        number = len(self.askers)
+        self.portal.call(self.begin, ApplyStubbornly(number, pause_s), number, deadline_s)
+
+    @rule()
+    def something_is_refused_within_a_nursery(self) -> None:
+        self.portal.call(self.begin, Refuse(), -1, LONG_S)
 
     @rule()
     def the_actor_crashes(self) -> None:
@@ -136,7 +167,24 @@ class RuntimeMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_was_done_is_what_was_answered(self) -> None:
-        assert {asker.number for asker in self.askers if asker.result is not None} == self.applied
+        answered = {asker.number for asker in self.askers if asker.result is not None}
+        assert answered <= self.applied
+        # Who was cancelled learned nothing, who still waits has not yet.
+        unknown = {
+            asker.number
+            for asker in self.askers
+            if asker.stubborn and (asker.failure is None or isinstance(asker.failure, OutcomeUnknown))
+        }
+        assert self.applied <= answered | unknown
+
+    @invariant()
+    def who_is_told_that_nothing_was_done_is_told_the_truth(self) -> None:
+        for asker in self.askers:
+            if isinstance(asker.failure, NeverBegun):
+                assert asker.number not in self.begun
+            elif isinstance(asker.failure, DeadlineExceeded):
+                assert asker.number in self.begun
+            assert not isinstance(asker.failure, OutcomeUnknown) or asker.stubborn
 
     @invariant()
     def an_actor_is_given_up_only_after_its_restarts(self) -> None:

@@ -549,7 +549,7 @@ class TreeMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.planned is None)
     @invariant()
     def files_are_kept_that_somebody_needs_and_no_others(self) -> None:
-        self.portal.call(self.world.store.sweep)
+        self.portal.call(self.world.store.collect)
         wanted: set[str] = set()
         for workspace in self.model.values():
             wanted |= self.record_of(workspace).needs

@@ -18,8 +18,7 @@ from anyio.from_thread import start_blocking_portal
 
 import agentiso
 from actors.registry.messages import Found
-from actors.runtime import ActorRef
-from actors.runtime.actor import Mailbox
+from actors.runtime import ActorRef, Mailbox
 from agentiso import Imported, System, Workspace, blocking
 from agentiso.library.synchronous import wrap
 from tools import stubs

@@ -22,8 +22,7 @@ from actors.model.settings import Pool as PoolSettings
 from actors.model.settings import Settings
 from actors.registry.pool import RETRY_S, Pool, Pooled
 from actors.registry.templates import Wanted
-from actors.runtime import ActorRef
-from actors.runtime.actor import Mailbox
+from actors.runtime import ActorRef, Mailbox
 from actors.workspace.host import Host
 
 SMALL, LARGE = Shape(1, 256, 2), Shape(2, 512, 2)
@@ -65,7 +64,7 @@ async def kept(tmp_path: Path, pool: PoolSettings) -> AsyncIterator[_Pool]:
     host = _Host(Settings(state_dir=tmp_path, shape=SMALL, pool=pool), Store(tmp_path), load_image)
     templates: Any = _Templates()
     supervisor: Any = None
-    made = _Pool(host, supervisor, templates)
+    made = _Pool(host, supervisor, templates, lambda _record, _failure: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.keep)
         yield made

@@ -16,6 +16,7 @@ from actors.model.files import earlier_of
 from actors.model.states import State
 from tests.unit.test_records import RECORD
 
+GARBAGE = "33333333-3333-4333-8333-333333333333"
 RENAMED = attrs.evolve(RECORD, name="renamed")
 
 
@@ -69,7 +70,7 @@ async def test_nothing_is_swept_before_the_records_that_let_go_of_it_are_flushed
 ) -> None:
     store = Store(tmp_path)
     store.make_directories()
-    garbage = store.layer("garbage")
+    garbage = store.layer(GARBAGE)
     garbage.touch()
     path = records.save(tmp_path, RECORD)
     store.unflushed.add(path)
@@ -81,7 +82,7 @@ async def test_nothing_is_swept_before_the_records_that_let_go_of_it_are_flushed
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    assert await store.sweep() == ["garbage"]
+    assert await store.collect() == [GARBAGE]
     assert flushed == [path, path.parent]
     assert there == [True, True]
 

@@ -34,8 +34,7 @@ from actors.model.guest import CommandSpec, Edited, FileContent, JobInfo
 from actors.model.info import ForkedChild, ForkReport
 from actors.model.settings import Audit, Settings
 from actors.registry import messages as r
-from actors.runtime import Actor, ActorRef, Message, Supervisor, open_plain_nursery
-from actors.runtime.actor import Mailbox
+from actors.runtime import Actor, ActorRef, Mailbox, Message, Supervisor, open_plain_nursery
 from actors.workspace import messages as w
 from actors.workspace.file_messages import EditFile
 from actors.workspace.job_messages import FollowJob, StartJob

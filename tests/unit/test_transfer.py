@@ -13,6 +13,7 @@ import trio
 
 from actors.machine.storage import integrity, qcow2
 from actors.machine.storage.checkpoint import Checkpoint
+from actors.machine.storage.layers import Base
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store
 from actors.model.errors import AgentisoError, InvalidArgument
@@ -39,6 +40,9 @@ def accept(_manifest: Manifest) -> None:
     pass
 
 
+LOW, TOP = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+
+
 def image(directory: Path) -> BootImage:
     root = directory / "root.img"
     root.touch()
@@ -56,9 +60,9 @@ def store_in(directory: Path) -> Store:
 def source(tmp_path: Path) -> tuple[Store, Checkpoint]:
     """A checkpoint with two layers, the lower of them smaller, and a memory with holes."""
     store = store_in(tmp_path / "here")
-    store.new_overlay("low", backing=image(tmp_path).root, backing_format="raw", size_bytes=2**29)
-    store.new_overlay("top", backing=store.layer("low"), backing_format="qcow2", size_bytes=2**30)
-    with store.layer("top").open("ab") as file:
+    store.layers.create(LOW, over=Base(image(tmp_path).root), size_bytes=2**29)
+    store.layers.create(TOP, over=LOW, size_bytes=2**30)
+    with store.layer(TOP).open("ab") as file:
         file.write(os.urandom(3 * MIB))
     directory = store.checkpoint("point")
     directory.mkdir()
@@ -67,7 +71,7 @@ def source(tmp_path: Path) -> tuple[Store, Checkpoint]:
         os.pwrite(file.fileno(), b"memory", 64 * MIB)
         os.pwrite(file.fileno(), b"end", 128 * MIB - 3)
     (directory / "devices").write_bytes(os.urandom(1000))
-    made = Checkpoint("point", 1.0, FINGERPRINT, "top", 2**30, True, "00" * 32, "11" * 16, 5)
+    made = Checkpoint("point", 1.0, FINGERPRINT, TOP, 2**30, True, "00" * 32, "11" * 16, 5)
     made = attrs.evolve(made, seal=seal_of(directory), digest=digest_of(directory))
     store.save(made)
     return store, made
@@ -95,10 +99,10 @@ async def test_a_checkpoint_comes_back_whole_sparse_and_on_this_hosts_files(
         assert len(chain) == 2
         assert all(path.is_relative_to(there) for path in chain)
         assert qcow2.read_header(chain[-1]).backing == tmp_path / "root.img"
-        assert chain[0].read_bytes()[qcow2.CLUSTER :] == old_store.layer("top").read_bytes()[qcow2.CLUSTER :]
-        assert set(await store.sweep()) == set()
+        assert chain[0].read_bytes()[qcow2.CLUSTER :] == old_store.layer(TOP).read_bytes()[qcow2.CLUSTER :]
+        assert set(await store.collect()) == set()
         store.release("owner")
-        assert len(await store.sweep()) == 3
+        assert len(await store.collect()) == 3
 
 
 async def test_a_refused_bundle_leaves_nothing(source: tuple[Store, Checkpoint], tmp_path: Path) -> None:
@@ -173,7 +177,7 @@ async def test_a_pipe_gets_the_same_as_a_file(source: tuple[Store, Checkpoint], 
 
 
 def test_what_differs_is_named_and_the_disk_is_left() -> None:
-    made = Checkpoint("point", 1.0, FINGERPRINT, "top", 2**30, True, "00", "11", 5)
+    made = Checkpoint("point", 1.0, FINGERPRINT, TOP, 2**30, True, "00", "11", 5)
     assert transfer.fitting(made, FINGERPRINT) == (made, "")
     kept, note = transfer.fitting(made, attrs.evolve(FINGERPRINT, qemu="9.0"))
     assert not kept.has_memory

@@ -8,6 +8,7 @@ import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from trio_util import RepeatedEvent
 
 from actors.model.errors import ActorGone, AgentisoError, GuestBroken, GuestRefused, IllegalState, NotFound
 from actors.model.guest import JobInfo, JobOutput
@@ -104,13 +105,12 @@ class Guest:
         self.job = JOB
         self.error: AgentisoError | None = None
         self.asked: list[tuple[int, int]] = []
-        self._changed = trio.Event()
+        self._changed = RepeatedEvent()
 
     def set(self, **changes: Any) -> None:
         self.error = changes.pop("error", None)
         self.job = attrs.evolve(self.job, **changes)
         self._changed.set()
-        self._changed = trio.Event()
 
     async def found(self) -> Guest:
         await trio.lowlevel.checkpoint()

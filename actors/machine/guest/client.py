@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import attrs
 import trio
+from trio_util import move_on_when
 
 from actors.machine.guest.calls import REPLY_LIMIT_S
 from actors.machine.guest.files import GuestFiles
@@ -27,8 +28,8 @@ from actors.machine.guest.refusals import refusal
 from actors.model.errors import ConsumerFailed, GuestBroken, InvalidArgument, LocalProtocolError, RemoteProtocolError
 from guest.errors import only_error
 from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
+from guest.untrusted import MALFORMED, whole
 from guest.wire import (
-    MALFORMED,
     PROTOCOL_VERSION,
     Codec,
     Data,
@@ -123,7 +124,7 @@ class GuestClient:
             raise GuestBroken("The guest does not hold the channel's key.")
         if hello.get("version") != PROTOCOL_VERSION:
             raise GuestBroken(
-                f"The guest agent speaks protocol version {hello.get('version')!r}, this host {PROTOCOL_VERSION}.",
+                f"The guest agent speaks protocol version {hello.get('version')!r:.20}, this host {PROTOCOL_VERSION}.",
                 remedy="Build the image again: agentiso image build",
             )
         self.hello = Hello(*(str(hello.get(field))[:200] for field in ("agent_version", "arch", "kernel")))
@@ -185,7 +186,7 @@ class GuestClient:
         """Grow the root file system to its disk, of so many bytes, and return the file system's size in bytes."""
         reply = await self.call({"op": "grow_root", "disk_bytes": disk_bytes})
         try:
-            return int(reply["file_system_bytes"])
+            return whole(reply["file_system_bytes"])
         except MALFORMED as error:
             raise self.broke(f"its answer to grow_root is malformed: {error!r}") from error
 
@@ -351,14 +352,7 @@ def _frame(body: dict[str, Any]) -> bytes:
 async def _unless(done: trio.Event, work: Callable[[], Awaitable[None]]) -> None:
     """Do something, unless it is of no use any more."""
     try:
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                await done.wait()
-                nursery.cancel_scope.cancel(reason="the answer is there")
-
-            nursery.start_soon(watch)
+        async with move_on_when(done.wait):
             await work()
-            nursery.cancel_scope.cancel(reason="the work is done")
     except BaseExceptionGroup as group:
         raise only_error(group) from None

@@ -6,7 +6,6 @@ is given as it is consumed, what goes is taken by the guest as it writes.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +18,8 @@ from actors.model.errors import GuestRefused, NoCapacity, RemoteProtocolError
 from actors.model.guest import Edited, FileContent, FileEntry, Helper, TreeReport
 from actors.model.text import shown
 from guest.errors import only_error
-from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, MALFORMED, Data, Message
+from guest.untrusted import MALFORMED, finite, parse, whole
+from guest.wire import DATA_CHUNK_BYTES, FILE_STREAM, Data, Message
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 """Of a file that is held in memory as a whole; streams have no such bound."""
@@ -71,7 +71,7 @@ class GuestFiles:
         """List a directory, sorted by name."""
         lines, _ = await self._collect({"op": "file_list", "path": path}, MAX_LISTING_BYTES)
         try:
-            return tuple(_entry(json.loads(line)) for line in lines.splitlines())
+            return tuple(_entry(parse(line)) for line in lines.splitlines())
         except MALFORMED as error:
             raise self._client.broke(f"its directory listing is malformed: {error!r}") from error
 
@@ -230,9 +230,9 @@ def _entry(facts: dict[str, Any]) -> FileEntry:
     return FileEntry(
         str(facts["name"])[:MAX_NAME_CHARS],
         str(facts["kind"])[:20],
-        int(facts["size"]),
-        int(facts["mode"]),
-        float(facts["mtime"]),
+        whole(facts["size"]),
+        whole(facts["mode"]),
+        finite(facts["mtime"]),
     )
 
 

@@ -9,6 +9,7 @@ import attrs
 
 from actors.machine.network.protocol import NetworkIdentity
 from actors.model.info import CarriedJob, HookOutcome
+from guest.untrusted import finite, whole
 
 MAX_HOOKS: Final = 100
 MAX_CARRIED_JOBS: Final = 1000
@@ -51,14 +52,14 @@ class IdentityReply:
     def of(cls, reply: Mapping[str, Any]) -> IdentityReply:
         """Read the guest's answer, each part cut to a length that is enough; what is malformed raises `MALFORMED`."""
         return cls(
-            previous_nonce=reply["previous_nonce"],
-            generation=int(reply["generation"]),
+            previous_nonce=_optional_text(reply["previous_nonce"]),
+            generation=whole(reply["generation"]),
             rng_reseeded=reply["rng_reseeded"] is True,
-            clock_step_s=float(reply["clock_step_s"]),
+            clock_step_s=finite(reply["clock_step_s"]),
             hostname=str(reply["hostname"])[:255],
-            mac=reply.get("mac"),
-            address=reply.get("address"),
-            connections_closed=int(reply["connections_closed"]),
+            mac=_optional_text(reply.get("mac")),
+            address=_optional_text(reply.get("address")),
+            connections_closed=whole(reply["connections_closed"]),
             failures={str(part)[:50]: str(text)[:500] for part, text in dict(reply["failures"]).items()},
             hooks=tuple(
                 HookOutcome(str(hook["name"])[:255], _optional_int(hook["exit_code"]), str(hook["error"])[:500])
@@ -76,4 +77,8 @@ class IdentityReply:
 
 
 def _optional_int(value: object) -> int | None:
-    return None if value is None else int(value)  # type: ignore[call-overload]
+    return None if value is None else whole(value)
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else str(value)[:255]

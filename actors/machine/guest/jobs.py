@@ -17,9 +17,10 @@ import trio
 
 from actors.machine.guest.calls import GuestCalls
 from actors.machine.guest.files import whole_number
-from actors.model.errors import ConsumerFailed, GuestBroken, GuestRefused, RemoteProtocolError
+from actors.model.errors import GuestBroken, GuestRefused, RemoteProtocolError
 from actors.model.guest import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
-from guest.wire import DATA_CHUNK_BYTES, MALFORMED, STDERR, STDOUT, Message
+from guest.untrusted import MALFORMED, finite, whole
+from guest.wire import DATA_CHUNK_BYTES, STDERR, STDOUT, Message
 
 GRACE_S: Final = 10.0
 """How much later than its time is up a guest may answer."""
@@ -136,13 +137,16 @@ class GuestJobs:
             reply = await self._client.call(
                 {"op": "exec", "job": chosen, "wait_s": yield_s, **_body(command)}, on_data, limit_s=limit_s
             )
-        except (trio.Cancelled, ConsumerFailed):
-            if not keep:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S):
-                    await self._kill_quietly(chosen)
+        except GuestRefused:
             raise
         except GuestBroken as broken:
             broken.remedy = f"If its machine still runs, so may job {chosen}: ask for its output."
+            raise
+        except BaseException:
+            # Whoever waited is gone, alone or in a group of exceptions.
+            if not keep:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S):
+                    await self._kill_quietly(chosen)
             raise
         followed = self._followed(reply)
         return ExecResult(
@@ -301,8 +305,8 @@ class GuestJobs:
     def _followed(self, reply: dict[str, Any]) -> Followed:
         info = self._info(reply)
         try:
-            out, err = (int(position) for position in reply["cursors"])
-            lost_out, lost_err = (int(count) for count in reply["lost"])
+            out, err = (whole(position) for position in reply["cursors"])
+            lost_out, lost_err = (whole(count) for count in reply["lost"])
         except MALFORMED as error:
             raise self._client.broke(f"its answer about a job is malformed: {error!r}") from error
         return Followed(info, (out, err), (lost_out, lost_err))
@@ -316,10 +320,10 @@ class GuestJobs:
                 exit_code=_optional_int(facts["exit_code"]),
                 signal=_optional_int(facts["signal"]),
                 timed_out=facts["timed_out"] is True,
-                started_at=float(facts["started_at"]),
-                duration_s=float(facts["duration_s"]),
-                stdout_bytes=int(facts["stdout_bytes"]),
-                stderr_bytes=int(facts["stderr_bytes"]),
+                started_at=finite(facts["started_at"]),
+                duration_s=finite(facts["duration_s"]),
+                stdout_bytes=whole(facts["stdout_bytes"]),
+                stderr_bytes=whole(facts["stderr_bytes"]),
                 note=str(facts["note"])[:500],
                 carried_from=None if facts["carried_from"] is None else str(facts["carried_from"])[:32],
             )
@@ -348,4 +352,4 @@ def _known(stream: int) -> int:
 
 
 def _optional_int(value: object) -> int | None:
-    return None if value is None else int(value)  # type: ignore[call-overload]
+    return None if value is None else whole(value)

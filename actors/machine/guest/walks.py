@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ import trio
 from actors.machine.guest.client import GuestClient
 from actors.model.diff import Entry, Walk
 from actors.model.errors import GuestRefused
-from guest.wire import MALFORMED
+from guest.untrusted import MALFORMED, parse, whole
 
 MAX_WALK_BYTES: Final = 64 * 1024 * 1024
 LOOK_LIMIT_S: Final = 180.0
@@ -36,7 +35,7 @@ async def digests(client: GuestClient, paths: Sequence[str]) -> dict[str, str | 
         asked = list(paths[start : start + MAX_DIGESTS])
         lines, _ = await _collect(client, {"op": "digests", "paths": asked})
         try:
-            said = [json.loads(line) for line in lines.splitlines() if line]
+            said = [parse(line) for line in lines.splitlines() if line]
             found |= {path: None if one is None else str(one)[:64] for path, one in zip(asked, said, strict=True)}
         except MALFORMED as error:
             raise client.broke(f"its digests are malformed: {error!r}") from error
@@ -46,9 +45,11 @@ async def digests(client: GuestClient, paths: Sequence[str]) -> dict[str, str | 
 def _entries(lines: bytes, max_entries: int) -> dict[str, Entry]:
     found = {}
     for line in lines.splitlines()[: max_entries + 1]:
-        path, kind, size, mode, mtime, ctime, inode, target = json.loads(line)
+        path, kind, size, mode, mtime, ctime, inode, target = parse(line)
         link = None if target is None else str(target)
-        found[str(path)] = Entry(str(kind)[:10], int(size), int(mode), int(mtime), int(ctime), int(inode), link)
+        found[str(path)] = Entry(
+            str(kind)[:10], whole(size), whole(mode), whole(mtime), whole(ctime), whole(inode), link
+        )
     return found
 
 

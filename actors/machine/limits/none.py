@@ -26,9 +26,9 @@ class NoLimits:
     async def enter(self, placement: Placement, pid: int) -> None:
         """Do nothing: nobody waits."""
 
-    async def adopt(self, bounds: Bounds) -> Placement:
+    async def adopt(self, machine: str) -> Placement:
         """Return the same place."""
-        return Placement(bounds.machine)
+        return Placement(machine)
 
     async def owned(self) -> tuple[Placement, ...]:
         """Return nothing."""

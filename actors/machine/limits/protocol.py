@@ -57,8 +57,8 @@ class Limits(Protocol):
     async def enter(self, placement: Placement, pid: int) -> None:
         """Let a process that has just been started, and may be waiting for this, become QEMU within its limits."""
 
-    async def adopt(self, bounds: Bounds) -> Placement:
-        """Take up the place of a machine that an earlier supervisor started."""
+    async def adopt(self, machine: str) -> Placement:
+        """Take up the place of a machine, by its UUID, that an earlier supervisor started."""
 
     async def owned(self) -> tuple[Placement, ...]:
         """Return what this host has of this state directory's machines, found without any record."""

@@ -28,24 +28,13 @@ ROOT_DEVICE: Final = "root"
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
-@attrs.frozen
-class MachineSpec:
-    """All that distinguishes one machine's command line from another's."""
+@attrs.frozen(kw_only=True)
+class MachinePlace:
+    """Where a machine is, and how it is reached: all that is needed of one that runs already."""
 
-    qemu: str
     uuid: str
-    shape: Shape
-    accelerator: str
-    cpu_model: str
-    tsc_khz: int | None
-    """Rate of the time-stamp counter that an emulated guest is told."""
-    image: BootImage
     ram: Path
     """RAM image, mapped privately; never written."""
-    ram_read_only: bool
-    """Whether this QEMU can open the RAM image for reading only (8.2 and later)."""
-    disk: Path
-    """The active qcow2 layer."""
     network: Network
     policy: Policy
     mac: str
@@ -77,6 +66,23 @@ class MachineSpec:
     def wanted_link(self) -> Wanted:
         """What is asked of its network."""
         return Wanted(self.uuid, self.mac, self.policy)
+
+
+@attrs.frozen(kw_only=True)
+class MachineSpec(MachinePlace):
+    """All that distinguishes one machine's command line from another's."""
+
+    qemu: str
+    shape: Shape
+    accelerator: str
+    cpu_model: str
+    tsc_khz: int | None
+    """Rate of the time-stamp counter that an emulated guest is told."""
+    image: BootImage
+    ram_read_only: bool
+    """Whether this QEMU can open the RAM image for reading only (8.2 and later)."""
+    disk: Path
+    """The active disk layer."""
 
     @property
     def bounds(self) -> Bounds:

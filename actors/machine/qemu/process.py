@@ -25,12 +25,20 @@ KILL_WAIT_S = 10.0
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
-    """Tell whether exactly this process still runs."""
+    """Tell whether exactly this process still runs.
+
+    Raises:
+        OSError: it cannot be told.
+
+    """
     try:
+        if start_time_of(identity.pid) != identity.start_time:
+            return False
         command = Path(f"/proc/{identity.pid}/cmdline").read_bytes().split(b"\0")
-        return start_time_of(identity.pid) == identity.start_time and identity.uuid.encode() in command
-    except (OSError, IndexError, ValueError):
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    # One that is about to end has no command line any more.
+    return identity.uuid.encode() in command
 
 
 def start_time_of(pid: int) -> int:
@@ -41,7 +49,12 @@ def start_time_of(pid: int) -> int:
 
 
 def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
-    """Find this user's QEMU processes whose console lies in a state directory, and the directory of each console."""
+    """Find this user's QEMU processes whose console lies in a state directory, and the directory of each console.
+
+    Raises:
+        OSError: a process of this user's cannot be looked at.
+
+    """
     prefix = "file,id=console,path="
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -54,7 +67,7 @@ def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
                 continue
             pid = int(entry.name)
             yield ProcessIdentity(pid, start_time_of(pid), words[words.index("-uuid") + 1]), directory
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             # It ended meanwhile.
             continue
 
@@ -87,13 +100,23 @@ class QemuProcess:
 
     @classmethod
     def adopt(cls, identity: ProcessIdentity) -> QemuProcess | None:
-        """Take hold of a process that an earlier supervisor started, or return ``None`` if it is gone."""
+        """Take hold of a process that an earlier supervisor started, or return ``None`` if it is gone.
+
+        Raises:
+            OSError: it cannot be told.
+
+        """
         try:
             pidfd = os.pidfd_open(identity.pid)
-        except OSError:
+        except ProcessLookupError:
             return None
         # Checked after the pidfd is held: from here on the pid cannot be recycled behind our back.
-        if not is_alive(identity):
+        try:
+            alive = is_alive(identity)
+        except BaseException:
+            os.close(pidfd)
+            raise
+        if not alive:
             os.close(pidfd)
             return None
         return cls(identity, pidfd, is_child=False)
@@ -102,6 +125,11 @@ class QemuProcess:
     def pid(self) -> int:
         """The process id."""
         return self.identity.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was seen to have ended."""
+        return self._exited.is_set()
 
     async def wait_exit(self) -> None:
         """Wait until the process has ended; any number of tasks may wait."""

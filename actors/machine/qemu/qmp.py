@@ -12,8 +12,10 @@ from itertools import count
 from typing import Any, Final
 
 import trio
+from trio_util import AsyncBool
 
 from actors.model.errors import MachineFailed, QmpError, RemoteProtocolError
+from guest.untrusted import parse
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 """More than any reply to the commands in use."""
@@ -46,11 +48,14 @@ class QmpCodec:
     @staticmethod
     def _parse(line: bytes) -> dict[str, Any]:
         try:
-            message = json.loads(line)
+            message = parse(line)
         except ValueError as error:
             raise RemoteProtocolError(f"QEMU sent a line that is not JSON: {error}.") from None
         if not isinstance(message, dict):
             raise RemoteProtocolError("QEMU sent a line that is not a JSON object.")
+        parts = (message.get("error", {}), message.get("data", {}))
+        if not isinstance(message.get("id", 0), int) or not all(isinstance(part, dict) for part in parts):
+            raise RemoteProtocolError("QEMU sent a message of the wrong form.")
         return message
 
 
@@ -77,7 +82,7 @@ class QmpClient:
         self._closed: str | None = None
         self._scope = trio.CancelScope()
         self._on_event: OnEvent | None = None
-        self._stalled = trio.Event()
+        self._stalled = AsyncBool()
 
     @classmethod
     async def open(cls, nursery: trio.Nursery, stream: trio.abc.Stream, on_event: OnEvent | None = None) -> QmpClient:
@@ -181,9 +186,8 @@ class QmpClient:
 
     async def wait_stalled(self) -> bool:
         """Wait until QEMU stops the machine since its disk cannot be written; false when the connection ends."""
-        await self._stalled.wait()
-        if self._closed is None:
-            self._stalled = trio.Event()
+        await self._stalled.wait_value(True)
+        self._stalled.value = self._closed is not None
         return self._closed is None
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -192,7 +196,7 @@ class QmpClient:
         elif "event" in message:
             if message["event"] == "BLOCK_IO_ERROR":
                 # Unless its action was "stop", the guest was told and runs on: then resuming it does no harm.
-                self._stalled.set()
+                self._stalled.value = True
             if self._on_event is not None:
                 self._on_event(str(message["event"]), message.get("data", {}))
         elif (pending := self._pending.get(message.get("id", 0))) is not None:
@@ -202,7 +206,7 @@ class QmpClient:
     def _close(self, reason: str) -> None:
         self._closed = self._closed or reason
         self._greeted.set()
-        self._stalled.set()
+        self._stalled.value = True
         for pending in self._pending.values():
             pending.done.set()
 

@@ -9,7 +9,7 @@ import attrs
 import cattrs
 
 from actors.model.errors import CheckpointUnusable
-from actors.model.files import read_json, replace_json
+from actors.model.files import failures_reported, read_json, replace_json
 from actors.model.machine import Fingerprint
 
 RECORD: Final = "checkpoint.json"
@@ -57,19 +57,32 @@ def read(directory: Path) -> Checkpoint:
 
     Raises:
         CheckpointUnusable: it is missing or damaged.
+        HostFailed, NoCapacity: it cannot be read now.
 
     """
     path = directory / RECORD
     try:
-        return _converter.structure(read_json(path), Checkpoint)
+        with failures_reported():
+            return _converter.structure(read_json(path), Checkpoint)
     except (OSError, ValueError, cattrs.BaseValidationError) as error:
         raise CheckpointUnusable(f"The checkpoint {directory.name} cannot be read from {path}: {error}.") from error
 
 
 def layer_of(directory: Path) -> str | None:
-    """Return the id of the disk layer of the checkpoint in ``directory``, or ``None`` if it is half-made."""
+    """Return the id of the disk layer of the checkpoint in ``directory``, or ``None`` if it is half-made.
+
+    Raises:
+        CheckpointUnusable: its record is there and is not one.
+        OSError: its record cannot be read.
+
+    """
     try:
         layer = read_json(directory / RECORD)["layer"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if isinstance(layer, str):
+            return layer
+        reason = "it names no disk layer"
+    except FileNotFoundError:
         return None
-    return layer if isinstance(layer, str) else None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = repr(error)
+    raise CheckpointUnusable(f"The record of checkpoint {directory.name} is damaged: {reason}.")

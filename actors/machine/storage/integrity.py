@@ -13,7 +13,7 @@ from actors.machine.storage.checkpoint import RECORD, Checkpoint
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store
 from actors.model.errors import CheckpointUnusable, NoCapacity
-from actors.model.files import make_durable
+from actors.model.files import failures_reported, make_durable
 
 DIGEST_DELAY_S: Final = 2.0
 """A fresh checkpoint is most often restored, forked or let go of at once; reading it all would hold that up."""
@@ -26,27 +26,33 @@ def verify(store: Store, checkpoint: Checkpoint) -> None:
     All of it is read at the first use in a supervisor's life, and whenever the files were touched meanwhile.
 
     Raises:
-        CheckpointUnusable: it was altered or is damaged.
+        CheckpointUnusable: it was altered, is damaged or missing.
+        HostFailed, NoCapacity: it cannot be read now.
 
     """
     if not checkpoint.has_memory:
         return
     directory = store.checkpoint(checkpoint.id)
     try:
-        seal, known = seal_of(directory), store.verified.get(checkpoint.id)
-        if seal == known:
-            return
-        # Without a digest, which a crash may have prevented, the seal is all there is.  After a power loss it may be
-        # that of files whose contents were not written.
-        sealed = known is None and not checkpoint.digest and seal == checkpoint.seal
-        sealed = sealed and checkpoint.boot in ("", host_boot())
-        if not sealed and digest_of(directory) != checkpoint.digest:
-            raise CheckpointUnusable(
-                f"The memory of checkpoint {checkpoint.id} was altered, or is damaged.",
-                remedy="Restore another snapshot, or start the workspace from its disk.",
-            )
+        with failures_reported():
+            _compare(store, checkpoint, directory)
     except OSError as error:
         raise CheckpointUnusable(f"The memory of checkpoint {checkpoint.id} cannot be read: {error}.") from error
+
+
+def _compare(store: Store, checkpoint: Checkpoint, directory: Path) -> None:
+    seal, known = seal_of(directory), store.verified.get(checkpoint.id)
+    if seal == known:
+        return
+    # Without a digest, which a crash may have prevented, the seal is all there is.  After a power loss it may be
+    # that of files whose contents were not written.
+    sealed = known is None and not checkpoint.digest and seal == checkpoint.seal
+    sealed = sealed and checkpoint.boot in ("", host_boot())
+    if not sealed and digest_of(directory) != checkpoint.digest:
+        raise CheckpointUnusable(
+            f"The memory of checkpoint {checkpoint.id} was altered, or is damaged.",
+            remedy="Restore another snapshot, or start the workspace from its disk.",
+        )
     store.verified[checkpoint.id] = seal
 
 

@@ -2,17 +2,16 @@
 
 Layers and checkpoints are shared: a fork's disk stands on its parent's layer, its memory on its parent's RAM image,
 and both outlive the parent.  So they belong to no workspace; each is kept while somebody *holds* it, directly or
-through a chain of layers.  Holds live in memory and are rebuilt at start-up from the records of workspaces and
-templates; what nobody holds is swept.
+through a chain of layers.  What nobody holds is collected, but only once everything that could need it has been read:
+until then, and while something cannot be read, the store is `blocked`.
 
-Files: ``layers/<id>.qcow2`` and ``checkpoints/<id>/{checkpoint.json, ram, devices}``.
+Files: the backend's layers, and ``checkpoints/<id>/{checkpoint.json, ram, devices}``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,14 @@ from typing import Final
 
 import trio
 
-from actors.machine.storage import qcow2
+from actors.machine.storage import collection
 from actors.machine.storage.checkpoint import Checkpoint, layer_of, read, write
-from actors.model.errors import NoCapacity
-from actors.model.files import earlier_of, exhaustion_reported, make_durable
-from actors.model.names import new_id
+from actors.machine.storage.holds import Holds
+from actors.machine.storage.layers import Layers
+from actors.machine.storage.qcow2_layers import Qcow2Layers
+from actors.model.errors import AgentisoError, CheckpointUnusable
+from actors.model.files import earlier_of, make_durable
+from actors.model.info import StoredPiece
 
 FLUSH_DELAY_S: Final = 0.5
 
@@ -33,27 +35,29 @@ class Store:
     """The shared files of one state directory.  All methods that are not async are instant."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._layers = state_dir / "layers"
+        self.layers: Layers = Qcow2Layers(state_dir)
+        self.holds = Holds()
         self._checkpoints = state_dir / "checkpoints"
-        self._holds: dict[str, frozenset[str]] = {}
-        self._sweeping = trio.Lock()
+        self._collecting = trio.Lock()
         self.unflushed: set[Path] = set()
         """Records, and the layers they name, that a power loss might undo."""
         self._flushing = trio.Lock()
         self._under_way: set[Path] = set()
         self.verified: dict[str, str] = {}
         """Seals of the checkpoints that were compared with their digests, or written, in this supervisor's life."""
-        self.keeps_all = False
-        """Whether nothing is swept: some record cannot be read, so it is not known what is needed."""
+        self.blocked: dict[str, str] = {}
+        """Why nothing may be collected now, by what is in the way: something that may need a piece is not known."""
+        self.trouble: str = ""
+        """Why the last collection could not be done, or not wholly; empty if it could."""
 
     def make_directories(self) -> None:
         """Create what is missing, readable by the owner alone."""
-        for directory in (self._layers, self._checkpoints):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.layers.prepare()
+        self._checkpoints.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def layer(self, layer_id: str) -> Path:
         """Return the path of a disk layer."""
-        return self._layers / f"{layer_id}.qcow2"
+        return self.layers.path(layer_id)
 
     def checkpoint(self, checkpoint_id: str) -> Path:
         """Return the directory of a checkpoint."""
@@ -79,47 +83,37 @@ class Store:
 
     def hold(self, owner: str, ids: Iterable[str]) -> None:
         """Say that ``owner`` needs exactly these layers and checkpoints, and what they stand on."""
-        self._holds[owner] = frozenset(ids)
+        self.holds.set(owner, ids)
 
     def release(self, owner: str) -> None:
-        """Say that ``owner`` needs nothing any more."""
-        self._holds.pop(owner, None)
+        """Say that ``owner`` needs nothing any more; what nobody needs is collected soon."""
+        self.holds.release(owner)
 
     @contextmanager
     def held(self, *ids: str) -> Iterator[str]:
         """Hold ids for the length of a block; the owner's name may be used to hold more."""
-        owner = f"block:{new_id()}"
-        self.hold(owner, ids)
-        try:
+        with self.holds.held(*ids) as owner:
             yield owner
-        finally:
-            self.release(owner)
-
-    def holders(self, identifier: str) -> list[str]:
-        """Return who holds an id directly, sorted."""
-        return sorted(owner for owner, ids in self._holds.items() if identifier in ids)
 
     def disk_bytes(self, ids: Iterable[str]) -> int:
         """Return what the layers among ids, and those that checkpoints among them stand on, occupy, each once."""
-        paths: set[Path] = set()
+        found: set[str] = set()
         for identifier in ids:
-            top = self.layer(layer_of(self.checkpoint(identifier)) or identifier)
-            if top.exists():
-                paths |= {top, *(path for path in qcow2.backing_chain(top) if path.parent == self._layers)}
-        return sum(allocated_bytes(path) for path in paths if path.exists())
+            top = layer_of(self.checkpoint(identifier)) or identifier
+            if self.layer(top).exists():
+                found |= {top, *self.layers.depends_on(top)}
+        return self.layers.usage_bytes(found)
 
-    def new_overlay(self, layer_id: str, *, backing: Path, backing_format: str, size_bytes: int) -> Path:
-        """Create an empty disk layer over another file; the caller already holds ``layer_id``."""
-        path = self.layer(layer_id)
+    def is_stood_on(self, layer: str) -> bool:
+        """Tell whether a checkpoint or a layer stands on one, or may do so: then nothing may write to it any more."""
         try:
-            with exhaustion_reported():
-                qcow2.create_overlay(
-                    path, backing=backing, backing_format=backing_format, virtual_size_bytes=size_bytes
-                )
-        except NoCapacity:
-            path.unlink(missing_ok=True)
-            raise
-        return path
+            there = collection.inventory(self.layers, self._checkpoints)
+            if any(layer_of(directory) == layer for directory in there.checkpoints.values()):
+                return True
+            return any(layer in self.layers.depends_on(other) for other in there.layers - {layer})
+        except (OSError, CheckpointUnusable):
+            # What cannot be read may stand on it.
+            return True
 
     async def flush(self) -> None:
         """Wait until everything in `unflushed` is on stable storage."""
@@ -148,40 +142,35 @@ class Store:
         """Tell whether a power loss leaves a file as it is."""
         return path not in self.unflushed and path not in self._under_way
 
-    async def sweep(self) -> list[str]:
-        """Remove what nobody holds and return the ids of what was removed.
+    async def survey(self) -> tuple[StoredPiece, ...]:
+        """Describe all layers and checkpoints, and who keeps each.
 
-        Whoever creates a layer or checkpoint holds its id first, so what is found on disk before the holds are read
-        and is not held then, is garbage.
+        Raises:
+            OSError, CheckpointUnusable: something cannot be read.
+
         """
-        if self.keeps_all:
-            return []
-        async with self._sweeping:
-            layers = {path.stem: path for path in self._layers.glob("*.qcow2")}
-            checkpoints = {path.name: path for path in self._checkpoints.iterdir()}
-            needed = frozenset().union(*self._holds.values())
-            # A record that a power loss brings back must find what it needs; who let go meanwhile is not flushed.
-            await self.flush()
-            needed |= frozenset().union(*self._holds.values())
-            return await trio.to_thread.run_sync(_remove_garbage, needed, layers, checkpoints)
+        there = await trio.to_thread.run_sync(collection.inventory, self.layers, self._checkpoints)
+        # Whoever creates something holds its id first, so that who holds what has to be looked at after the inventory.
+        return await trio.to_thread.run_sync(collection.survey, self.layers, there, self.holds.holders())
 
+    async def collect(self) -> list[str]:
+        """Remove what nobody holds and return the ids of what was removed; nothing while the store is `blocked`.
 
-def _remove_garbage(needed: frozenset[str], layers: dict[str, Path], checkpoints: dict[str, Path]) -> list[str]:
-    for name, directory in checkpoints.items():
-        if name in needed and (layer := layer_of(directory)):
-            needed |= {layer}
-    for layer_id in list(needed & layers.keys()):
-        needed |= {path.stem for path in qcow2.backing_chain(layers[layer_id])}
-    removed = []
-    for name, directory in checkpoints.items():
-        if name not in needed:
-            shutil.rmtree(directory, ignore_errors=True)
-            removed.append(name)
-    for name, path in layers.items():
-        if name not in needed:
-            path.unlink(missing_ok=True)
-            removed.append(name)
-    return removed
+        What cannot be read or removed is left, said in `trouble`, and tried again.
+        """
+        async with self._collecting:
+            removed: list[str] = []
+            try:
+                garbage = [] if self.blocked else [piece for piece in await self.survey() if not piece.kept_by]
+                if garbage:
+                    # A record that a power loss brings back must find what it needs.
+                    await self.flush()
+                    garbage = [] if self.blocked else [each for each in garbage if each.id not in self.holds.needed]
+                    removed = await trio.to_thread.run_sync(collection.remove, self.layers, garbage)
+                self.trouble = ""
+            except (OSError, AgentisoError) as error:
+                self.trouble = str(error)
+            return removed
 
 
 def allocated_bytes(path: Path) -> int:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
+from trio_util import AsyncBool
 
 from actors.registry.messages import OnProgress
 from actors.runtime import open_plain_nursery
@@ -57,18 +58,17 @@ def whole(data: bytes) -> int:
 async def reporting(report: OnProgress) -> AsyncIterator[Callable[[int, bytes], None]]:
     """Yield a function that takes output, of which the newest goes to the client a few times a second."""
     newest = bytearray()
-    came = trio.Event()
+    came = AsyncBool()
 
     def take(_stream: int, data: bytes) -> None:
         newest.extend(data[-REPORT_BYTES:])
         del newest[:-REPORT_BYTES]
-        came.set()
+        came.value = True
 
     async def forward() -> None:
-        nonlocal came
         while True:
-            await came.wait()
-            came = trio.Event()
+            await came.wait_value(True)
+            came.value = False
             report(newest.decode(errors="replace"))
             newest.clear()
             await trio.sleep(REPORT_EVERY_S)

@@ -1,0 +1,120 @@
+"""What there is in a store, and who keeps each piece: what nobody keeps may be removed.
+
+What is kept is read strictly: a record or a header that cannot be read, or that should be there and is not, ends the
+survey with its error, so that nothing is removed on the strength of what is not known.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from actors.machine.storage.checkpoint import layer_of
+from actors.machine.storage.holds import is_block
+from actors.machine.storage.layers import Layers
+from actors.model.errors import CheckpointUnusable
+from actors.model.info import StoredPiece
+from actors.model.names import is_id
+
+LAYER: Final = "layer"
+CHECKPOINT: Final = "checkpoint"
+
+
+@attrs.frozen
+class Inventory:
+    """The names of all that there is."""
+
+    layers: frozenset[str]
+    checkpoints: Mapping[str, Path]
+
+
+def inventory(layers: Layers, checkpoints: Path) -> Inventory:
+    """Look what there is; what is not named like one of ours is none.
+
+    Raises:
+        OSError: it cannot be listed.
+
+    """
+    directories = {path.name: path for path in checkpoints.iterdir() if is_id(path.name) and path.is_dir()}
+    return Inventory(layers.owned(), directories)
+
+
+def survey(layers: Layers, there: Inventory, holders: Mapping[str, Iterable[str]]) -> tuple[StoredPiece, ...]:
+    """Say who keeps each piece; ``holders`` of ids are those that there were after the inventory.
+
+    Raises:
+        OSError, CheckpointUnusable: something that is held cannot be read.
+
+    """
+    keepers: dict[str, set[str]] = {name: set(holders.get(name, ())) for name in (*there.layers, *there.checkpoints)}
+    for name, owners in holders.items():
+        _check_there(name, [owner for owner in owners if not is_block(owner)], there)
+    for name, directory in there.checkpoints.items():
+        if keepers[name] and (layer := layer_of(directory)) is not None and layer in there.layers:
+            keepers[layer].add(f"{CHECKPOINT} {name}")
+    for layer in [each for each in there.layers if keepers[each]]:
+        for below in layers.depends_on(layer):
+            if below in there.layers:
+                keepers[below].add(f"{LAYER} {layer}")
+    return (
+        *(
+            StoredPiece(name, CHECKPOINT, str(path), _allocated(path), tuple(sorted(keepers[name])))
+            for name, path in sorted(there.checkpoints.items())
+        ),
+        *(
+            StoredPiece(name, LAYER, str(layers.path(name)), layers.usage_bytes([name]), tuple(sorted(keepers[name])))
+            for name in sorted(there.layers)
+        ),
+    )
+
+
+def _check_there(name: str, owners: list[str], there: Inventory) -> None:
+    """Raise `CheckpointUnusable` if what is written down somewhere is missing: what it stood on is not known then."""
+    if not owners or name in there.layers:
+        return
+    directory = there.checkpoints.get(name)
+    if directory is None or layer_of(directory) is None:
+        raise CheckpointUnusable(
+            f"{', '.join(owners)} needs {name}, which is not there, or has no record.",
+            remedy="Put it back, or delete the snapshot or the workspace that needs it (`agentiso doctor` names them).",
+        )
+
+
+def remove(layers: Layers, pieces: Iterable[StoredPiece]) -> list[str]:
+    """Remove pieces, each by itself, and return the ids of what is gone.
+
+    Raises:
+        OSError: some could not be removed; the others are.
+
+    """
+    removed, failure = list[str](), None
+    for piece in pieces:
+        try:
+            if piece.kind == LAYER:
+                layers.remove(piece.id)
+            else:
+                shutil.rmtree(piece.path)
+        except FileNotFoundError:
+            # Somebody else is at it; whatever is left of it is found the next time.
+            continue
+        except OSError as error:
+            failure = error
+        else:
+            removed.append(piece.id)
+    if failure is not None:
+        raise failure
+    return removed
+
+
+def _allocated(directory: Path) -> int:
+    total = 0
+    for path in directory.iterdir():
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total

@@ -1,0 +1,57 @@
+"""What is not as it should be, and what would mend it; what there is in the store, and who keeps it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from actors.machine.storage.store import Store
+from actors.model.files import failures_reported
+from actors.model.info import Diagnosis, StoredPiece, Trouble
+from actors.model.states import State
+from actors.registry.workspaces import Workspaces
+
+STARTING: Final = "the start"
+"""What keeps the store from being collected until everything was read."""
+GIVE_UP: Final = (
+    "It is tried again by itself. To give its machine up: `agentiso stop {0}`, whose disk stays, or "
+    "`agentiso snapshot restore {0} NAME`, or `agentiso destroy {0}`."
+)
+
+
+def block_collection(store: Store, troubles: list[Trouble]) -> None:
+    """Have nothing collected while something cannot be read that may need it."""
+    for trouble in troubles:
+        store.blocked[trouble.what] = trouble.why
+
+
+async def diagnose(workspaces: Workspaces, store: Store, troubles: list[Trouble]) -> Diagnosis:
+    """Tell everything that is damaged, out of reach, half-done or in the way."""
+    unreachable, half_done = [], []
+    for info in await workspaces.list():
+        what, why = f"workspace {info.name}", info.failure or f"It is {info.state}."
+        if info.state == State.UNREACHABLE:
+            unreachable.append(Trouble(what, "", why, GIVE_UP.format(info.name)))
+        elif info.state == State.DESTROYING:
+            half_done.append(Trouble(what, "", why, f"agentiso destroy {info.name}"))
+    collection = [
+        Trouble("collection", "", f"Nothing is removed, since {what} may need it: {why}", "Mend what is named.")
+        for what, why in store.blocked.items()
+    ]
+    if store.trouble:
+        collection.append(Trouble("collection", "", store.trouble, "It is tried again; mend what is named."))
+    return Diagnosis(tuple(troubles), tuple(unreachable), tuple(half_done), tuple(collection))
+
+
+async def collect(store: Store, *, dry_run: bool) -> tuple[StoredPiece, ...]:
+    """Describe all layers and checkpoints; or remove what nobody keeps, and describe what went.
+
+    Raises:
+        HostFailed, NoCapacity, CheckpointUnusable: something that is needed cannot be read.
+
+    """
+    with failures_reported():
+        pieces = await store.survey()
+    if dry_run:
+        return pieces
+    removed = set(await store.collect())
+    return tuple(piece for piece in pieces if piece.id in removed)

@@ -1,0 +1,154 @@
+"""What is found at a start: which workspaces there are, which machines are nobody's, what was being done.
+
+Only what is proven to be unneeded goes: a machine whose workspace's record was read, is the last one that was written
+and does not name it; a directory whose journal says that it is being destroyed, or that was never handed to anybody.
+All else stays, is told as `Trouble`, and keeps the store from collecting.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import trio
+
+from actors.machine.qemu.orphans import end_machines
+from actors.machine.qemu.process import find_machines
+from actors.model import record as records
+from actors.model.errors import AgentisoError
+from actors.model.files import failures_reported
+from actors.model.info import Trouble
+from actors.model.journal import Intent, Journal, Kind
+from actors.model.names import is_id
+from actors.model.record import WorkspaceRecord
+from actors.model.states import UNOWNED
+
+log = logging.getLogger("agentiso.registry")
+PART: str = ".part"
+"""How the name of a file ends that is being exported."""
+
+
+@attrs.define
+class Found:
+    """What the directories of a state directory hold."""
+
+    records: list[WorkspaceRecord] = attrs.field(factory=list)
+    """Of workspaces that somebody has."""
+    unowned: list[Path] = attrs.field(factory=list)
+    """Directories of workspaces that nobody has: not yet, or not any more."""
+    troubles: list[Trouble] = attrs.field(factory=list)
+    """What could not be read, or is not understood."""
+
+
+def read_all(root: Path) -> Found:
+    """Read every workspace's directory; what is wrong with one keeps no other from being read.
+
+    Raises:
+        OSError: the directory of workspaces itself cannot be listed, so that nothing is known.
+
+    """
+    found = Found()
+    for directory in sorted(root.iterdir()):
+        try:
+            _read(directory, found)
+        except (AgentisoError, OSError) as error:
+            found.troubles.append(trouble(f"workspace {directory.name}", directory, error))
+    return found
+
+
+def _read(directory: Path, found: Found) -> None:
+    if records.is_empty(directory):
+        found.unowned.append(directory)
+        return
+    destroying = any(intent.kind is Kind.DESTROY for intent in Journal(directory).intents())
+    if destroying and not (directory / records.RECORD).exists():
+        found.unowned.append(directory)
+        return
+    record = records.load(directory)
+    if destroying or record.state in UNOWNED:
+        # Nobody has it any more, or it was never handed to anybody.
+        found.unowned.append(directory)
+    else:
+        found.records.append(record)
+
+
+def trouble(what: str, path: Path, error: Exception) -> Trouble:
+    """Return what is to be told of something that could not be read."""
+    if isinstance(error, AgentisoError):
+        return Trouble(what, str(path), error.message, error.remedy)
+    return Trouble(what, str(path), f"It cannot be read: {error}.", "Mend its disk or its rights; it is read again.")
+
+
+async def end_orphans(state_dir: Path, found: Found, *, lives: Callable[[WorkspaceRecord], bool]) -> list[Trouble]:
+    """End the machines that are proven to be nobody's, and tell of those of which that is not known.
+
+    ``lives`` tells whether a workspace's actor runs already, to which all its machines belong.
+    """
+    root, troubles = state_dir / "workspaces", list[Trouble]()
+    named = {records.directory_of(state_dir, record.id): record for record in found.records}
+    machines = await trio.to_thread.run_sync(lambda: list(find_machines(state_dir)))
+    for identity, directory in machines:
+        owner = next((parent for parent in directory.parents if parent.parent == root), None)
+        if owner is None:
+            # A template's boot, or a probe: nobody has it when no supervisor is at it.
+            unneeded = directory.is_relative_to(state_dir / "templates")
+        elif (record := named.get(owner)) is not None:
+            unneeded = not lives(record) and _is_unneeded(record, directory, owner)
+            if unneeded is False and not lives(record) and record.machine is None:
+                troubles.append(_unknown(identity.pid, directory, "its record may be older than it"))
+        else:
+            unneeded = owner in found.unowned
+            if not unneeded:
+                troubles.append(_unknown(identity.pid, directory, "the record of its workspace cannot be read"))
+        if unneeded:
+            await end_machines(state_dir, directory)
+    return troubles
+
+
+def _is_unneeded(record: WorkspaceRecord, directory: Path, owner: Path) -> bool:
+    """Tell whether a workspace's record proves that a machine in its directory is not its own."""
+    if record.machine is not None and Path(record.machine.directory) == directory:
+        return False
+    return records.is_whole(owner)
+
+
+def _unknown(pid: int, directory: Path, why: str) -> Trouble:
+    return Trouble(
+        f"machine {directory.name}",
+        str(directory),
+        f"QEMU's process {pid} runs, and whose it is cannot be told: {why}.",
+        f"It is left alone. Mend the record; or, if nobody needs it, end it: kill {pid}",
+    )
+
+
+async def finish_exports(state_dir: Path, record: WorkspaceRecord) -> None:
+    """Remove what is left of exports that were under way when their supervisor ended."""
+    journal = Journal(records.directory_of(state_dir, record.id))
+    for intent in journal.intents():
+        if intent.kind is Kind.EXPORT:
+            with failures_reported():
+                await trio.to_thread.run_sync(_remove_part, intent)
+                journal.gone(Kind.EXPORT, intent.name)
+    journal.tidy()
+
+
+def _remove_part(intent: Intent) -> None:
+    """Remove a half-written file if it is the one that was written, and nothing that has its name since."""
+    path = Path(intent.facts.get("path", ""))
+    try:
+        facts = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    mine = f"{facts.st_dev}:{facts.st_ino}" == intent.facts.get("file")
+    if stat.S_ISREG(facts.st_mode) and path.name.endswith(PART) and mine:
+        path.unlink(missing_ok=True)
+        log.info("removed %s, an export that was not finished", path)
+
+
+def staging_left(directory: Path) -> list[Path]:
+    """Return the directories of imports that were under way when their supervisor ended."""
+    return [path for path in directory.iterdir() if is_id(path.name)] if directory.is_dir() else []

@@ -1,0 +1,226 @@
+"""All workspaces of a state directory as the registry keeps them: found at the start, entered, destroyed, told of.
+
+An entry is there from before a workspace's actor runs until nothing of the workspace is left, whatever becomes of the
+actor: its name and its quota are kept as long.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from actors.model import record as records
+from actors.model.errors import ActorGone, AgentisoError, HostFailed
+from actors.model.info import Trouble, WorkspaceInfo
+from actors.model.record import WorkspaceRecord
+from actors.model.states import State
+from actors.registry import messages as r
+from actors.registry import recovery
+from actors.registry.admission import Claim, Ledger
+from actors.registry.demolition import demolish
+from actors.registry.directory import Directory
+from actors.runtime import ActorRef, Supervisor
+from actors.workspace import messages as w
+from actors.workspace.actor import WorkspaceActor
+from actors.workspace.describe import describe
+from actors.workspace.host import Host
+
+log = logging.getLogger("agentiso.registry")
+REVIVE_S: Final = 30.0
+"""How long after an actor that cannot live was given up it is started again."""
+
+
+@attrs.define(eq=False)
+class Destruction:
+    """A workspace's end that is under way."""
+
+    over: trio.Event = attrs.field(factory=trio.Event)
+    failure: AgentisoError | None = None
+
+
+class Workspaces:
+    """Kept by the registry, whose nursery and background tasks it uses."""
+
+    def __init__(self, host: Host, supervisor: Supervisor, ledger: Ledger) -> None:
+        self.directory = Directory()
+        self.troubles: list[Trouble] = []
+        """What could not be read, or is not understood; left alone."""
+        self._host = host
+        self._supervisor = supervisor
+        self._ledger = ledger
+        self._destroying: dict[str, Destruction] = {}
+        self._unfinished: dict[str, AgentisoError] = {}
+        """Why a workspace could not be destroyed wholly, by its id."""
+        self._expiring: set[str] = set()
+        self._lost: dict[str, str] = {}
+        """Why a workspace has no actor at the moment, by its id."""
+        self.nursery: trio.Nursery
+        self.background: Callable[..., None]
+
+    # -- found at the start
+
+    async def take_up(self) -> None:
+        """Read all records, end what is proven to be nobody's, and start the actors.
+
+        Raises:
+            HostFailed, NoCapacity, OSError: what there is cannot be listed.
+
+        """
+        root, state_dir = self._host.state_dir / "workspaces", self._host.state_dir
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = await trio.to_thread.run_sync(recovery.read_all, root)
+        self.troubles += found.troubles
+        self.troubles += await recovery.end_orphans(state_dir, found, lives=self._lives)
+        async with trio.open_nursery() as nursery:
+            for record in found.records:
+                self.enter(record, self._supervisor.find(records.actor_name(record.id)))
+                nursery.start_soon(self._take_up, record)
+            for directory in found.unowned:
+                nursery.start_soon(self._clear, directory)
+
+    def _lives(self, record: WorkspaceRecord) -> bool:
+        return self._supervisor.find(records.actor_name(record.id)) is not None
+
+    async def _take_up(self, record: WorkspaceRecord) -> None:
+        """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
+        try:
+            await recovery.finish_exports(self._host.state_dir, record)
+        except (AgentisoError, OSError) as error:
+            path = records.directory_of(self._host.state_dir, record.id)
+            self.troubles.append(recovery.trouble(f"an export of workspace {record.name}", path, error))
+        try:
+            await self.start_actor(record)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are taken up
+            self.gave_up(record, error)
+
+    async def _clear(self, directory: Path) -> None:
+        """Go on with the end of a workspace that nobody has."""
+        try:
+            ref = self._supervisor.find(records.actor_name(directory.name))
+            await demolish(self._host, self._supervisor, directory.name, ref)
+        except (AgentisoError, OSError) as error:
+            self.troubles.append(recovery.trouble(f"what is left of workspace {directory.name}", directory, error))
+
+    # -- entries and actors
+
+    def enter(self, record: WorkspaceRecord, ref: w.WorkspaceRef | None) -> r.Found:
+        """Have an entry for a workspace, with its actor if that runs."""
+        ref = ref or ActorRef.gone(records.actor_name(record.id), "it does not run")
+        found = r.Found(record.id, record.name, ref, record.owner)
+        self.directory.put(found)
+        self._ledger.note(record.id, Claim(record.owner, record.shape))
+        self._host.changes.note(record.id)
+        return found
+
+    async def start_actor(self, record: WorkspaceRecord) -> r.Found:
+        """Start a workspace's actor; what its setup raises is raised here."""
+        name, lives = records.actor_name(record.id), count()
+        # A registry that crashed finds its workspaces running: a second actor could not have the machine.
+        ref = self._supervisor.find(name) or await self._supervisor.start(
+            name,
+            lambda: WorkspaceActor(record, self._host, again=next(lives) > 0),
+            on_giveup=lambda _name, error: self.gave_up(record, error),
+        )
+        self._lost.pop(record.id, None)
+        return self.enter(record, ref)
+
+    def gave_up(self, record: WorkspaceRecord, failure: BaseException) -> None:
+        """Keep a workspace whose actor cannot live, machine and all, and start its actor again after a while."""
+        if record.id in self.directory and record.id not in self._destroying:
+            log.error("the actor of workspace %s was given up: %r", record.name, failure)
+            self._lost[record.id] = str(failure) or repr(failure)
+            self._host.changes.note(record.id)
+            self.background(f"revival of {record.name}", self._revive, record)
+
+    async def _revive(self, record: WorkspaceRecord) -> None:
+        await trio.sleep(REVIVE_S)
+        if record.id in self._lost and record.id not in self._destroying:
+            try:
+                await self.start_actor(records.load(records.directory_of(self._host.state_dir, record.id)))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                self.gave_up(record, error)
+
+    # -- destroyed
+
+    def expire(self, workspace_id: str) -> None:
+        """Destroy a workspace whose time is over; it says so until it is gone."""
+        if workspace_id not in self._expiring:
+            self._expiring.add(workspace_id)
+            self.background(f"expiry of {workspace_id}", self.destroy, workspace_id)
+
+    async def destroy(self, workspace_id: str) -> None:
+        """Destroy a workspace, which goes on whatever becomes of whoever waits here.
+
+        Raises:
+            AgentisoError: something of it could not be removed; it is being destroyed until that is done.
+
+        """
+        if workspace_id not in self._destroying:
+            self._destroying[workspace_id] = Destruction()
+            self.nursery.start_soon(self._demolish, workspace_id, self._destroying[workspace_id])
+        destruction = self._destroying[workspace_id]
+        await destruction.over.wait()
+        if destruction.failure is not None:
+            raise destruction.failure
+
+    async def _demolish(self, workspace_id: str, destruction: Destruction) -> None:
+        found = self.directory.get(workspace_id)
+        if found is not None:
+            self._host.changes.note(workspace_id)
+        try:
+            await demolish(self._host, self._supervisor, workspace_id, found.ref if found else None)
+        except (AgentisoError, OSError) as error:
+            destruction.failure = error if isinstance(error, AgentisoError) else HostFailed(f"{error}.")
+            self._unfinished[workspace_id] = destruction.failure
+        else:
+            self._unfinished.pop(workspace_id, None)
+            self._lost.pop(workspace_id, None)
+            if found is not None:
+                self.directory.remove(workspace_id)
+                self._host.changes.forget(workspace_id)
+            self._ledger.give_back(workspace_id)
+            with trio.CancelScope(shield=True):
+                await self._host.store.collect()
+        finally:
+            del self._destroying[workspace_id]
+            destruction.over.set()
+
+    # -- told of
+
+    async def list(self) -> tuple[WorkspaceInfo, ...]:
+        """Describe all workspaces, oldest first, those without an actor too."""
+        infos = [await self._describe(found) for found in self.directory.all()]
+        return tuple(sorted((info for info in infos if info), key=lambda info: info.created_at))
+
+    async def _describe(self, found: r.Found) -> WorkspaceInfo | None:
+        if found.workspace_id not in self._destroying and found.workspace_id not in self._unfinished:
+            try:
+                info: WorkspaceInfo = await found.ref.ask(w.Describe())
+            except ActorGone:
+                pass
+            else:
+                return info
+        return self._without_actor(found)
+
+    def _without_actor(self, found: r.Found) -> WorkspaceInfo | None:
+        """Describe a workspace by what it has written down; ``None`` if it is gone by now."""
+        workspace_id = found.workspace_id
+        if workspace_id not in self.directory:
+            return None
+        try:
+            record = records.load(records.directory_of(self._host.state_dir, workspace_id))
+        except AgentisoError:
+            return None
+        if workspace_id in self._destroying:
+            return describe(attrs.evolve(record, state=State.DESTROYING, failure=None), self._host.networks, idle_s=0.0)
+        if (failure := self._unfinished.get(workspace_id)) is not None:
+            why = f"It could not be destroyed wholly: {failure}"
+            return describe(attrs.evolve(record, state=State.DESTROYING, failure=why), self._host.networks, idle_s=0.0)
+        why = f"Its actor cannot live, and is started again after a while: {self._lost.get(workspace_id, 'it stopped')}"
+        return describe(attrs.evolve(record, state=State.UNREACHABLE, failure=why), self._host.networks, idle_s=0.0)
