@@ -7,6 +7,7 @@ was started with, and ends with `end`, or is let go with `release`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,9 @@ import attrs
 import trio
 from trio_util import RepeatedEvent, move_on_when, periodic
 
-from actors.machine.channel import address
 from actors.machine.guest.client import GuestClient
-from actors.machine.qemu import command_line, host_oom, logs
-from actors.machine.qemu.command_line import VSOCK_PORT, MachinePlace
+from actors.machine.qemu import host_oom, logs
+from actors.machine.qemu.command_line import MachinePlace
 from actors.machine.qemu.end_reason import look_back
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
@@ -27,19 +27,20 @@ from actors.model.end import End
 from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError
 from actors.model.info import Evidence
 from actors.model.machine import Fingerprint, MachineRecord
-from actors.runtime import unix_sockets
 
 T = TypeVar("T")
+log = logging.getLogger("agentiso.machine")
 
 SHUTDOWN_GRACE_S: Final = 10.0
 """How long a guest may take to write its disks and power off before it is killed."""
 RECONNECT_LIMIT_S: Final = 10.0
 """How long a guest agent that ended may take to be there again."""
-DIAL_TRIES: Final = 5
 DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
 LAST_EVENT_S: Final = 1.0
 """What QEMU sent before it ended is read in far less."""
+GIVE_BACK_LIMIT_S: Final = 10.0
+"""Bound on taking away what the host has of one machine."""
 
 
 @attrs.define
@@ -91,8 +92,9 @@ class Machine:
             self.key.hex(),
             self.nonce or "",
             str(spec.ram),
-            spec.vsock_cid,
+            spec.channel.cid,
             self.fingerprint,
+            spec.link.facts,
         )
 
     async def end(self, *, grace_s: float = 0.0) -> None:
@@ -101,8 +103,11 @@ class Machine:
             # A guest that cannot answer any more is killed below like one that does not end in time.
             with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
                 await self.client.shutdown()
-        await self.process.end(grace_s)
+        reaped = await self.process.end(grace_s)
         await self.release()
+        if reaped:
+            # A process that hangs in the kernel may still use all of it.
+            await give_back(self.spec)
         logs.put_away(self.spec.directory, keep=self.spec.keeps_logs)
 
     async def release(self) -> None:
@@ -117,9 +122,10 @@ class Machine:
         self._nursery = nursery
 
         def on_event(name: str, data: dict[str, Any]) -> None:
-            if name != "VSERPORT_CHANGE" or data.get("id") != command_line.PORT_ID or not hasattr(self, "client"):
+            present = self.spec.channel.presence(name, data)
+            if present is None or not hasattr(self, "client"):
                 return
-            if not data.get("open"):
+            if not present:
                 self.client.give_up("the guest agent ended; it is being started again")
             elif self.client.broken:
                 nursery.start_soon(self._meet_agent, nursery)
@@ -135,7 +141,7 @@ class Machine:
 
     async def live_client(self) -> GuestClient:
         """Return the channel to the guest agent, after a moment's wait if the agent is being started again."""
-        if self.client.broken and self.spec.channel == "vsock":
+        if self.client.broken and self.spec.channel.dialled:
             # Nobody says that the agent is there again: it is called until it answers.
             async with self._dialling:
                 if self.client.broken:
@@ -172,30 +178,36 @@ class Machine:
         return look_back(self.spec.directory, exit_status=status, shutdown=self.qmp.shutdown, killed_for_memory=killed)
 
 
+async def give_back(spec: MachinePlace) -> None:
+    """Take away what its backends made on the host for a machine whose process has been reaped; not cancellable.
+
+    What cannot be taken away now is still told by their `owned`.
+    """
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + GIVE_BACK_LIMIT_S):
+        try:
+            await spec.network.release(spec.link)
+        except (AgentisoError, OSError) as error:
+            log.warning("the network of machine %s was not taken away: %s", spec.uuid, error)
+        try:
+            await spec.limits.release(spec.placement)
+        except (AgentisoError, OSError) as error:
+            log.warning("the limits of machine %s were not taken away: %s", spec.uuid, error)
+
+
 async def meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream | None) -> GuestClient:
     """Open the channel; the caller bounds the wait.
-
-    A connection of vsock that was made before the guest had noticed its restore is reset, and made again.
 
     Raises:
         GuestBroken: the guest is not the expected one, or breaks every connection.
 
     """
-    tries = DIAL_TRIES if machine.spec.channel == "vsock" else 1
+    tries = machine.spec.channel.tries
     while True:
         tries -= 1
         try:
-            connected = stream or await channel_address(machine.spec).connect()
+            connected = stream or await machine.spec.channel.connect()
             return await GuestClient.open(nursery, connected, machine.key)
         except GuestBroken:
             if tries <= 0:
                 raise
             await trio.sleep(DIAL_PAUSE_S)
-
-
-def channel_address(spec: MachinePlace) -> address.ChannelAddress:
-    """Return where the guest agent is reached."""
-    if spec.channel == "vsock":
-        assert spec.vsock_cid is not None
-        return address.VsockAddress(spec.vsock_cid, VSOCK_PORT)
-    return address.SerialAddress(spec.directory / unix_sockets.CHANNEL)

@@ -130,9 +130,10 @@ def new_record(
     lifetime: Lifetime,
     forked_from: Lineage | None = None,
     owner: str = LIBRARY,
+    workspace_id: str | None = None,
 ) -> WorkspaceRecord:
-    """Return the record of a workspace that does not exist yet, with an identity of its own."""
-    workspace_id, now = new_id(), time.time()
+    """Return the record of a workspace that does not exist yet, with a fresh identity unless it has one already."""
+    workspace_id, now = workspace_id or new_id(), time.time()
     tail = short(workspace_id)
     return WorkspaceRecord(
         id=workspace_id,

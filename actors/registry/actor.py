@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any, Final, assert_never
 
 import attrs
 import trio
 
-from actors.machine.probe import check_memory
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
-from actors.model.errors import AgentisoError, NoCapacity
+from actors.model.errors import AgentisoError
 from actors.model.files import failures_reported
 from actors.model.info import (
     ExportReport,
@@ -30,7 +29,7 @@ from actors.model.info import (
 from actors.model.record import WorkspaceRecord
 from actors.registry import messages as r
 from actors.registry import plans, transfer
-from actors.registry.admission import Claim, Ledger
+from actors.registry.admission import Admission, Claim, Entrant, Ledger
 from actors.registry.bundle import Manifest
 from actors.registry.doctor import STARTING, block_collection, collect, diagnose
 from actors.registry.pool import Pool, PoolKeeper
@@ -67,6 +66,9 @@ class RegistryActor(Actor):
         self._workspaces = Workspaces(host, supervisor, self._ledger)
         self._pool = Pool(host, supervisor, self._templates, self._workspaces.gave_up)
         self._directory = self._workspaces.directory
+        self._admission = Admission(
+            self._directory, self._ledger, host.memory, max_workspaces=host.settings.limits.max_workspaces
+        )
         self._troubles: list[Trouble] = []
 
     async def setup(self) -> None:
@@ -144,39 +146,18 @@ class RegistryActor(Actor):
             case _:
                 assert_never(message)
 
-    def _check_room(self, count: int, memory_mb: int) -> None:
-        limits = self._host.settings.limits
-        if len(self._directory) + count > limits.max_workspaces:
-            raise NoCapacity(
-                f"{count} more would exceed the limit of {limits.max_workspaces} workspaces.",
-                remedy="Destroy some, or raise limits.max_workspaces.",
-            )
-        check_memory(memory_mb, limits.memory_reserve_mb)
-
     # -- create and destroy
 
     async def _create(self, message: r.CreateWorkspace) -> WorkspaceInfo:
-        shape, report = plans.checked_shape(self._host, message), message.on_progress or _nobody
-        self._check_room(1, shape.memory_mb)
-        image = await self._host.load_image(message.image or self._host.settings.image)
-        report("looking for an accelerator that works")
-        record = await plans.of_creation(self._host, message, image, shape)
-        wanted = Wanted(image, shape, record.network, record.channel)
-        with self._directory.reserved(record.name), self._taken_of_quota(record), self._pool.creating():
+        report, entrant = message.on_progress or _nobody, plans.entrant(self._host, message)
+        with self._admission.admitted(entrant, memory_mb=entrant.shape.memory_mb), self._pool.creating():
+            image = await self._host.load_image(message.image or self._host.settings.image)
+            report("looking for an accelerator that works")
+            record = await plans.of_creation(self._host, message, image, entrant)
+            wanted = Wanted(image, record.shape, record.network, record.channel)
             if (info := await self._claim(record)) is not None:
                 return info
             return await self._create_anew(record, wanted, report)
-
-    @contextmanager
-    def _taken_of_quota(self, *planned: WorkspaceRecord) -> Iterator[None]:
-        """Count workspaces in their owner's quota; those that did not come to be in the block count no more."""
-        self._ledger.take({record.id: Claim(record.owner, record.shape) for record in planned})
-        try:
-            yield
-        finally:
-            for record in planned:
-                if record.id not in self._directory:
-                    self._ledger.give_back(record.id)
 
     async def _adopt(self, message: r.AdoptWorkspace) -> WorkspaceInfo:
         found = self._directory.find(message.workspace)
@@ -228,10 +209,11 @@ class RegistryActor(Actor):
         settings, report = self._host.settings, message.on_progress or _nobody
         shape, network = message.shape or settings.shape, message.network or settings.network
         plans.check_shape(shape, settings.limits)
-        check_memory(shape.memory_mb, settings.limits.memory_reserve_mb)
-        image = await self._host.load_image(message.image or settings.image)
-        report("looking for an accelerator that works")
-        return await self._templates.warm(self.nursery, Wanted(image, shape, network, settings.channel), report)
+        self._host.networks.check(network)
+        with self._host.memory.reserved(shape.memory_mb):
+            image = await self._host.load_image(message.image or settings.image)
+            report("looking for an accelerator that works")
+            return await self._templates.warm(self.nursery, Wanted(image, shape, network, settings.channel), report)
 
     async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> WorkspaceInfo:
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
@@ -271,29 +253,27 @@ class RegistryActor(Actor):
 
     async def _import(self, message: r.ImportWorkspace) -> ImportReport:
         began, report = time.perf_counter(), message.on_progress or _nobody
+        entrants: list[Entrant] = []
+        with ExitStack() as held:
 
-        def check(manifest: Manifest) -> None:
-            plans.check_shape(manifest.shape, self._host.settings.limits)
-            self._check_room(1, manifest.shape.memory_mb)
+            def admit(manifest: Manifest) -> None:
+                plans.check_shape(manifest.shape, self._host.settings.limits)
+                name = message.name or self._directory.free_name(manifest.name)
+                entrants.append(Entrant(name, message.owner, manifest.shape))
+                held.enter_context(self._admission.admitted(*entrants, memory_mb=manifest.shape.memory_mb))
 
-        try:
-            async with transfer.unpacked(self._host.state_dir, message.source, check, report) as found:
-                name = message.name or self._directory.free_name(found.manifest.name)
-                record, image = await plans.of_import(self._host, found, name, message.owner)
-                with (
-                    self._directory.reserved(record.name),
-                    self._taken_of_quota(record),
-                    self._pool.creating(),
-                    self._host.store.held() as owner,
-                ):
-                    made = await transfer.install(self._host.store, found, image, owner)
-                    fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
-                    source, note = transfer.fitting(made, fingerprint)
-                    report(note or "restoring the workspace")
-                    info = await self._bring_up(record, source)
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._host.store.collect()
+            try:
+                async with transfer.unpacked(self._host.state_dir, message.source, admit, report) as found:
+                    record, image = await plans.of_import(self._host, found, entrants[0])
+                    with self._pool.creating(), self._host.store.held() as owner:
+                        made = await transfer.install(self._host.store, found, image, owner)
+                        fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
+                        source, note = transfer.fitting(made, fingerprint)
+                        report(note or "restoring the workspace")
+                        info = await self._bring_up(record, source)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._host.store.collect()
         return ImportReport(info, source.has_memory, note, time.perf_counter() - began)
 
     # -- fork
@@ -302,18 +282,16 @@ class RegistryActor(Actor):
         began = time.perf_counter()
         parent = self._directory.find(message.workspace)
         info: WorkspaceInfo = await parent.ref.ask(w.Describe())
-        image = attrs.evolve(await self._host.load_image(info.image_digest), name=info.image)
-        # From here to the reservations nothing waits, so that no other call comes between.
-        self._check_room(message.count, message.count * FORK_MEMORY_MB)
+        # From here to the admission nothing waits, so that no other call comes between.
         names = self._directory.fork_names(parent.name, message, self._host.settings.limits.max_fork_count)
-        planned = [plans.of_child(self._host, info, image, name, message.owner) for name in names]
+        entrants = [Entrant(name, message.owner, info.shape) for name in names]
         with (
-            self._directory.reserved(*names),
-            self._ledger.forking(message.owner, message.count),
-            self._taken_of_quota(*planned),
+            self._admission.admitted(*entrants, memory_mb=message.count * FORK_MEMORY_MB, forked=True),
             self._pool.creating(),
             self._host.store.held() as owner,
         ):
+            image = attrs.evolve(await self._host.load_image(info.image_digest), name=info.image)
+            planned = [plans.of_child(self._host, info, image, entrant) for entrant in entrants]
             taken = await self._fork_point(parent, message.snapshot, owner, durable=False)
             lineage = Lineage(parent.workspace_id, parent.name, taken.checkpoint.id, message.snapshot)
             planned = [attrs.evolve(record, forked_from=lineage) for record in planned]

@@ -24,7 +24,8 @@ class Directory:
 
     def __len__(self) -> int:
         """How many there are, and are about to be."""
-        return len(self._found) + len(self._reserved)
+        named = {found.name for found in self._found.values()}
+        return len(self._found) + len(self._reserved - named)
 
     def __contains__(self, workspace_id: str) -> bool:
         return workspace_id in self._found

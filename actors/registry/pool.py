@@ -19,7 +19,6 @@ import attrs
 import trio
 from trio_util import AsyncBool, AsyncValue
 
-from actors.machine.probe import check_memory
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
 from actors.model.errors import AgentisoError
@@ -159,8 +158,11 @@ class Pool:
         return None
 
     async def _add(self, nursery: trio.Nursery, shape: Shape) -> None:
+        with self._host.memory.reserved(shape.memory_mb):
+            await self._add_reserved(nursery, shape)
+
+    async def _add_reserved(self, nursery: trio.Nursery, shape: Shape) -> None:
         settings = self._host.settings
-        check_memory(shape.memory_mb, settings.limits.memory_reserve_mb)
         image = await self._host.load_image(settings.image)
         verdict = await self._host.accelerator(image)
         wanted = Wanted(image, shape, settings.network, settings.channel)

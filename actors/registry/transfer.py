@@ -24,6 +24,7 @@ from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.layers import Base
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store, allocated_bytes
+from actors.model.backends import CHANNELS, NETWORKS
 from actors.model.errors import AgentisoError, CheckpointUnusable, InvalidArgument, NoCapacity
 from actors.model.files import exhaustion_reported
 from actors.model.image import BootImage
@@ -47,8 +48,6 @@ REPORT_S: Final = 0.5
 BUFFER_BYTES: Final = MIB
 MAX_DEVICES_BYTES: Final = 256 * MIB
 """More than any microVM's device state."""
-NETWORKS: Final = ("user", "none")
-CHANNELS: Final = ("serial", "vsock")
 STAGING: Final = "imports"
 IMAGE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 
@@ -225,11 +224,11 @@ class Unpacked:
 
 @asynccontextmanager
 async def unpacked(
-    state_dir: Path, source: Path | BinaryIO, check: Callable[[Manifest], None], report: Report
+    state_dir: Path, source: Path | BinaryIO, admit: Callable[[Manifest], None], report: Report
 ) -> AsyncIterator[Unpacked]:
     """Read a bundle into a directory of its own, for the length of the block.
 
-    ``check`` is given the manifest before anything else is read.
+    ``admit`` is given the manifest, in the caller's own thread, before anything else is read.
 
     Raises:
         BadBundle: it is damaged, or no bundle.
@@ -242,7 +241,7 @@ async def unpacked(
         directory.mkdir(parents=True, mode=0o700)
     try:
         with _failure_reported("The bundle could not be read"), exhaustion_reported():
-            manifest = await trio.to_thread.run_sync(_unpack, source, directory, check, report)
+            manifest = await trio.to_thread.run_sync(_unpack, source, directory, admit, report)
         yield Unpacked(manifest, directory)
     finally:
         with trio.CancelScope(shield=True):
@@ -269,13 +268,13 @@ def _opened(source: Path | BinaryIO) -> Iterator[BinaryIO]:
         yield file
 
 
-def _unpack(source: Path | BinaryIO, directory: Path, check: Callable[[Manifest], None], report: Report) -> Manifest:
+def _unpack(source: Path | BinaryIO, directory: Path, admit: Callable[[Manifest], None], report: Report) -> Manifest:
     with _opened(source) as stream:
         progress = _Progress("importing", 0, report)
         reader = BundleReader(stream.read, progress.tick)
         manifest = reader.manifest()
         _check_sizes(manifest, directory)
-        check(manifest)
+        trio.from_thread.run_sync(admit, manifest)
         progress.total_bytes = manifest.total_bytes
         for number, size_bytes in enumerate(manifest.layers):
             with _new_file(directory / f"{number}.qcow2") as fd:

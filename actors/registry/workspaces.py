@@ -218,9 +218,9 @@ class Workspaces:
         except AgentisoError:
             return None
         if workspace_id in self._destroying:
-            return describe(attrs.evolve(record, state=State.DESTROYING, failure=None), idle_s=0.0)
+            return describe(attrs.evolve(record, state=State.DESTROYING, failure=None), self._host.networks, idle_s=0.0)
         if (failure := self._unfinished.get(workspace_id)) is not None:
             why = f"It could not be destroyed wholly: {failure}"
-            return describe(attrs.evolve(record, state=State.DESTROYING, failure=why), idle_s=0.0)
+            return describe(attrs.evolve(record, state=State.DESTROYING, failure=why), self._host.networks, idle_s=0.0)
         why = f"Its actor cannot live, and is started again after a while: {self._lost.get(workspace_id, 'it stopped')}"
-        return describe(attrs.evolve(record, state=State.UNREACHABLE, failure=why), idle_s=0.0)
+        return describe(attrs.evolve(record, state=State.UNREACHABLE, failure=why), self._host.networks, idle_s=0.0)

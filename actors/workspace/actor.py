@@ -235,4 +235,11 @@ class WorkspaceActor(Actor):
         record = attrs.evolve(self._own.record, state=self._own.lifecycle.state)
         used = self._own.store.disk_bytes(record.needs) if measured else None
         mute = self._own.machine.mute_since if self._own.machine else None
-        return describe(record, idle_s=self._idleness.seconds, mute_since=mute, disk_used_bytes=used, note=note)
+        return describe(
+            record,
+            self._own.host.networks,
+            idle_s=self._idleness.seconds,
+            mute_since=mute,
+            disk_used_bytes=used,
+            note=note,
+        )

@@ -18,8 +18,6 @@ import trio
 
 from actors.machine.guest import walks
 from actors.machine.guest.client import GuestClient
-from actors.machine.network.hostfwd import NETDEV
-from actors.machine.probe import check_memory
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.diff import MAX_TEXT_BYTES, Walk, compare, decide, unified
 from actors.model.errors import CheckpointUnusable, GuestRefused, InvalidArgument
@@ -67,17 +65,16 @@ async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClien
 
 
 async def _prepare(own: Resources, source: Checkpoint, memory_mb: int) -> Prepared:
-    check_memory(memory_mb, own.host.settings.limits.memory_reserve_mb)
-    async with own.host.starts:
-        isolated = attrs.evolve(own.record, allow_internet=False)
-        return await prepare(own.nursery, own.host, isolated, source, keeps_logs=False)
+    isolated = attrs.evolve(own.record, allow_internet=False)
+    with own.host.memory.reserved(memory_mb):
+        async with own.host.starts:
+            return await prepare(own.nursery, own.host, isolated, source, keeps_logs=False)
 
 
 async def _isolate(prepared: Prepared) -> None:
     """Have nothing of the guest run or reach a network; that it holds the checkpoint's key is all its proof."""
     machine, source = prepared.machine, prepared.source
-    if machine.spec.network != "none":
-        await machine.qmp.execute("set_link", {"name": NETDEV, "up": False})
+    await machine.spec.network.cut_off(machine.qmp, machine.spec.link)
     if source is not None and source.has_memory and not source.processes_held:
         await machine.client.freeze()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from actors.machine.network.hostfwd import GUEST_ADDRESS
+from actors.machine.choice import Choice
+from actors.machine.network.protocol import Network
 from actors.machine.qemu.end_reason import PANIC
 from actors.model.end import End
 from actors.model.info import NetworkInfo, PortForward, WorkspaceInfo
@@ -15,14 +16,17 @@ from actors.workspace import tree
 
 def describe(
     record: WorkspaceRecord,
+    networks: Choice[Network],
     *,
     idle_s: float,
     mute_since: float | None = None,
     disk_used_bytes: int | None = None,
     note: str = "",
 ) -> WorkspaceInfo:
-    """Return all that is known of a workspace."""
-    wired, failed = record.network != "none", record.state is State.FAILED
+    """Return all that is known of a workspace, also of one whose network this version does not have."""
+    network = networks.get(record.network)
+    wired, failed = network is not None and network.wired, record.state is State.FAILED
+    facts = record.machine.link if record.machine else {}
     return WorkspaceInfo(
         workspace_id=record.id,
         name=record.name,
@@ -34,7 +38,7 @@ def describe(
             backend=record.network,
             allow_internet=record.allow_internet,
             mac=record.mac if wired else None,
-            ip=GUEST_ADDRESS if wired else None,
+            ip=network.address(facts) if network else None,
             port_forwards=_forwards(record),
         ),
         accelerator=record.accelerator,

@@ -106,6 +106,7 @@ async def _take_over(
 
 
 def _attend(own: Resources, machine: Machine) -> None:
+    own.host.memory.promise(machine.spec.uuid, own.record.shape.memory_mb)
     own.background("watch over its machine", _watch, own, machine)
     own.background("watch for a full disk", machine.resume_when_stalled)
     own.background("bound its logs", machine.bound_logs)
@@ -114,6 +115,7 @@ def _attend(own: Resources, machine: Machine) -> None:
 async def _watch(own: Resources, machine: Machine) -> None:
     """Notice the end of a machine that nobody asked for."""
     await machine.process.wait_exit()
+    own.host.memory.forget(machine.spec.uuid)
     if own.machine is not machine:
         return
     end = await machine.why_ended(Path(own.host.settings.qemu_binary))

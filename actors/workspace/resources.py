@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from actors.machine.machine import Machine
+from actors.machine.network.protocol import Network
 from actors.machine.qemu import logs
 from actors.machine.storage.holds import BLOCK
 from actors.machine.storage.store import Store
@@ -49,6 +50,16 @@ class Resources:
     def store(self) -> Store:
         """Where its layers and checkpoints are."""
         return self.host.store
+
+    @property
+    def network(self) -> Network:
+        """How its machines are connected.
+
+        Raises:
+            HostUnfit: this version of agentiso has no such network.
+
+        """
+        return self.host.networks.named(self.record.network)
 
     @property
     def directory(self) -> Path:

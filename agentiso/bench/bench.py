@@ -107,7 +107,8 @@ class Bench:
             image, fingerprint, workspace_dir=directory, layer="unused", checkpoint=None, allow_internet=False,
             mac=FLOOR_MAC,
         )  # fmt: skip
-        return attrs.evolve(spec, disk=directory / "disk.qcow2", ram=ram or spec.ram, ram_read_only=False)
+        link = await spec.network.plan(spec.wanted_link)
+        return attrs.evolve(spec, disk=directory / "disk.qcow2", ram=ram or spec.ram, ram_read_only=False, link=link)
 
     async def bare_restorer(self, memory_mb: int | None = None) -> Callable[[], floor.BareMachine]:
         """Return what restores the template by hand and runs ``true``, which any thread may do."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import trio
 
-from actors.machine.accelerator import probe_accelerators
-from actors.machine.probe import ProbeResult, probe_host, probe_qemu
+from actors.machine.accelerator.verdict import probe_accelerators
+from actors.machine.probe import probe_host
+from actors.machine.qemu_build import probe_qemu
 from actors.model.errors import AgentisoError
+from actors.model.host_check import ProbeResult
 from actors.model.settings import Settings
 from imagebuild import Image, load_image, probe_tools
 

@@ -25,15 +25,15 @@ import trio
 
 from actors.machine import checkpoint as checkpoints
 from actors.machine import start
-from actors.machine.accelerator import AcceleratorVerdict
+from actors.machine.accelerator.verdict import AcceleratorVerdict
 from actors.machine.checkpoint import settle_layer
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
-from actors.machine.probe import QemuBuild
 from actors.machine.proof import Persona
 from actors.machine.qemu import orphans
 from actors.machine.qemu.command_line import MachinePlace, MachineSpec
 from actors.machine.qemu.process import QemuProcess
+from actors.machine.qemu_build import QemuBuild
 from actors.machine.storage import qcow2
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store

@@ -167,14 +167,18 @@ class QemuProcess:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    async def end(self, grace_s: float = 0.0) -> None:
-        """Wait up to ``grace_s`` for the process to end by itself, then kill and reap it; shielded and bounded."""
+    async def end(self, grace_s: float = 0.0) -> bool:
+        """Wait up to ``grace_s`` for the process to end by itself, then kill and reap it; shielded and bounded.
+
+        Returns whether it has ended, which is known only of one that was not let go of before.
+        """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s + KILL_WAIT_S):
             if grace_s:
                 with trio.move_on_after(grace_s):
                     await self.wait_exit()
             self.kill()
             await self.wait_exit()
+        return self._exited.is_set()
 
     def release(self) -> None:
         """Let go of the process without touching it."""
