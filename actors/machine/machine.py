@@ -7,6 +7,7 @@ was started with, and ends with `end`, or is let go with `release`.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -35,6 +36,8 @@ RECONNECT_LIMIT_S: Final = 10.0
 DIAL_TRIES: Final = 5
 DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
+QEMU_LOOK_S: Final = 1.0
+"""A QEMU that runs answers at once."""
 
 
 @attrs.define
@@ -43,6 +46,14 @@ class Standstill:
 
     seconds: float = 0.0
     processes_held: bool = False
+    whole: bool = False
+    """Whether the disk is whole without the memory: all was written to it, and nothing since."""
+    alone: bool = False
+    """Whether QEMU alone made the machine stand still, since its guest did not answer."""
+
+    def broken(self) -> None:
+        """Note that the machine ran meanwhile, or may have."""
+        self.processes_held = self.whole = False
 
 
 class Machine:
@@ -58,7 +69,12 @@ class Machine:
         self.pausing = trio.Lock()
         """Held by whoever stops the machine and needs it to stand still."""
         self.held: Standstill | None = None
-        """The standstill that lasts until it is let go."""
+        """The standstill that is wanted until it is let go; ``None`` if the machine is to run."""
+        self.unsettled = False
+        """Whether it is unknown if the virtual CPUs do what is wanted: then `settle` finds out."""
+        self._doubted = trio.Event()
+        self._owes_release = trio.Event()
+        """Set while the guest has not confirmed that its processes run on."""
         self.key = b""
         self.nonce: str | None = None
         """The nonce that its memory must hold, hexadecimal; a guest that has just booted has none."""
@@ -88,15 +104,21 @@ class Machine:
             self.fingerprint,
         )
 
-    async def end(self, *, grace_s: float = 0.0) -> None:
-        """Ask the guest to power off if ``grace_s`` allows, wait, kill; then remove the machine's directory."""
+    async def end(self, *, grace_s: float = 0.0) -> bool:
+        """Ask the guest to power off if ``grace_s`` allows, wait, kill; then remove the machine's directory.
+
+        Returns whether the guest has confirmed that its disks are written.
+        """
+        written = False
         if grace_s and not self.client.broken:
             # A guest that cannot answer any more is killed below like one that does not end in time.
             with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
                 await self.client.shutdown()
+                written = True
         await self.process.end(grace_s)
         await self.release()
         shutil.rmtree(self.spec.directory, ignore_errors=True)
+        return written
 
     async def release(self) -> None:
         """Close our connections; the process is not touched."""
@@ -110,6 +132,9 @@ class Machine:
         self._nursery = nursery
 
         def on_event(name: str, data: dict[str, Any]) -> None:
+            if name in ("STOP", "RESUME") and hasattr(self, "client"):
+                pulse = self.client.pulse
+                pulse.stand_still() if name == "STOP" else pulse.run_on()
             if name != "VSERPORT_CHANGE" or data.get("id") != command_line.PORT_ID or not hasattr(self, "client"):
                 return
             if not data.get("open"):
@@ -139,17 +164,86 @@ class Machine:
                 await self.agent_met.wait()
         return self.client
 
-    async def resume_when_stalled(self) -> None:
-        """Have the machine go on which QEMU stopped since the host's disk is full, as soon as there is room again.
+    @property
+    def mute_since(self) -> float | None:
+        """Wall-clock time, in s, since when the guest has owed an answer; ``None`` if it does not, or nobody asked."""
+        return self.client.mute_since
 
-        QEMU then writes again what it could not write, so that the guest never learns of it.
+    # -- what the virtual CPUs do
+
+    async def settle(self, *, limit_s: float = QEMU_LOOK_S) -> None:
+        """Have the virtual CPUs do what is wanted, by what QEMU says of them; the caller has `pausing`.
+
+        Raises:
+            QmpError, MachineFailed: QEMU refuses it, or does not answer within ``limit_s``; the doubt stays.
+
         """
-        while await self.qmp.wait_stalled():
+        self.unsettled = True
+        runs = await self.runs(limit_s=limit_s)
+        if self.held is not None and runs:
+            self.held.broken()
+            await self.qmp.execute("stop", limit_s=limit_s)
+        elif self.held is None and not runs:
+            await self.qmp.execute("cont", limit_s=limit_s)
+        self.unsettled = False
+
+    async def runs(self, *, limit_s: float = QEMU_LOOK_S) -> bool:
+        """Ask QEMU whether the virtual CPUs run; errors as of `settle`."""
+        return (await self.qmp.execute("query-status", limit_s=limit_s)).get("running") is True
+
+    def doubt(self) -> None:
+        """Have somebody `settle` what the virtual CPUs do, who is next or else as soon as QEMU answers."""
+        self.unsettled = True
+        self._doubted.set()
+
+    def owe_release(self) -> None:
+        """Have the guest's processes run on, and its clock be set right, as soon as it answers."""
+        self._owes_release.set()
+
+    async def resume_when_stalled(self) -> None:
+        """Have the machine run that is to run, whatever keeps it from that, as soon as it can; until it ends.
+
+        One that QEMU stopped since the host's disk is full goes on when there is room again: QEMU then writes again
+        what it could not write, so that the guest never learns of it.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._settle_when_doubted)
+            nursery.start_soon(self._release_when_owed)
+            while await self.qmp.wait_stalled():
+                await trio.sleep(STALL_RETRY_S)
+                await self._settle_quietly()
+            nursery.cancel_scope.cancel(reason="QMP ended")
+
+    async def _settle_when_doubted(self) -> None:
+        while True:
+            await self._doubted.wait()
+            self._doubted = trio.Event()
+            with contextlib.suppress(QmpError, MachineFailed):
+                # However long it takes QEMU to answer.
+                await self.qmp.execute("query-status", limit_s=math.inf)
+                await self._settle_quietly()
             await trio.sleep(STALL_RETRY_S)
-            async with self.pausing:
-                if self.held is None:
-                    with contextlib.suppress(QmpError, MachineFailed):
-                        await self.qmp.execute("cont")
+
+    async def _settle_quietly(self) -> None:
+        async with self.pausing:
+            try:
+                await self.settle()
+            except (QmpError, MachineFailed):
+                self.doubt()
+
+    async def _release_when_owed(self) -> None:
+        while True:
+            await self._owes_release.wait()
+            client = self.client
+            try:
+                await client.ping(math.inf)
+                async with self.pausing:
+                    if self.held is None and not self.unsettled:
+                        await client.release()
+                    self._owes_release = trio.Event()
+            except (GuestBroken, GuestRefused):
+                if client.broken and client is self.client:
+                    await self.agent_met.wait()
 
     def console(self, max_bytes: int = 4096) -> str:
         """Return the end of the guest's serial console."""

@@ -147,9 +147,9 @@ class WorkspaceActor(Actor):
                 self.name = f"workspace {own.record.name}"
                 self._watch.renew()
             case w.Stop():
-                await lifecycle.stop(own)
+                return self._info(note=await lifecycle.stop(own))
             case w.Pause():
-                await lifecycle.pause(own)
+                return self._info(note=await lifecycle.pause(own))
             case w.Suspend():
                 await lifecycle.suspend(own, lifetime.REQUEST)
             case w.Resume():
@@ -164,7 +164,7 @@ class WorkspaceActor(Actor):
             case w.FindSnapshot():
                 return snapshots.find(own, message.name)
             case w.RestoreSnapshot():
-                await snapshots.restore(own, message.name, disk_only=message.disk_only)
+                return self._info(note=await snapshots.restore(own, message.name, disk_only=message.disk_only))
             case w.Undo():
                 return self._info(note=await snapshots.undo(own))
             case w.DeleteSnapshot():

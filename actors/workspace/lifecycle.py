@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -16,18 +16,29 @@ from actors.machine.pause import FileSystem
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
-from actors.model.errors import AgentisoError, MachineFailed
+from actors.model.errors import AgentisoError, GuestBroken, MachineFailed
 from actors.model.files import tail
 from actors.model.machine import MachineRecord
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord
-from actors.model.states import Event, State
+from actors.model.states import Event, Lifecycle, State
 from actors.workspace import launch as launching
 from actors.workspace import ports
 from actors.workspace.launch import launch
 from actors.workspace.resources import Holdings
 
 ADOPT_LIMIT_S = 20.0
+STOP_ANSWER_S: Final = 3.0
+"""A guest that does not answer within this is ended without being asked to power off."""
+SYNC_LIMIT_S: Final = 30.0
+"""For a guest that answers to write what it has to its disk, before it powers off."""
+NOT_WRITTEN: Final = (
+    "The guest did not answer, so it was ended as by a power cut: what it had not written to its disk is lost."
+)
+PAUSED_ALONE: Final = (
+    "The guest did not answer, so QEMU alone made it stand still: it can be resumed, kept as a snapshot with its "
+    "memory, or stopped; what needs a whole disk has to wait until it answers."
+)
 
 
 async def bring_back(own: Holdings, source: Checkpoint | None, *, head: str | None) -> None:
@@ -66,24 +77,33 @@ async def claim(own: Holdings, record: WorkspaceRecord) -> None:
 async def _take_over(
     own: Holdings, machine: Machine, source: Checkpoint | None, *, head: str | None, started_by: str
 ) -> None:
-    """Have a proven machine be the workspace's, and end the earlier one."""
-    earlier, own.machine = own.machine, machine
-    own.lifecycle.move(Event.STARTED)
+    """Have a proven machine be the workspace's, and end the earlier one; or neither, if it cannot be written down."""
+    earlier, record, lifecycle = own.machine, own.record, own.lifecycle
+    own.machine, own.lifecycle = machine, Lifecycle(lifecycle.state)
     resumed = source is not None and source.has_memory
-    own.save(
-        layer=machine.layer,
-        disk_bytes=machine.disk_bytes,
-        checkpoint=source.id if source and resumed else None,
-        machine=machine.record,
-        evidence=machine.evidence,
-        started_by=started_by,
-        start_seconds=machine.start_seconds,
-        head=head,
-        failure=None,
-        suspended=None,
-        suspended_by=None,
-    )
-    own.store.release(f"machine:{machine.spec.uuid}")
+    try:
+        own.lifecycle.move(Event.STARTED)
+        own.save(
+            layer=machine.layer,
+            disk_bytes=machine.disk_bytes,
+            checkpoint=source.id if source and resumed else None,
+            machine=machine.record,
+            evidence=machine.evidence,
+            started_by=started_by,
+            start_seconds=machine.start_seconds,
+            head=head,
+            failure=None,
+            suspended=None,
+            suspended_by=None,
+        )
+    except BaseException:
+        own.machine, own.record, own.lifecycle = earlier, record, lifecycle
+        own.hold()
+        with trio.CancelScope(shield=True):
+            await machine.end()
+        raise
+    finally:
+        own.store.release(f"machine:{machine.spec.uuid}")
     _attend(own, machine)
     with trio.CancelScope(shield=True):
         if earlier is not None:
@@ -145,29 +165,53 @@ async def adopt(own: Holdings, machine_record: MachineRecord) -> None:
     _attend(own, machine)
 
 
-async def stop(own: Holdings) -> None:
-    """End the machine after its guest has written its disks; of a suspended workspace only the disk is kept."""
+async def stop(own: Holdings) -> str:
+    """End the machine after its guest has written its disks, and say if it had not.
+
+    Of a suspended workspace only the disk is kept.
+    """
     machine = own.machine
     if machine is None:
         source = own.store.load(own.record.suspended or "")
         settle_on(own, source, head=own.record.head)
         await own.store.sweep()
-        return
-    if machine.held:
-        await standstill.let_go(machine)
-        own.lifecycle.move(Event.RESUMED)
-    await _leave(own, machine, Event.STOPPED, grace_s=SHUTDOWN_GRACE_S)
+        return ""
+    if machine.held is not None:
+        if machine.held.whole and not machine.unsettled:
+            await _leave(own, machine, Event.STOPPED)
+            return ""
+        # What it had not written when it was paused may be written now.
+        with contextlib.suppress(AgentisoError):
+            await standstill.let_go(machine)
+            own.lifecycle.move(Event.RESUMED)
+            own.note()
+    writes = await _writes(machine)
+    written = await _leave(own, machine, Event.STOPPED, grace_s=SHUTDOWN_GRACE_S if writes else 0.0)
+    return "" if written else NOT_WRITTEN
 
 
-async def _leave(own: Holdings, machine: Machine, event: Event, *, grace_s: float = 0.0, **changes: Any) -> None:
-    """Write down that the workspace has no machine any more, and end it; not cancellable."""
+async def _writes(machine: Machine) -> bool:
+    """Have the guest write its disks while it may still take its time; tell whether it answers."""
+    if machine.held is not None or not await standstill.guest_answers(machine, STOP_ANSWER_S):
+        return False
+    with contextlib.suppress(GuestBroken):
+        await machine.client.sync_disks(SYNC_LIMIT_S)
+    return True
+
+
+async def _leave(own: Holdings, machine: Machine, event: Event, *, grace_s: float = 0.0, **changes: Any) -> bool:
+    """Write down that the workspace has no machine any more, and end it; not cancellable.
+
+    Returns whether the guest wrote its disks within ``grace_s``.
+    """
     with trio.CancelScope(shield=True):
         own.machine = None
         own.lifecycle.move(event)
         try:
             own.save(machine=None, checkpoint=None, layer=machine.layer, **changes)
         finally:
-            await machine.end(grace_s=grace_s)
+            written = await machine.end(grace_s=grace_s)
+    return written
 
 
 def settle_on(own: Holdings, source: Checkpoint, *, head: str | None) -> None:
@@ -190,15 +234,21 @@ def settle_on(own: Holdings, source: Checkpoint, *, head: str | None) -> None:
         )
 
 
-async def pause(own: Holdings) -> None:
-    """Have the machine stand still; its memory stays on the host."""
-    await standstill.hold(own.live(), FileSystem.QUIESCED)
+async def pause(own: Holdings) -> str:
+    """Have the machine stand still, its memory kept on the host; say if its guest had no part in that."""
+    pause = await standstill.hold(own.live(), FileSystem.QUIESCED, guest_needed=False)
     own.lifecycle.move(Event.PAUSED)
     own.note()
+    return PAUSED_ALONE if pause.alone else ""
 
 
 async def suspend(own: Holdings, by: str) -> None:
-    """Checkpoint the machine and end it; nothing of it runs after the checkpoint, or it would be done twice."""
+    """Checkpoint the machine and end it; nothing of it runs after the checkpoint, or it would be done twice.
+
+    Raises:
+        GuestBroken: the guest does not answer, as it would have to when it is resumed; nothing was changed.
+
+    """
     machine, owner = own.live(), f"suspend:{new_id()}"
     was_held = machine.held is not None
     if not was_held:
@@ -212,8 +262,7 @@ async def suspend(own: Holdings, by: str) -> None:
         if own.machine is machine:
             own.note(layer=machine.layer)
             if not was_held:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
-                    await standstill.let_go(machine)
+                await standstill.give_up(machine)
         raise
     with trio.CancelScope(shield=True):
         # Nobody may have asked for it who would wait for that.

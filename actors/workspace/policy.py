@@ -25,6 +25,7 @@ async def change(own: Holdings, wanted: SetNetworkPolicy) -> str:
     Raises:
         InvalidArgument: the workspace's network cannot do it; nothing was changed.
         IllegalState: it is paused.
+        GuestBroken: the guest does not answer, as it would have to afterwards; nothing was changed.
 
     """
     _check(own.record, wanted)
@@ -68,8 +69,7 @@ async def _replace_machine(own: Holdings, *, allow_internet: bool) -> None:
     except BaseException:
         if own.machine is machine:
             own.note(layer=machine.layer, allow_internet=before)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
-                await standstill.let_go(machine)
+            await standstill.give_up(machine)
         raise
     with trio.CancelScope(shield=True):
         await own.store.sweep()

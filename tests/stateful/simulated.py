@@ -27,6 +27,7 @@ from actors.machine import checkpoint as checkpoints
 from actors.machine import start
 from actors.machine.accelerator import AcceleratorVerdict
 from actors.machine.checkpoint import settle_layer
+from actors.machine.guest.client import FREEZE_LIMIT_S, SYNC_LIMIT_S
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
 from actors.machine.probe import QemuBuild
@@ -68,6 +69,23 @@ class Qemu:
     owned: bool = False
     """Whether a host is connected; there can be one."""
     dead: trio.Event = attrs.field(factory=trio.Event)
+    mute: bool = False
+    """Whether the guest answers nothing any more."""
+    stopped: bool = False
+    """Whether the whole process stands still, as by SIGSTOP; what it was told meanwhile it does when it goes on."""
+    backlog: list[Callable[[], None]] = attrs.field(factory=list)
+
+    async def silence(self, limit_s: float) -> None:
+        """Let the time pass in which an answer has to come."""
+        with trio.move_on_after(limit_s):
+            await self.dead.wait()
+
+    def go_on(self) -> None:
+        """Obey what came while the process stood still."""
+        self.stopped = False
+        backlog, self.backlog = self.backlog, []
+        for obey in backlog:
+            obey()
 
     def write(self, path: str, text: str) -> None:
         """Write a mark; to the disk only what the active layer then has."""
@@ -278,6 +296,18 @@ class Process:
         pass
 
 
+async def either(*events: trio.Event) -> None:
+    """Wait for the first of some events."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel(reason="one has come")
+
+        for event in events:
+            nursery.start_soon(wait, event)
+
+
 class Qmp:
     """The QMP commands that checkpoints and standstills use."""
 
@@ -298,11 +328,34 @@ class Qmp:
         command, arguments = pending
         qemu = self._qemu
         await self._world.step(qemu)
+        answer: list[dict[str, Any]] = []
+        answered = trio.Event()
+
+        def obey() -> None:
+            answer.append(self._obey(command, arguments))
+            answered.set()
+
+        if not qemu.stopped:
+            obey()
+        else:
+            qemu.backlog.append(obey)
+            with trio.move_on_after(limit_s):
+                await either(answered, qemu.dead)
         if qemu.dead.is_set():
             raise MachineFailed("QEMU closed its QMP connection.")
+        if not answer:
+            raise MachineFailed(f"QEMU did not answer {command!r} within {limit_s:.0f} s.")
+        return answer[0]
+
+    def _obey(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        qemu = self._qemu
+        if qemu.dead.is_set():
+            return {}
         match command:
             case "stop" | "cont":
                 qemu.running = command == "cont"
+            case "query-status":
+                return {"running": qemu.running}
             case "xen-save-devices-state":
                 Path(arguments["filename"]).write_text("devices")
             case "blockdev-snapshot-sync":
@@ -340,16 +393,22 @@ class Guest:
     """The requests to a guest agent that workspaces make."""
 
     broken = False
+    mute_since = None
 
     def __init__(self, world: World, qemu: Qemu) -> None:
         self._world = world
         self._qemu = qemu
 
-    async def _answer(self) -> None:
+    async def _answer(self, limit_s: float = FREEZE_LIMIT_S) -> None:
         try:
             await self._world.step(self._qemu)
         except QmpError as error:
             raise GuestRefused("The guest refused the request.") from error
+        qemu = self._qemu
+        if qemu.mute or qemu.stopped:
+            await qemu.silence(limit_s)
+            if not qemu.dead.is_set():
+                raise GuestBroken(f"The guest cannot be reached: it did not answer within {limit_s:.0f} s.")
         if self._qemu.dead.is_set():
             raise GuestBroken("The guest's channel ended.")
 
@@ -360,16 +419,16 @@ class Guest:
         mac, address = (network.mac, network.address) if network else (None, None)
         return IdentityReply(before, 1, True, 0.0, identity.hostname, mac, address, 0, {}, (), ())
 
-    async def ping(self) -> None:
-        await self._answer()
+    async def ping(self, limit_s: float = FREEZE_LIMIT_S) -> None:
+        await self._answer(limit_s)
 
     async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
         await self._answer()
         self._qemu.held = True
         return True
 
-    async def sync_disks(self) -> None:
-        await self._answer()
+    async def sync_disks(self, limit_s: float = SYNC_LIMIT_S) -> None:
+        await self._answer(limit_s)
 
     async def grow_root(self, disk_bytes: int) -> int:
         await self._answer()
