@@ -36,6 +36,8 @@ RECONNECT_LIMIT_S: Final = 10.0
 DIAL_TRIES: Final = 5
 DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
+RELEASE_LIMIT_S: Final = 3.0
+"""Nobody waits longer for a guest's processes to run on: it is told again when it answers."""
 QEMU_LOOK_S: Final = 1.0
 """A QEMU that runs answers at once."""
 
@@ -196,10 +198,6 @@ class Machine:
         self.unsettled = True
         self._doubted.set()
 
-    def owe_release(self) -> None:
-        """Have the guest's processes run on, and its clock be set right, as soon as it answers."""
-        self._owes_release.set()
-
     async def resume_when_stalled(self) -> None:
         """Have the machine run that is to run, whatever keeps it from that, as soon as it can; until it ends.
 
@@ -238,12 +236,32 @@ class Machine:
             try:
                 await client.ping(math.inf)
                 async with self.pausing:
-                    if self.held is None and not self.unsettled:
-                        await client.release()
+                    if self.unsettled:
+                        await self.settle()
                     self._owes_release = trio.Event()
-            except (GuestBroken, GuestRefused):
+                    # What is held gets it when it is let go.
+                    if self.held is None:
+                        await self.release_processes()
+            except AgentisoError:
                 if client.broken and client is self.client:
                     await self.agent_met.wait()
+                await trio.sleep(STALL_RETRY_S)
+
+    async def release_processes(self) -> None:
+        """Have the guest's processes run on, and set its clock; one that does not take it in is told when it answers.
+
+        Raises:
+            GuestBroken, GuestRefused: it did not.
+
+        """
+        released = False
+        try:
+            with trio.move_on_after(RELEASE_LIMIT_S):
+                await self.client.release()
+                released = True
+        finally:
+            if not released:
+                self._owes_release.set()
 
     def console(self, max_bytes: int = 4096) -> str:
         """Return the end of the guest's serial console."""

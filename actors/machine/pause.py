@@ -27,8 +27,6 @@ RESUME_LIMIT_S: Final = 30.0
 """Bound on a standstill and on its end, which happens whatever else fails."""
 QEMU_LIMIT_S: Final = 10.0
 """Bound on a command to QEMU that may wait for its disk."""
-RELEASE_LIMIT_S: Final = 3.0
-"""Nobody waits longer for a guest's processes to run on: it is told again when it answers."""
 HOLD_TRIES: Final = 3
 """A process that waits for its disk cannot be held at once; where that is needed, it is tried again."""
 WAYS_BACK: Final = (
@@ -221,25 +219,15 @@ async def _run_on(machine: Machine) -> None:
     try:
         resuming = await machine.qmp.begin("cont")
         try:
-            await _release(machine)
+            # A guest that does not answer is noticed by whoever asks it for something next.
+            with contextlib.suppress(GuestBroken, GuestRefused):
+                await machine.release_processes()
         finally:
             await machine.qmp.finish(resuming, limit_s=QEMU_LIMIT_S)
     except BaseException:
         machine.doubt()
         raise
     machine.unsettled = False
-
-
-async def _release(machine: Machine) -> None:
-    released = False
-    try:
-        # A guest that does not answer is noticed by whoever asks it for something next.
-        with trio.move_on_after(RELEASE_LIMIT_S), contextlib.suppress(GuestBroken, GuestRefused):
-            await machine.client.release()
-            released = True
-    finally:
-        if not released:
-            machine.owe_release()
 
 
 async def _run_on_shielded(machine: Machine) -> None:

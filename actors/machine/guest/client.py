@@ -276,11 +276,14 @@ class GuestClient:
         await self._send(encode(event))
 
     async def _send(self, frame: bytes) -> None:
-        if self._reason is None:
-            try:
-                await self._sender.send(self._nursery, frame)
-            except trio.BrokenResourceError:
-                self.broke("the channel broke")
+        if self._reason is not None:
+            # Whoever sends one after the other is to learn of it.
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self._sender.send(self._nursery, frame)
+        except trio.BrokenResourceError:
+            self.broke("the channel broke")
 
     async def _watch(self, request: _Request, patience: Patience) -> None:
         """Give a request up whose guest goes mute."""

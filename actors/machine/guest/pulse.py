@@ -56,7 +56,7 @@ class Pulse:
         self._sign, self._owing, self.answered_at = trio.current_time(), None, time.time()
 
     def took(self) -> None:
-        """Note that bytes were taken on the way to the guest, which is progress, if no answer."""
+        """Note that bytes of a transfer were taken on their way to the guest: that is progress, if no answer."""
         self._sign = trio.current_time()
 
     def asked(self) -> None:

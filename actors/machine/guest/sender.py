@@ -8,8 +8,12 @@ nobody is kept from leaving by a guest that does not read.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import trio
+
+BULK_BYTES: Final = 4096
+"""A smaller frame is taken by what lies between, whether the guest lives or not."""
 
 
 class FrameSender:
@@ -18,7 +22,7 @@ class FrameSender:
     def __init__(self, stream: trio.abc.Stream, took: Callable[[], None]) -> None:
         self._stream = stream
         self._took = took
-        """Called when some bytes were taken."""
+        """Called when some bytes of a large frame were taken."""
         self._turn = trio.Lock()
         self._whole = trio.Event()
         """Set while no frame is half sent."""
@@ -26,6 +30,8 @@ class FrameSender:
         self._scope = trio.CancelScope()
         """Of the sending under way."""
         self._broken = False
+        self._bulk = False
+        """Whether the frame under way is a large one."""
 
     async def send(self, nursery: trio.Nursery, frame: bytes) -> None:
         """Send one frame, or if cancelled before its first byte nothing.
@@ -36,7 +42,7 @@ class FrameSender:
         """
         async with self._turn:
             await self._whole.wait()
-            rest = memoryview(frame)
+            rest, self._bulk = memoryview(frame), len(frame) >= BULK_BYTES
             if not self._broken and isinstance(self._stream, trio.SocketStream):
                 with trio.CancelScope() as self._scope:
                     rest = await self._send_some(self._stream, rest)
@@ -54,7 +60,8 @@ class FrameSender:
         except (trio.ClosedResourceError, OSError):
             self._broken = True
             return rest
-        self._took()
+        if self._bulk:
+            self._took()
         return rest[count:]
 
     async def _finish(self, rest: memoryview, scope: trio.CancelScope) -> None:
@@ -66,7 +73,6 @@ class FrameSender:
                         rest = await self._send_some(self._stream, rest)
                 else:
                     await self._stream.send_all(rest)
-                    self._took()
                 finished = True
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             pass
