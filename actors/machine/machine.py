@@ -112,14 +112,16 @@ class Machine:
         Returns whether the guest has confirmed that its disks are written.
         """
         written = False
-        if grace_s and not self.client.broken:
-            # A guest that cannot answer any more is killed below like one that does not end in time.
-            with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
-                await self.client.shutdown()
-                written = True
-        await self.process.end(grace_s)
-        await self.release()
-        shutil.rmtree(self.spec.directory, ignore_errors=True)
+        try:
+            if grace_s and not self.client.broken:
+                # A guest that cannot answer any more is killed below like one that does not end in time.
+                with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
+                    await self.client.shutdown()
+                    written = True
+        finally:
+            await self.process.end(grace_s)
+            await self.release()
+            shutil.rmtree(self.spec.directory, ignore_errors=True)
         return written
 
     async def release(self) -> None:

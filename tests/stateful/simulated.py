@@ -10,6 +10,8 @@ At every step of a machine somebody else sweeps the store, so whatever is not he
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import secrets
 import shutil
@@ -51,6 +53,7 @@ BLANK: Final = ""
 MEMORY: Final = "/dev/shm/mark"
 DISK: Final = "/root/mark"
 NONCE_BYTES: Final = 16
+SILENCE_LOOK_S: Final = 0.01
 
 
 @attrs.define(eq=False)
@@ -75,17 +78,22 @@ class Qemu:
     """Whether the whole process stands still, as by SIGSTOP; what it was told meanwhile it does when it goes on."""
     backlog: list[Callable[[], None]] = attrs.field(factory=list)
 
-    async def silence(self, limit_s: float) -> None:
-        """Let the time pass in which an answer has to come."""
+    async def silence(self, limit_s: float) -> bool:
+        """Let the time pass in which an answer has to come; tell whether it came."""
         with trio.move_on_after(limit_s):
-            await self.dead.wait()
+            while (self.mute or self.stopped) and not self.dead.is_set():
+                await trio.sleep(SILENCE_LOOK_S)
+            return True
+        return False
 
     def go_on(self) -> None:
         """Obey what came while the process stood still."""
         self.stopped = False
         backlog, self.backlog = self.backlog, []
         for obey in backlog:
-            obey()
+            # What it is to write to may be gone: it refuses that, and nobody hears it.
+            with contextlib.suppress(FileNotFoundError):
+                obey()
 
     def write(self, path: str, text: str) -> None:
         """Write a mark; to the disk only what the active layer then has."""
@@ -122,6 +130,10 @@ class World:
         self._misfortune: Callable[[Qemu | None], None] | None = None
         self._steps = 0
         self._next_start_fails = False
+        self.longest_silence_s = math.inf
+        """After it an answer is missing even if it might still come."""
+        self.holds_processes = True
+        """Whether none is checkpointed whose processes run, as is done of a mute guest."""
         self._substitute(patch)
 
     @property
@@ -194,7 +206,10 @@ class World:
         patch.setattr(start, "adopt", self._adopt)
         patch.setattr(templates, "REHEARSALS", 1)
         patch.setattr(start, "kill", kill)
-        patch.setattr(checkpoints, "ChangedMemory", lambda pid, _ram, target: Changed(world.by_pid(pid), target))
+        patch.setattr(checkpoints, "ChangedMemory", self._changed)
+
+    def _changed(self, pid: int, _ram: Path, target: int) -> Changed:
+        return Changed(self.by_pid(pid), target, strict=self.holds_processes)
 
     async def _prepare(
         self,
@@ -289,7 +304,8 @@ class Process:
         self._qemu.dead.set()
 
     async def end(self, _grace_s: float = 0.0) -> None:
-        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
         self._qemu.dead.set()
 
     def release(self) -> None:
@@ -339,6 +355,7 @@ class Qmp:
             obey()
         else:
             qemu.backlog.append(obey)
+            limit_s = limit_s if math.isinf(limit_s) else min(limit_s, self._world.longest_silence_s)
             with trio.move_on_after(limit_s):
                 await either(answered, qemu.dead)
         if qemu.dead.is_set():
@@ -406,8 +423,8 @@ class Guest:
             raise GuestRefused("The guest refused the request.") from error
         qemu = self._qemu
         if qemu.mute or qemu.stopped:
-            await qemu.silence(limit_s)
-            if not qemu.dead.is_set():
+            limit_s = limit_s if math.isinf(limit_s) else min(limit_s, self._world.longest_silence_s)
+            if not await qemu.silence(limit_s):
                 raise GuestBroken(f"The guest cannot be reached: it did not answer within {limit_s:.0f} s.")
         if self._qemu.dead.is_set():
             raise GuestBroken("The guest's channel ended.")
@@ -480,9 +497,10 @@ class Guest:
 class Changed:
     """What `ChangedMemory` is to a checkpoint; the machine has to stand still."""
 
-    def __init__(self, qemu: Qemu, target: int) -> None:
+    def __init__(self, qemu: Qemu, target: int, *, strict: bool) -> None:
         self._qemu = qemu
         self._target = target
+        self._strict = strict
         self._data = b""
 
     def __enter__(self) -> Self:
@@ -493,7 +511,7 @@ class Changed:
 
     def read(self) -> int:
         assert not self._qemu.running
-        assert self._qemu.held
+        assert self._qemu.held or not self._strict
         self._data = f"{self._qemu.memory:{MARK_BYTES}}{self._qemu.nonce}".encode()
         return len(self._data)
 
