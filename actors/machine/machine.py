@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,10 @@ LAST_EVENT_S: Final = 1.0
 """What QEMU sent before it ended is read in far less."""
 GIVE_BACK_LIMIT_S: Final = 10.0
 """Bound on taking away what the host has of one machine."""
+RELEASE_LIMIT_S: Final = 3.0
+"""Nobody waits longer for a guest's processes to run on: it is told again when it answers."""
+QEMU_LOOK_S: Final = 1.0
+"""A QEMU that runs answers at once."""
 
 
 @attrs.define
@@ -49,6 +54,14 @@ class Standstill:
 
     seconds: float = 0.0
     processes_held: bool = False
+    whole: bool = False
+    """Whether the disk is whole without the memory: all was written to it, and nothing since."""
+    alone: bool = False
+    """Whether QEMU alone made the machine stand still, since its guest did not answer."""
+
+    def broken(self) -> None:
+        """Note that the machine ran meanwhile, or may have."""
+        self.processes_held = self.whole = False
 
 
 class Machine:
@@ -64,7 +77,12 @@ class Machine:
         self.pausing = trio.Lock()
         """Held by whoever stops the machine and needs it to stand still."""
         self.held: Standstill | None = None
-        """The standstill that lasts until it is let go."""
+        """The standstill that is wanted until it is let go; ``None`` if the machine is to run."""
+        self.unsettled = False
+        """Whether it is unknown if the virtual CPUs do what is wanted: then `settle` finds out."""
+        self._doubted = trio.Event()
+        self._owes_release = trio.Event()
+        """Set while the guest has not confirmed that its processes run on."""
         self.key = b""
         self.nonce: str | None = None
         """The nonce that its memory must hold, hexadecimal; a guest that has just booted has none."""
@@ -74,8 +92,6 @@ class Machine:
         self.process: QemuProcess
         self.qmp: QmpClient
         self.client: GuestClient
-        self.mute_since: float | None = None
-        """Since when the guest agent has not answered, in seconds since the Unix epoch; ``None`` while it does."""
         self.agent_met = RepeatedEvent()
         self._dialling = trio.Lock()
         self._nursery: trio.Nursery
@@ -97,18 +113,26 @@ class Machine:
             spec.link.facts,
         )
 
-    async def end(self, *, grace_s: float = 0.0) -> None:
-        """Ask the guest to power off if ``grace_s`` allows, wait, kill; then put the machine's directory away."""
-        if grace_s and not self.client.broken:
-            # A guest that cannot answer any more is killed below like one that does not end in time.
-            with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
-                await self.client.shutdown()
-        reaped = await self.process.end(grace_s)
-        await self.release()
-        if reaped:
-            # A process that hangs in the kernel may still use all of it.
-            await give_back(self.spec)
-        logs.put_away(self.spec.directory, keep=self.spec.keeps_logs)
+    async def end(self, *, grace_s: float = 0.0) -> bool:
+        """Ask the guest to power off if ``grace_s`` allows, wait, kill; then put the machine's directory away.
+
+        Returns whether the guest has confirmed that its disks are written.
+        """
+        written = False
+        try:
+            if grace_s and not self.client.broken:
+                # A guest that cannot answer any more is killed below like one that does not end in time.
+                with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
+                    await self.client.shutdown()
+                    written = True
+        finally:
+            reaped = await self.process.end(grace_s)
+            await self.release()
+            if reaped:
+                # A process that hangs in the kernel may still use all of it.
+                await give_back(self.spec)
+            logs.put_away(self.spec.directory, keep=self.spec.keeps_logs)
+        return written
 
     async def release(self) -> None:
         """Close our connections; the process is not touched."""
@@ -122,6 +146,9 @@ class Machine:
         self._nursery = nursery
 
         def on_event(name: str, data: dict[str, Any]) -> None:
+            if name in ("STOP", "RESUME") and hasattr(self, "client"):
+                pulse = self.client.pulse
+                pulse.stand_still() if name == "STOP" else pulse.run_on()
             present = self.spec.channel.presence(name, data)
             if present is None or not hasattr(self, "client"):
                 return
@@ -151,17 +178,102 @@ class Machine:
                 await self.agent_met.wait()
         return self.client
 
-    async def resume_when_stalled(self) -> None:
-        """Have the machine go on which QEMU stopped since the host's disk is full, as soon as there is room again.
+    @property
+    def mute_since(self) -> float | None:
+        """Wall-clock time, in s, since when the guest has owed an answer; ``None`` if it does not, or nobody asked."""
+        return self.client.mute_since
 
-        QEMU then writes again what it could not write, so that the guest never learns of it.
+    # -- what the virtual CPUs do
+
+    async def settle(self, *, limit_s: float = QEMU_LOOK_S) -> None:
+        """Have the virtual CPUs do what is wanted, by what QEMU says of them; the caller has `pausing`.
+
+        Raises:
+            QmpError, MachineFailed: QEMU refuses it, or does not answer within ``limit_s``; the doubt stays.
+
         """
-        while await self.qmp.wait_stalled():
+        self.unsettled = True
+        runs = await self.runs(limit_s=limit_s)
+        if self.held is not None and runs:
+            self.held.broken()
+            await self.qmp.execute("stop", limit_s=limit_s)
+        elif self.held is None and not runs:
+            await self.qmp.execute("cont", limit_s=limit_s)
+        self.unsettled = False
+
+    async def runs(self, *, limit_s: float = QEMU_LOOK_S) -> bool:
+        """Ask QEMU whether the virtual CPUs run; errors as of `settle`."""
+        return (await self.qmp.execute("query-status", limit_s=limit_s)).get("running") is True
+
+    def doubt(self) -> None:
+        """Have somebody `settle` what the virtual CPUs do, who is next or else as soon as QEMU answers."""
+        self.unsettled = True
+        self._doubted.set()
+
+    async def resume_when_stalled(self) -> None:
+        """Have the machine run that is to run, whatever keeps it from that, as soon as it can; until it ends.
+
+        One that QEMU stopped since the host's disk is full goes on when there is room again: QEMU then writes again
+        what it could not write, so that the guest never learns of it.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._settle_when_doubted)
+            nursery.start_soon(self._release_when_owed)
+            while await self.qmp.wait_stalled():
+                await trio.sleep(STALL_RETRY_S)
+                await self._settle_quietly()
+            nursery.cancel_scope.cancel(reason="QMP ended")
+
+    async def _settle_when_doubted(self) -> None:
+        while True:
+            await self._doubted.wait()
+            self._doubted = trio.Event()
+            with contextlib.suppress(QmpError, MachineFailed):
+                # However long it takes QEMU to answer.
+                await self.qmp.execute("query-status", limit_s=math.inf)
+                await self._settle_quietly()
             await trio.sleep(STALL_RETRY_S)
-            async with self.pausing:
-                if self.held is None:
-                    with contextlib.suppress(QmpError, MachineFailed):
-                        await self.qmp.execute("cont")
+
+    async def _settle_quietly(self) -> None:
+        async with self.pausing:
+            try:
+                await self.settle()
+            except (QmpError, MachineFailed):
+                self.doubt()
+
+    async def _release_when_owed(self) -> None:
+        while True:
+            await self._owes_release.wait()
+            client = self.client
+            try:
+                await client.ping(math.inf)
+                async with self.pausing:
+                    if self.unsettled:
+                        await self.settle()
+                    self._owes_release = trio.Event()
+                    # What is held gets it when it is let go.
+                    if self.held is None:
+                        await self.release_processes()
+            except AgentisoError:
+                if client.broken and client is self.client:
+                    await self.agent_met.wait()
+                await trio.sleep(STALL_RETRY_S)
+
+    async def release_processes(self) -> None:
+        """Have the guest's processes run on, and set its clock; one that does not take it in is told when it answers.
+
+        Raises:
+            GuestBroken, GuestRefused: it did not.
+
+        """
+        released = False
+        try:
+            with trio.move_on_after(RELEASE_LIMIT_S):
+                await self.client.release()
+                released = True
+        finally:
+            if not released:
+                self._owes_release.set()
 
     async def bound_logs(self) -> None:
         """Keep the logs from growing without end, until the process ends."""

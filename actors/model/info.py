@@ -130,6 +130,8 @@ class SnapshotInfo:
     """How long the workspace stood still for it; told when it is made."""
     seconds: float | None = None
     """How long it took to make; told when it is made."""
+    note: str = ""
+    """What the caller should know of how it was made; told when it is made."""
 
 
 @attrs.frozen

@@ -5,11 +5,9 @@ Whatever is written is under its own name only when it is whole, and gone when t
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -42,6 +40,7 @@ from actors.registry.bundle import (
     Memory,
     layer_name,
 )
+from actors.registry.streams import Write, pipe_writing, reading, stream_writer
 
 MIB: Final = 2**20
 REPORT_S: Final = 0.5
@@ -105,17 +104,14 @@ async def export(store: Store, source: Checkpoint, info: WorkspaceInfo, target: 
     await trio.to_thread.run_sync(integrity.verify, store, source)
     with _failure_reported("The export could not be written"), exhaustion_reported():
         if not isinstance(target, Path):
-            return await trio.to_thread.run_sync(_write, store, source, info, target, report)
+            return await trio.to_thread.run_sync(lambda: _write(store, source, info, stream_writer(target), report))
         return await trio.to_thread.run_sync(_write_to_path, store, source, info, target, report)
 
 
 def _write_to_path(store: Store, source: Checkpoint, info: WorkspaceInfo, target: Path, report: Report) -> int:
     if target.is_fifo():
-        # Not blocking: whoever wants to read has opened it before.
-        fd = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(fd, True)
-        with os.fdopen(fd, "wb", buffering=0) as pipe:
-            return _write(store, source, info, pipe, report)
+        with pipe_writing(target) as write:
+            return _write(store, source, info, write, report)
     if target.exists() or not target.parent.is_dir():
         why = "there is something already" if target.exists() else "its directory does not exist"
         raise InvalidArgument(f"{target} cannot be written: {why}.", remedy="Choose another file.")
@@ -123,7 +119,7 @@ def _write_to_path(store: Store, source: Checkpoint, info: WorkspaceInfo, target
     try:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb", buffering=BUFFER_BYTES) as file:
-            size_bytes = _write(store, source, info, file, report)
+            size_bytes = _write(store, source, info, stream_writer(file), report)
             file.flush()
             os.fsync(fd)
         # Unlike a rename, this replaces nothing that has come meanwhile.
@@ -137,18 +133,16 @@ def _write_to_path(store: Store, source: Checkpoint, info: WorkspaceInfo, target
     return size_bytes
 
 
-def _write(
-    store: Store, source: Checkpoint, info: WorkspaceInfo, target: BinaryIO | io.RawIOBase, report: Report
-) -> int:
+def _write(store: Store, source: Checkpoint, info: WorkspaceInfo, target: Write, report: Report) -> int:
     written = 0
 
     def write(data: bytes) -> None:
         nonlocal written
         view = memoryview(data)
         while view:
-            count = target.write(view)
-            written += count or 0
-            view = view[count or 0 :]
+            count = target(view)
+            written += count
+            view = view[count:]
 
     chain = (source.layer, *store.layers.depends_on(source.layer))
     layers = [store.layer(layer) for layer in reversed(chain)]
@@ -253,25 +247,10 @@ def sweep(state_dir: Path) -> None:
     shutil.rmtree(state_dir / STAGING, ignore_errors=True)
 
 
-@contextmanager
-def _opened(source: Path | BinaryIO) -> Iterator[BinaryIO]:
-    if not isinstance(source, Path):
-        yield source
-        return
-    try:
-        file = source.open("rb")
-    except OSError as error:
-        raise InvalidArgument(f"{source} cannot be read: {error.strerror}.", remedy="Name another file.") from error
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) and not source.is_fifo():
-            raise InvalidArgument(f"{source} is not a file.", remedy="Name a file that `agentiso export` has written.")
-        yield file
-
-
 def _unpack(source: Path | BinaryIO, directory: Path, admit: Callable[[Manifest], None], report: Report) -> Manifest:
-    with _opened(source) as stream:
+    with reading(source) as read:
         progress = _Progress("importing", 0, report)
-        reader = BundleReader(stream.read, progress.tick)
+        reader = BundleReader(read, progress.tick)
         manifest = reader.manifest()
         _check_sizes(manifest, directory)
         trio.from_thread.run_sync(admit, manifest)

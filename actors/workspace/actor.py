@@ -22,7 +22,17 @@ from actors.model.info import WorkspaceInfo
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
 from actors.runtime import Actor, Message
-from actors.workspace import compare, file_messages, job_messages, lifecycle, lifetime, policy, ports, snapshots
+from actors.workspace import (
+    adoption,
+    compare,
+    file_messages,
+    job_messages,
+    lifecycle,
+    lifetime,
+    policy,
+    ports,
+    snapshots,
+)
 from actors.workspace import messages as w
 from actors.workspace.describe import describe, ways_back
 from actors.workspace.host import Host
@@ -64,12 +74,12 @@ class WorkspaceActor(Actor):
             await self._end_forgotten()
         ports.claim(self._own)
         if self._own.record.machine is not None:
-            await lifecycle.adopt(self._own)
+            await adoption.adopt(self._own)
         elif (layer := self._own.last_layer()) != self._own.record.layer:
             # QEMU and its supervisor ended after the disk had been switched, or was about to be.
             self._own.note(layer=layer)
         if self._own.lifecycle.state is State.UNREACHABLE:
-            self.background("search for its machine", lifecycle.seek, self._own, self._changing)
+            self.background("search for its machine", adoption.seek, self._own, self._changing)
         self.background("watch over its lifetime", self._watch.run)
 
     async def _end_forgotten(self) -> None:
@@ -170,9 +180,9 @@ class WorkspaceActor(Actor):
                 self.name = f"workspace {own.record.name}"
                 self._watch.renew()
             case w.Stop():
-                await lifecycle.stop(own)
+                return self._info(note=await lifecycle.stop(own))
             case w.Pause():
-                await lifecycle.pause(own)
+                return self._info(note=await lifecycle.pause(own))
             case w.Suspend():
                 await lifecycle.suspend(own, lifetime.REQUEST)
             case w.Resume():
@@ -187,7 +197,7 @@ class WorkspaceActor(Actor):
             case w.FindSnapshot():
                 return snapshots.find(own, message.name)
             case w.RestoreSnapshot():
-                await snapshots.restore(own, message.name, disk_only=message.disk_only)
+                return self._info(note=await snapshots.restore(own, message.name, disk_only=message.disk_only))
             case w.Undo():
                 return self._info(note=await snapshots.undo(own))
             case w.DeleteSnapshot():

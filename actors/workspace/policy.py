@@ -26,6 +26,7 @@ async def change(own: Resources, wanted: SetNetworkPolicy) -> str:
     Raises:
         InvalidArgument: the workspace's network cannot do it; nothing was changed.
         IllegalState: it is paused.
+        GuestBroken: the guest does not answer, as it would have to afterwards; nothing was changed.
 
     """
     _check(own, wanted)
@@ -87,8 +88,7 @@ async def _replace_machine(own: Resources, *, allow_internet: bool) -> None:
         if own.machine is machine:
             own.settle_layer(machine)
             own.note(allow_internet=before)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
-                await standstill.let_go(machine)
+            await standstill.give_up(machine)
         raise
     with trio.CancelScope(shield=True):
         await own.store.collect()

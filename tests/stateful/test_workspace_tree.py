@@ -221,7 +221,11 @@ class TreeMachine(RuleBasedStateMachine):
         after = copy.deepcopy(workspace)
         change(after)
         try:
-            self.tell(workspace, message)
+            answer = self.tell(workspace, message)
+            if "cannot be undone" in getattr(answer, "note", ""):
+                # The machine that was to be left died: that is no reason to stay with it.
+                assert self.planned == "dies"
+                after.undo = workspace.undo
             self.model[workspace.name] = after
         except ActorGone:
             assert self.planned == "crashes"

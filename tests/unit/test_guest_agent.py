@@ -222,7 +222,7 @@ async def test_a_guest_that_speaks_nonsense_breaks_only_its_own_client(garbage: 
     ours, theirs = socket.socketpair()
     with theirs:
         async with trio.open_nursery() as nursery:
-            client = GuestClient(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+            client = GuestClient(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), nursery)
             nursery.start_soon(client._read)
             theirs.sendall(garbage)
             with trio.fail_after(LIMIT_S), pytest.raises(GuestBroken, match="unknown"):

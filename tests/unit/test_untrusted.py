@@ -69,7 +69,7 @@ async def test_a_guest_that_nests_its_answers_breaks_only_its_own_channel(deep: 
     ours, theirs = socket.socketpair()
     with theirs:
         async with trio.open_nursery() as nursery:
-            client = GuestClient(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+            client = GuestClient(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), nursery)
             nursery.start_soon(client._read)
             answer = deep if deep.startswith(b"{") else b'{"id": 1, "error": {"message": ' + deep + b"}}"
             theirs.sendall(framed(answer))
@@ -83,7 +83,7 @@ async def test_a_listing_that_makes_no_sense_breaks_only_its_guests_channel(line
     ours, theirs = socket.socketpair()
     with theirs:
         async with trio.open_nursery() as nursery:
-            client = GuestClient(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+            client = GuestClient(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), nursery)
             nursery.start_soon(client._read)
             theirs.sendall(framed(b"\0\0\0\0\1\0" + line) + encode(Message({"id": 1, "ok": {}})))
             with trio.fail_after(LIMIT_S), pytest.raises(GuestBroken, match="listing is malformed"):
@@ -95,7 +95,7 @@ async def test_a_refusal_of_any_form_is_a_refusal() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         async with trio.open_nursery() as nursery:
-            client = GuestClient(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+            client = GuestClient(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), nursery)
             nursery.start_soon(client._read)
             theirs.sendall(encode(Message({"id": 1, "error": {"message": json.loads(nested(60)), "code": [1e300]}})))
             with trio.fail_after(LIMIT_S), pytest.raises(GuestRefused):

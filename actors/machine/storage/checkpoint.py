@@ -42,6 +42,8 @@ class Checkpoint:
     """The host's boot with which its files may be lost; empty once they are on stable storage."""
     processes_held: bool = False
     """Whether the guest's processes stood still; then none runs in a restored machine before it has proven itself."""
+    alone: bool = False
+    """Whether the guest did not answer when it was taken: a machine restored from its memory may not either."""
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)

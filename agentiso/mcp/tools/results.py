@@ -31,6 +31,7 @@ class SnapshotCreateResult(SnapshotResult):
     pause_ms: float | None = describe()
     """The workspace stood still for it."""
     duration_secs: float | None = describe()
+    note: str = describe()
 
 
 @attrs.frozen
@@ -188,7 +189,7 @@ class JobResult:
 
 def taken_result(s: SnapshotInfo) -> SnapshotCreateResult:
     """Describe a snapshot that was just taken, with what it cost."""
-    return SnapshotCreateResult(s.id, s.name, s.has_memory, s.created_at, s.size_bytes, s.pause_ms, s.seconds)
+    return SnapshotCreateResult(s.id, s.name, s.has_memory, s.created_at, s.size_bytes, s.pause_ms, s.seconds, s.note)
 
 
 def node_result(s: SnapshotInfo) -> NodeResult:
