@@ -135,7 +135,7 @@ class Ephemeral:
             if found.owner == owner:
                 await registry.ask(r.DestroyWorkspace(workspace_id))
         except NotFound:
-            if directory_of(self._state_dir, workspace_id).exists():
+            if self._may_be_there(workspace_id):
                 # Its record is damaged.
                 return
         except AgentisoError as error:
@@ -145,8 +145,18 @@ class Ephemeral:
 
     def close(self) -> None:
         """Note that all was destroyed; what is still there stays noted."""
-        self._made = {key: owner for key, owner in self._made.items() if directory_of(self._state_dir, key).exists()}
+        self._made = {key: owner for key, owner in self._made.items() if self._may_be_there(key)}
         self._save()
+
+    def _may_be_there(self, workspace_id: str) -> bool:
+        """Tell whether something is left of a workspace, or that cannot be told."""
+        try:
+            directory_of(self._state_dir, workspace_id).lstat()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def _save(self) -> None:
         if self._path is None:

@@ -28,7 +28,8 @@ AGAIN_S: Final = 1.0
 ON_DEMAND: Final = ("--idle-exit", "60")
 """A supervisor that nobody asked for ends once it is not needed."""
 _started: Final[list[trio.Process]] = []
-"""Supervisors that this process started: they outlive what used them, and dropping one would be reported as a leak."""
+"""Supervisors that this process started: they outlive what used them, and dropping one that runs would be reported as a
+leak."""
 
 
 async def connect(
@@ -141,6 +142,7 @@ def _end_needless(process: trio.Process | None, stream: trio.SocketStream) -> No
 
 
 async def _start(settings: Settings, config: Path | None, arguments: Sequence[str]) -> trio.Process:
+    _started[:] = [process for process in _started if process.poll() is None]
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     argv = [sys.executable, "-m", "agentiso.cli", *(("--config", str(config)) if config else ()), "daemon", *arguments]
     with (settings.state_dir / LOG).open("ab") as output:

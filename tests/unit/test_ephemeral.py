@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -100,6 +101,21 @@ async def test_what_is_made_is_noted_at_once_and_forgotten_when_it_is_destroyed(
             await made.end_all(system.registry)
             assert [info.name for info in await system.list()] == ["two"]
             assert not path.exists()
+
+
+async def test_what_cannot_be_looked_for_stays_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> os.stat_result:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    path = a_note(tmp_path, None, "00000000-0000-0000-0000-000000000000")
+    left = Ephemeral.left_in(tmp_path, path)
+    assert left is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", refuse)
+        left.close()
+    assert path.exists()
+    left.close()
+    assert not path.exists()
 
 
 async def test_a_client_that_nobody_could_know_again_is_noted_in_no_file(tmp_path: Path) -> None:
