@@ -147,6 +147,7 @@ async def _leave(own: Resources, machine: Machine, event: Event, *, grace_s: flo
 
     Returns whether the guest wrote its disks within ``grace_s``.  If it cannot be written down, nothing has happened.
     """
+    written = False
     with trio.CancelScope(shield=True):
         own.save(event, machine=None, checkpoint=None, layer=machine.layer, stands_still=False, **changes)
         own.machine = None
