@@ -16,7 +16,7 @@ from actors.machine.storage.holds import BLOCK
 from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import HostFailed, IllegalState, NoCapacity
-from actors.model.files import exhaustion_reported, tail
+from actors.model.files import failures_reported, tail
 from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event, Lifecycle
@@ -100,7 +100,7 @@ class Resources:
         self.journal.will(Kind.LAYER, layer, over=over)
         self._intended[layer] = over
         self.hold()
-        with exhaustion_reported():
+        with failures_reported():
             await self.journal.flush(self.store.layer(layer))
 
     def settle_intents(self) -> None:
@@ -207,7 +207,7 @@ class Resources:
         # That of a machine that cannot be reached is still there.
         running = self.record.machine
         directory = Path(running.directory) if running else self.directory / logs.KEPT
-        with exhaustion_reported():
+        with failures_reported():
             return tail(directory / (logs.CONSOLE if which == "console" else logs.QEMU), max_bytes)
 
     def live(self) -> Machine:
