@@ -15,7 +15,7 @@ import agentiso
 from agentiso.client.dialling import is_running, stop_daemon
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 PIECE = bytes(range(256)) * 256
 
 
