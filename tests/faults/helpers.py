@@ -18,7 +18,7 @@ import trio
 import agentiso
 from imagebuild.image import MANIFEST, NAMES, FileFacts, Manifest
 
-LIMIT_S = 120
+LIMIT_S = 300
 """Far beyond what any step here takes: software emulation on a host that others use too."""
 SHAPE = agentiso.Shape(vcpus=1, memory_mb=256, disk_gb=1)
 PARTS = ("workspaces", "layers", "checkpoints", "templates")

@@ -16,7 +16,7 @@ from agentiso.client.dialling import is_running
 from agentiso.client.stopping import stop
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 PIECE = bytes(range(256)) * 256
 
 

@@ -19,7 +19,7 @@ from agentiso.client.tools import META
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 COUNT = """
 i=0; while [ $i -lt 3000 ]; do
     echo "line $i"; i=$((i+1))

@@ -19,7 +19,7 @@ from agentiso.mcp.uris import ROOT
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 END_S = 30
 """Within which what is told to end has ended on any host, and what waits for its client has not."""
 

@@ -20,7 +20,7 @@ from tests.machines import ARGV
 from tests.templates import give
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 SHAPE = agentiso.Shape(vcpus=1, memory_mb=256, disk_gb=2)
 
 

@@ -17,7 +17,7 @@ from agentiso import System, Workspace
 from tests.templates import give
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 
 
 async def output(workspace: Workspace, command: str) -> str:

@@ -24,7 +24,7 @@ from actors.model.errors import (
 from imagebuild import ImageError
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 COUNTER = (
     "(i=0; while :; do i=$((i+1)); echo $i > /dev/shm/c.new; mv /dev/shm/c.new /dev/shm/c; sleep 0.05; done) "
     ">/dev/null 2>&1 &"
