@@ -23,6 +23,7 @@ from actors.model.journal import JOURNAL
 from actors.model.machine import MachineRecord
 from actors.model.names import new_id, short
 from actors.model.states import UNOWNED, State
+from guest.untrusted import MALFORMED
 
 RECORD: Final = "record.json"
 LAST: Final = (f".{RECORD}.earlier", RECORD, JOURNAL)
@@ -230,13 +231,16 @@ def load(directory: Path) -> WorkspaceRecord:
             if raw["state"] in UNOWNED:
                 # What has become of it since nobody knows: it is left alone.
                 raise ValueError("it was not written whole") from None
+        if not isinstance(raw, dict):
+            raise ValueError("it is no record")  # noqa: TRY004 - what a file says is no type
         if raw.get("state") == State.PAUSED:
             # Not every agentiso wrote this down.
             raw["stands_still"] = True
         return _converter.structure(raw, WorkspaceRecord)
-    except (OSError, ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
+    except (OSError, *MALFORMED, cattrs.BaseValidationError) as error:
+        why = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else error
         raise DamagedRecord(
-            f"The workspace record {path} cannot be read: {error}.",
+            f"The workspace record {path} cannot be read: {why}.",
             remedy="The workspace is left alone, its machine too. Mend what keeps the file from being read; or, to "
             f"forget the workspace, end its machine and move {directory} away.",
         ) from error

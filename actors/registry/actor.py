@@ -185,8 +185,7 @@ class RegistryActor(Actor):
             # What was taken of the quota is that of the machine's workspace from now on.
             quota = Claim(record.owner, record.shape)
             self._ledger.give_back(record.id)
-            self._ledger.note(claimed.id, quota)
-            self._directory.put(r.Found(claimed.id, claimed.name, pooled.ref, claimed.owner))
+            self._workspaces.enter(claimed, pooled.ref)
             try:
                 info: WorkspaceInfo = await pooled.ref.ask(w.Claim(claimed))
             except AgentisoError:

@@ -60,6 +60,8 @@ class Workspaces:
         self._expiring: set[str] = set()
         self._lost: dict[str, str] = {}
         """Why a workspace has no actor at the moment, by its id."""
+        self._known: dict[str, WorkspaceRecord] = {}
+        """The record with which each was entered, by its id; told of where the present one cannot be read."""
         self.nursery: trio.Nursery
         self.background: Callable[..., None]
 
@@ -97,7 +99,7 @@ class Workspaces:
         try:
             await self.start_actor(record)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are taken up
-            self.gave_up(record, error)
+            self.gave_up(record, error, lived=False)
 
     async def _clear(self, directory: Path) -> None:
         """Go on with the end of a workspace that nobody has."""
@@ -114,13 +116,14 @@ class Workspaces:
         ref = ref or ActorRef.gone(records.actor_name(record.id), "it does not run")
         found = r.Found(record.id, record.name, ref, record.owner)
         self.directory.put(found)
+        self._known[record.id] = record
         self._ledger.note(record.id, Claim(record.owner, record.shape))
         self._host.changes.note(record.id)
         return found
 
-    async def start_actor(self, record: WorkspaceRecord) -> r.Found:
-        """Start a workspace's actor; what its setup raises is raised here."""
-        name, lives = records.actor_name(record.id), count()
+    async def start_actor(self, record: WorkspaceRecord, *, again: bool = False) -> r.Found:
+        """Start a workspace's actor, for another life if ``again``; what its setup raises is raised here."""
+        name, lives = records.actor_name(record.id), count(int(again))
         # A registry that crashed finds its workspaces running: a second actor could not have the machine.
         ref = self._supervisor.find(name) or await self._supervisor.start(
             name,
@@ -130,21 +133,25 @@ class Workspaces:
         self._lost.pop(record.id, None)
         return self.enter(record, ref)
 
-    def gave_up(self, record: WorkspaceRecord, failure: BaseException) -> None:
-        """Keep a workspace whose actor cannot live, machine and all, and start its actor again after a while."""
+    def gave_up(self, record: WorkspaceRecord, failure: BaseException, *, lived: bool = True) -> None:
+        """Keep a workspace whose actor cannot live, machine and all, and start its actor again after a while.
+
+        One that has ``lived`` may have left machines that it was about to start, or to end.
+        """
         if record.id in self.directory and record.id not in self._destroying:
             log.error("the actor of workspace %s was given up: %r", record.name, failure)
             self._lost[record.id] = str(failure) or repr(failure)
             self._host.changes.note(record.id)
-            self.background(f"revival of {record.name}", self._revive, record)
+            self.background(f"revival of {record.name}", self._revive, record, lived)
 
-    async def _revive(self, record: WorkspaceRecord) -> None:
+    async def _revive(self, record: WorkspaceRecord, lived: bool) -> None:
         await trio.sleep(REVIVE_S)
         if record.id in self._lost and record.id not in self._destroying:
             try:
-                await self.start_actor(records.load(records.directory_of(self._host.state_dir, record.id)))
+                known = records.load(records.directory_of(self._host.state_dir, record.id))
+                await self.start_actor(known, again=lived)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
-                self.gave_up(record, error)
+                self.gave_up(record, error, lived=lived)
 
     # -- destroyed
 
@@ -178,9 +185,12 @@ class Workspaces:
         except (AgentisoError, OSError) as error:
             destruction.failure = error if isinstance(error, AgentisoError) else HostFailed(f"{error}.")
             self._unfinished[workspace_id] = destruction.failure
+            if found is not None:
+                self._host.changes.note(workspace_id)
         else:
             self._unfinished.pop(workspace_id, None)
             self._lost.pop(workspace_id, None)
+            self._known.pop(workspace_id, None)
             if found is not None:
                 self.directory.remove(workspace_id)
                 self._host.changes.forget(workspace_id)
@@ -216,7 +226,7 @@ class Workspaces:
         try:
             record = records.load(records.directory_of(self._host.state_dir, workspace_id))
         except AgentisoError:
-            return None
+            record = self._known[workspace_id]
         if workspace_id in self._destroying:
             return describe(attrs.evolve(record, state=State.DESTROYING, failure=None), self._host.networks, idle_s=0.0)
         if (failure := self._unfinished.get(workspace_id)) is not None:

@@ -15,7 +15,7 @@ import trio
 from actors.machine.guest.client import GuestClient
 from actors.machine.qemu.orphans import end_machines, remove_others
 from actors.machine.storage.checkpoint import Checkpoint
-from actors.model.errors import IllegalState
+from actors.model.errors import CheckpointUnusable, IllegalState
 from actors.model.files import failures_reported
 from actors.model.guest import Diff
 from actors.model.info import WorkspaceInfo
@@ -243,13 +243,16 @@ class WorkspaceActor(Actor):
 
     def _info(self, note: str = "", *, measured: bool = False) -> WorkspaceInfo:
         record = attrs.evolve(self._own.record, state=self._own.lifecycle.state)
-        used = self._own.store.disk_bytes(record.needs) if measured else None
-        mute = self._own.machine.mute_since if self._own.machine else None
+        used, machine = None, self._own.machine
+        if measured:
+            # What cannot be read now is told of by the store; the rest of what there is to tell does not wait for it.
+            with contextlib.suppress(OSError, CheckpointUnusable):
+                used = self._own.store.disk_bytes(record.needs)
         return describe(
             record,
             self._own.host.networks,
             idle_s=self._idleness.seconds,
-            mute_since=mute,
+            mute_since=machine.mute_since if machine else None,
             disk_used_bytes=used,
             note=note,
         )

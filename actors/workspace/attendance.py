@@ -27,12 +27,14 @@ async def _watch(own: Resources, machine: Machine) -> None:
         return
     end = await machine.why_ended(Path(own.host.settings.qemu_binary))
     if own.machine is machine:
+        # Where that cannot be read now, all of this is tried again.
+        layer = machine.layer if machine.doubtful_layer is None else own.last_layer()
         own.machine = None
         try:
             own.note(
                 Event.MACHINE_DIED,
                 machine=None,
-                layer=machine.layer if machine.doubtful_layer is None else own.last_layer(),
+                layer=layer,
                 failure=failure_of(end),
                 ended=end,
             )

@@ -16,8 +16,8 @@ from actors.machine.qemu import logs
 from actors.machine.storage.holds import BLOCK
 from actors.machine.storage.store import Store
 from actors.model import record as records
-from actors.model.errors import HostFailed, IllegalState, NoCapacity
-from actors.model.files import failures_reported, tail
+from actors.model.errors import AgentisoError, HostFailed, IllegalState, NoCapacity
+from actors.model.files import failures_reported, make_durable, tail
 from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event, Lifecycle
@@ -108,11 +108,13 @@ class Resources:
             NoCapacity, HostFailed: it cannot be written down; the disk must not be switched.
 
         """
-        self.journal.will(Kind.LAYER, layer, over=over)
-        self._intended[layer] = over
-        self.hold()
         with failures_reported():
-            await self.journal.flush(self.store.layer(layer))
+            # The layer first: one that an intent names after a power loss is whole.
+            await make_durable(self.store.layer(layer))
+            self.journal.will(Kind.LAYER, layer, over=over)
+            self._intended[layer] = over
+            self.hold()
+            await self.journal.flush()
 
     def settle_intents(self) -> None:
         """Strike out the switches of layers whose outcome the record on stable storage tells."""
@@ -124,6 +126,8 @@ class Resources:
             with contextlib.suppress(NoCapacity, HostFailed):
                 self.journal.made(Kind.LAYER, layer)
                 del self._intended[layer]
+        with contextlib.suppress(AgentisoError, OSError):
+            self.journal.tidy()
         self.hold()
 
     def last_layer(self) -> str | None:
@@ -138,8 +142,11 @@ class Resources:
         """
         layer, layers = self.record.layer, self.store.layers
         for following in self._following(layer):
-            if following not in layers.owned() or layers.depends_on(following)[:1] != (layer,):
+            if following not in layers.owned():
                 break
+            # Read, so that nothing is started on what is damaged; by now it may stand on what is below ``layer``, with
+            # all that was in that merged into it.
+            layers.depends_on(following)
             layer = following
         return layer
 
@@ -148,11 +155,12 @@ class Resources:
 
         They may not be there any more, or never have been.
         """
+        # Of two over the same layer the first did not come to pass, or the second would not have been intended.
+        after = {over: following for following, over in self._intended.items()}
         found: list[str] = []
-        for following, over in self._intended.items():
-            if over == layer:
-                found.append(following)
-                layer = following
+        while layer in after and after[layer] not in found:
+            layer = after[layer]
+            found.append(layer)
         return found
 
     def settle_layer(self, machine: Machine) -> None:

@@ -288,9 +288,13 @@ class World:
             return None
         assert record.nonce == qemu.nonce
         machine = self._machine(qemu, spec, fingerprint, layer, disk_bytes)
-        await machine.qmp.execute("cont")
-        await machine.client.release()
-        await settle_layer(machine)
+        try:
+            await machine.qmp.execute("cont")
+            await machine.client.release()
+            await settle_layer(machine)
+        except BaseException:
+            qemu.owned = False
+            raise
         return machine
 
 

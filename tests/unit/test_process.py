@@ -1,15 +1,26 @@
-"""How QEMU's process is started."""
+"""How QEMU's process is started, and found again by whoever did not start it."""
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
+import pytest
 import trio
 
-from actors.machine.qemu.process import QemuProcess
+from actors.machine.qemu.orphans import end_machines
+from actors.machine.qemu.process import QemuProcess, find_machines, is_alive, start_time_of
+from actors.model.errors import MachineFailed
+from actors.model.machine import ProcessIdentity
+from tests.stateful.supervised import READING, unreadable
 
 LIMIT_S = 20
+UUID = "0a1b2c3d-0000-4000-8000-0000000000ff"
 
 
 async def test_a_child_gets_the_descriptors_that_it_was_given_and_no_other(tmp_path: Path) -> None:
@@ -29,3 +40,114 @@ async def test_a_child_gets_the_descriptors_that_it_was_given_and_no_other(tmp_p
     assert {0, 1, 2, 3} <= listed
     assert unasked not in listed
     assert process.exit_status == 0
+
+
+# -- a process that another supervisor started
+
+
+@attrs.frozen
+class Sleeper:
+    """A process that looks like a machine to whoever looks at its command line."""
+
+    identity: ProcessIdentity
+    directory: Path
+    end: Callable[[], None]
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Sleeper]:
+    directory = tmp_path / "workspaces" / "one" / "machines" / "a,b"
+    directory.mkdir(parents=True)
+    console = f"file,id=console,path={str(directory / 'console').replace(',', ',,')},append=on"
+    argv = [sys.executable, "-c", "input()", "-uuid", UUID, "-chardev", console]
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE)
+    found = ProcessIdentity(child.pid, start_time_of(child.pid), UUID)
+
+    def end() -> None:
+        child.kill()
+        child.wait()
+
+    # The command line is its own only once the program was executed.
+    while UUID.encode() not in Path(f"/proc/{child.pid}/cmdline").read_bytes():
+        os.sched_yield()
+    yield Sleeper(found, directory, end)
+    end()
+    assert child.stdin is not None
+    child.stdin.close()
+
+
+def adopted(identity: ProcessIdentity) -> bool:
+    process = QemuProcess.adopt(identity)
+    if process is not None:
+        process.release()
+    return process is not None
+
+
+def test_a_process_is_known_by_its_number_its_start_and_its_uuid(sleeper: Sleeper) -> None:
+    identity = sleeper.identity
+    assert is_alive(identity)
+    assert adopted(identity)
+    for other in (
+        attrs.evolve(identity, start_time=identity.start_time + 1),
+        attrs.evolve(identity, uuid="another"),
+        attrs.evolve(identity, pid=1),
+    ):
+        assert not is_alive(other)
+        assert not adopted(other)
+    sleeper.end()
+    assert not is_alive(identity)
+    assert not adopted(identity)
+
+
+def test_machines_are_found_with_the_directories_they_run_in(sleeper: Sleeper, tmp_path: Path) -> None:
+    assert list(find_machines(tmp_path)) == [(sleeper.identity, sleeper.directory)]
+    assert list(find_machines(tmp_path / "elsewhere")) == []
+    sleeper.end()
+    assert list(find_machines(tmp_path)) == []
+
+
+@pytest.mark.parametrize("error", READING)
+@pytest.mark.parametrize("name", ["stat", "cmdline"])
+def test_a_process_that_cannot_be_looked_at_is_not_gone(sleeper: Sleeper, name: str, error: int) -> None:
+    identity = sleeper.identity
+    with unreadable(error, Path(f"/proc/{identity.pid}/{name}")):
+        with pytest.raises(OSError, match=os.strerror(error)):
+            is_alive(identity)
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError, match=os.strerror(error)):
+            QemuProcess.adopt(identity)
+        assert len(os.listdir("/proc/self/fd")) == before
+        with pytest.raises(OSError, match=os.strerror(error)):
+            list(find_machines(sleeper.directory.parent))
+    assert adopted(identity)
+
+
+def test_a_process_for_which_there_is_no_descriptor_is_not_gone(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        QemuProcess.adopt(sleeper.identity)
+
+
+async def test_machines_in_a_directory_are_ended_and_no_others(sleeper: Sleeper, tmp_path: Path) -> None:
+    with trio.fail_after(LIMIT_S):
+        await end_machines(tmp_path, tmp_path / "workspaces" / "another")
+        await end_machines(tmp_path, sleeper.directory.parent, but=str(sleeper.directory))
+        assert is_alive(sleeper.identity)
+        await end_machines(tmp_path, sleeper.directory.parent)
+    assert not is_alive(sleeper.identity)
+
+
+async def test_a_process_that_does_not_end_is_told(
+    sleeper: Sleeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def in_vain(_process: QemuProcess, _grace_s: float = 0.0) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(QemuProcess, "end", in_vain)
+    with pytest.raises(MachineFailed, match=f"process {sleeper.identity.pid} does not end"):
+        await end_machines(tmp_path, tmp_path)

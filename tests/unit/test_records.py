@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -17,10 +19,13 @@ from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.end import End, EndReason
 from actors.model.errors import CheckpointUnusable
+from actors.model.files import earlier_of
 from actors.model.info import Evidence, HookOutcome, Lineage, Shape
+from actors.model.journal import Journal, Kind
 from actors.model.machine import Fingerprint, MachineRecord, ProcessIdentity
 from actors.model.record import SnapshotRecord, WorkspaceRecord
 from actors.model.states import State
+from tests.stateful.supervised import READING, unreadable
 
 FINGERPRINT = Fingerprint("7.2", "tcg", "max", 1, 128, "digest", "none", "serial")
 EVIDENCE = Evidence(
@@ -153,3 +158,147 @@ def test_a_checkpoint_without_its_memory_is_refused(store: Store) -> None:
     shutil.rmtree(store.checkpoint("one"))
     with pytest.raises(CheckpointUnusable, match="cannot be read"):
         integrity.verify(store, made)
+
+
+# -- what cannot be read, or removed
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    found = records.directory_of(tmp_path, RECORD.id)
+    found.mkdir(parents=True)
+    return found
+
+
+@pytest.mark.parametrize("error", READING)
+def test_a_record_that_cannot_be_read_is_not_taken_for_the_one_before(
+    tmp_path: Path, directory: Path, error: int
+) -> None:
+    records.save(tmp_path, attrs.evolve(RECORD, layer="before"))
+    path = records.save(tmp_path, RECORD, keep_earlier=True)
+    with unreadable(error, path):
+        with pytest.raises(records.DamagedRecord, match=os.strerror(error)):
+            records.load(directory)
+        assert not records.is_whole(directory)
+    assert records.is_whole(directory)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", "{}", "\0" * 500, '{"state": "paused"}'])
+def test_what_is_no_record_is_damaged(tmp_path: Path, directory: Path, text: str) -> None:
+    (directory / records.RECORD).write_text(text)
+    with pytest.raises(records.DamagedRecord):
+        records.load(directory)
+
+
+def test_a_record_with_a_field_that_is_not_known_is_damaged(tmp_path: Path, directory: Path) -> None:
+    path = records.save(tmp_path, RECORD)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "invented_later": 1}))
+    with pytest.raises(records.DamagedRecord, match="invented_later"):
+        records.load(directory)
+
+
+def test_a_workspace_without_any_record_is_damaged(directory: Path) -> None:
+    with pytest.raises(records.DamagedRecord):
+        records.load(directory)
+
+
+def test_a_record_that_was_cut_off_is_not_whole_while_the_one_before_tells_how_it_was(
+    tmp_path: Path, directory: Path
+) -> None:
+    path = records.save(tmp_path, RECORD)
+    records.save(tmp_path, attrs.evolve(RECORD, layer="after"), keep_earlier=True)
+    path.write_bytes(path.read_bytes()[:100])
+    assert not records.is_whole(directory)
+    assert records.load(directory) == RECORD
+
+
+def test_a_record_whose_replacement_was_interrupted_is_whole(tmp_path: Path, directory: Path) -> None:
+    path = records.save(tmp_path, RECORD)
+    assert records.is_whole(directory)
+    path.rename(earlier_of(path))
+    assert records.is_whole(directory)
+    earlier_of(path).unlink()
+    assert not records.is_whole(directory)
+
+
+@pytest.mark.parametrize("error", READING)
+def test_whether_a_directory_is_empty_is_not_guessed(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    assert records.is_empty(directory)
+    (directory / f".{records.RECORD}.new").touch()
+    assert records.is_empty(directory)
+    (directory / "something").touch()
+    assert not records.is_empty(directory)
+    monkeypatch.setattr(Path, "iterdir", _fail_with(error))
+    with pytest.raises(OSError, match=os.strerror(error)):
+        records.is_empty(directory)
+
+
+def _fail_with(error: int) -> Any:
+    def fail(path: Path, *_arguments: object, **_options: object) -> None:
+        raise OSError(error, os.strerror(error), str(path))
+
+    return fail
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.EBUSY])
+def test_what_cannot_be_removed_keeps_the_record_and_the_journal_and_nothing_else(
+    tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    records.save(tmp_path, RECORD)
+    records.save(tmp_path, RECORD, keep_earlier=True)
+    Journal(directory).will(Kind.DESTROY, directory.name)
+    for name in ("machines", "exports"):
+        (directory / name / "inner").mkdir(parents=True)
+    (directory / "log").touch()
+    rmtree = shutil.rmtree
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> None:
+        if Path(path).name == "machines":
+            _fail_with(error)(path)
+        rmtree(path, *arguments, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "rmtree", fail)
+        with pytest.raises(OSError, match=os.strerror(error)):
+            records.remove(directory)
+        assert {path.name for path in directory.iterdir()} == {"machines", *records.LAST}
+        assert records.load(directory) == RECORD
+    records.remove(directory)
+    assert not directory.exists()
+    records.remove(directory)
+
+
+@pytest.mark.parametrize("kept", records.LAST)
+def test_a_removal_that_ends_anywhere_leaves_what_tells_that_it_was_begun(
+    tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """The journal, which says so, goes last; no earlier record is left alone without the one that followed it."""
+    records.save(tmp_path, RECORD)
+    records.save(tmp_path, RECORD, keep_earlier=True)
+    Journal(directory).will(Kind.DESTROY, directory.name)
+    unlink = Path.unlink
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == kept:
+            _fail_with(errno.EIO)(path)
+        unlink(path, *arguments, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "unlink", fail)
+        with pytest.raises(OSError, match="error"):
+            records.remove(directory)
+    left = {path.name for path in directory.iterdir()}
+    assert left == set(records.LAST[records.LAST.index(kept) :])
+    records.remove(directory)
+    assert not directory.exists()
+
+
+def test_a_removal_follows_no_link(tmp_path: Path, directory: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    (directory / "link").symlink_to(elsewhere)
+    records.remove(directory)
+    assert (elsewhere / "kept").exists()

@@ -11,6 +11,7 @@ import cattrs
 from actors.model.errors import CheckpointUnusable
 from actors.model.files import failures_reported, read_json, replace_json
 from actors.model.machine import Fingerprint
+from guest.untrusted import MALFORMED
 
 RECORD: Final = "checkpoint.json"
 
@@ -66,7 +67,7 @@ def read(directory: Path) -> Checkpoint:
     try:
         with failures_reported():
             return _converter.structure(read_json(path), Checkpoint)
-    except (OSError, ValueError, cattrs.BaseValidationError) as error:
+    except (OSError, *MALFORMED, cattrs.BaseValidationError) as error:
         raise CheckpointUnusable(f"The checkpoint {directory.name} cannot be read from {path}: {error}.") from error
 
 
@@ -85,6 +86,6 @@ def layer_of(directory: Path) -> str | None:
         reason = "it names no disk layer"
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         reason = repr(error)
     raise CheckpointUnusable(f"The record of checkpoint {directory.name} is damaged: {reason}.")

@@ -36,7 +36,7 @@ class Layers(Protocol):
         """Create an empty layer over another one, or over a raw file; on failure nothing is left.
 
         Raises:
-            NoCapacity: the host's disk is full.
+            NoCapacity, HostFailed: the host's disk is full, or fails.
             FileExistsError: there is such a layer.
 
         """

@@ -7,6 +7,7 @@ refcount block, 3 and on the empty L1 table.
 from __future__ import annotations
 
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ class Qcow2Header:
 
 
 def create_overlay(path: Path, *, backing: Path, backing_format: str, virtual_size_bytes: int) -> None:
-    """Write an empty overlay over ``backing``, which is named by its absolute path.
+    """Write an empty overlay over ``backing``, which is named by its absolute path; on failure nothing is left.
 
     Raises:
         FileExistsError: there is something at ``path``.
@@ -44,25 +45,32 @@ def create_overlay(path: Path, *, backing: Path, backing_format: str, virtual_si
         backing, backing_format, virtual_size_bytes, l1=(l1_entries, 3 * CLUSTER), refcounts=(CLUSTER, 1)
     )
     clusters = 3 + l1_clusters
-    with path.open("xb") as file:
-        path.chmod(0o600)
-        file.write(first)
-        file.seek(CLUSTER)
-        file.write(struct.pack(">Q", 2 * CLUSTER))
-        file.seek(2 * CLUSTER)
-        file.write(struct.pack(f">{clusters}H", *[1] * clusters))
-        file.truncate(clusters * CLUSTER)
+    with ExitStack() as undo:
+        with path.open("xb") as file:
+            undo.callback(path.unlink, missing_ok=True)
+            path.chmod(0o600)
+            file.write(first)
+            file.seek(CLUSTER)
+            file.write(struct.pack(">Q", 2 * CLUSTER))
+            file.seek(2 * CLUSTER)
+            file.write(struct.pack(f">{clusters}H", *[1] * clusters))
+            file.truncate(clusters * CLUSTER)
+        undo.pop_all()
 
 
 def read_header(path: Path) -> Qcow2Header:
     """Read an image's header.
 
     Raises:
-        CheckpointUnusable: it is not a qcow2 image.
+        CheckpointUnusable: it is not a qcow2 image, or not there.
+        OSError: it cannot be read.
 
     """
-    with path.open("rb") as file:
-        raw = file.read(CLUSTER)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(CLUSTER)
+    except FileNotFoundError as error:
+        raise CheckpointUnusable(f"The disk layer {path} is missing.") from error
     if len(raw) < HEADER.size or HEADER.unpack_from(raw)[0] != MAGIC:
         raise CheckpointUnusable(f"{path} is not a qcow2 image.")
     fields = HEADER.unpack_from(raw)

@@ -1,0 +1,408 @@
+"""Disk layers that guests have written to are never lost, and those that nobody needs go by themselves.
+
+The actors, records, store and checkpoints are the real ones, over simulated machines (see `simulated`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from actors.machine.storage import qcow2
+from actors.model import journal as journals
+from actors.model import record as records
+from actors.model.errors import AgentisoError, CheckpointUnusable
+from actors.model.files import earlier_of
+from actors.model.info import WorkspaceInfo
+from actors.model.journal import JOURNAL, Journal, Kind
+from actors.model.names import new_id
+from actors.model.record import WorkspaceRecord
+from actors.registry import actor as registry
+from actors.registry import messages as r
+from actors.workspace import messages as w
+from actors.workspace import resources
+from tests.stateful.simulated import BLANK, DISK, MARK_BYTES, Qmp, World, mark_of
+from tests.stateful.supervised import READING, SOON_S, Remains, Site, unreadable
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody collect at each step of a machine."""
+
+    async def step(_world: World, _qemu: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(World, "step", step)
+
+
+# -- who ends in the middle of a checkpoint
+
+
+def after(real: Callable[..., Any], then: Callable[[], None]) -> Callable[..., Any]:
+    """Return what does something after a function."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options)
+        then()
+        return found
+
+    return call
+
+
+async def instants(site: Site, patch: pytest.MonkeyPatch, change: Callable[[], Awaitable[object]]) -> list[Remains]:
+    """Return what would be left by a supervisor that is killed at each step of a change."""
+    left: list[Remains] = []
+
+    def look() -> None:
+        left.append(site.remains())
+
+    step, finish = World.step, Qmp.finish
+
+    async def step_seen(world: World, qemu: Any) -> None:
+        look()
+        await step(world, qemu)
+
+    async def finish_seen(qmp: Qmp, pending: Any, **options: Any) -> dict[str, Any]:
+        found = await finish(qmp, pending, **options)
+        look()
+        return found
+
+    with patch.context() as watched:
+        watched.setattr(World, "step", step_seen)
+        watched.setattr(Qmp, "finish", finish_seen)
+        watched.setattr(Journal, "_append", after(Journal._append, look))
+        watched.setattr(records, "save", after(records.save, look))
+        await change()
+        look()
+    return left
+
+
+CHANGES: dict[str, Any] = {
+    "snapshot": w.CreateSnapshot("point"),
+    "disk snapshot": w.CreateSnapshot("point", with_memory=False),
+    "checkpoint": w.TakeCheckpoint("somebody"),
+    "suspend": w.Suspend(),
+    "policy": w.SetNetworkPolicy(allow_internet=True),
+    "fork": r.ForkWorkspace("one", names=("child",)),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_what_a_guest_wrote_survives_the_end_of_qemu_and_its_supervisor_at_every_step_of_a(
+    site: Site, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    message = CHANGES[what]
+    if what == "policy":
+        site.settings = attrs.evolve(site.settings, network="user")
+    async with site.supervisor():
+        info = await site.create("one", allow_internet=False)
+        await site.write("one", "before")
+        ask = site.registry.ask if what == "fork" else lambda each: site.tell("one", each)
+        left = await instants(site, monkeypatch, lambda: ask(message))
+    assert len(left) > 5
+    switched = 0
+    for remains in left:
+        site.put_back(remains)
+        expected = _write_late(site, info)
+        for qemu in site.world.alive:
+            qemu.dead.set()
+        switched += site.record(info).layer != _last_layer(site, info)
+        async with site.supervisor():
+            state = (await site.infos())["one"].state
+            assert state in {"failed", "suspended"}
+            await site.tell("one", w.Start(None) if state == "failed" else w.Resume())
+            memory, disk = await site.read("one")
+            assert disk == expected
+            assert memory == (BLANK if state == "failed" else "before")
+            await site.world.store.collect()
+            assert not await site.unneeded()
+    # There were instants at which the record did not name the layer that the guest wrote to.
+    assert switched > 0
+
+
+def _write_late(site: Site, info: WorkspaceInfo) -> str:
+    """Have the guest of a workspace's machine write to its disk, if it runs; return what the disk has to hold."""
+    machine = site.record(info).machine
+    qemu = site.world.qemus.get(machine.process.uuid) if machine else None
+    if qemu is None or qemu.dead.is_set() or not qemu.running or qemu.held:
+        return "before"
+    qemu.write(DISK, "late")
+    return "late"
+
+
+def _last_layer(site: Site, info: WorkspaceInfo) -> str | None:
+    """Return the layer to which the machine that a workspace's record names wrote last."""
+    record = site.record(info)
+    return site.world.qemus[record.machine.process.uuid].disk.stem if record.machine else record.layer
+
+
+@pytest.mark.parametrize("lost", [(), ("journal",), ("journal", "layer")], ids=["record", "journal", "layer"])
+async def test_a_parent_whose_record_a_power_loss_brought_back_never_writes_to_what_its_child_stands_on(
+    site: Site, lost: tuple[str, ...]
+) -> None:
+    async with site.supervisor():
+        parent = await site.create("parent")
+        await site.write("parent", "before")
+        await site.world.store.flush()
+        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
+        await site.write("parent", "late")
+        remains, store = site.remains(), site.world.store
+        frozen = store.load(report.checkpoint_id).layer
+    site.put_back(remains)
+    path, following = site.directory(parent) / records.RECORD, site.record(parent).layer
+    earlier_of(path).rename(path)
+    assert site.record(parent).layer == frozen
+    if "journal" in lost:
+        (path.parent / JOURNAL).unlink()
+    if "layer" in lost:
+        store.layer(str(following)).unlink()
+    for qemu in site.world.alive:
+        qemu.dead.set()
+    async with site.supervisor():
+        await site.tell("parent", w.Start(None))
+        assert await site.read("parent") == (BLANK, "before" if lost else "late")
+        assert site.record(parent).layer != frozen
+        await site.write("parent", "astray")
+        assert mark_of(site.world.store.layer(frozen)) == "before"
+        await site.tell("child", w.Start(None))
+        assert await site.read("child") == (BLANK, "before")
+
+
+# -- what the journal tells of switches
+
+
+async def stopped_short(site: Site) -> tuple[WorkspaceInfo, WorkspaceRecord]:
+    """Make a workspace whose supervisor and machine have ended."""
+    async with site.supervisor():
+        info = await site.create("one")
+        await site.write("one", "before")
+    record = site.record(info)
+    site.qemu(info).dead.set()
+    return info, record
+
+
+def switch(site: Site, info: WorkspaceInfo, over: str, mark: str = "", *, on: str | None = None) -> str:
+    """Have a disk be about to be switched from a layer, and perhaps have been, and return where to."""
+    layer, path = new_id(), site.state_dir / "layers"
+    below = path / f"{on or over}.qcow2"
+    made = path / f"{layer}.qcow2"
+    qcow2.create_overlay(made, backing=below, backing_format="qcow2", virtual_size_bytes=2**30)
+    with made.open("ab") as file:
+        file.write(mark.encode().ljust(MARK_BYTES) if mark else b"")
+    Journal(site.directory(info)).will(Kind.LAYER, layer, over=over)
+    return layer
+
+
+async def test_a_switch_that_did_not_happen_does_not_hide_the_one_that_followed_it(site: Site) -> None:
+    info, record = await stopped_short(site)
+    assert record.layer is not None
+    switch(site, info, record.layer)
+    last = switch(site, info, record.layer, "late")
+    async with site.supervisor():
+        assert site.record(info).layer == last
+        await site.tell("one", w.Start(None))
+        assert await site.read("one") == (BLANK, "late")
+
+
+async def test_switches_that_followed_one_another_are_followed_to_the_last(site: Site) -> None:
+    info, record = await stopped_short(site)
+    assert record.layer is not None
+    last = switch(site, info, switch(site, info, record.layer, "later"), "last")
+    async with site.supervisor():
+        assert site.record(info).layer == last
+        await site.tell("one", w.Start(None))
+        assert await site.read("one") == (BLANK, "last")
+
+
+async def test_a_layer_that_took_up_the_one_before_is_found_where_a_power_loss_brought_the_record_back(
+    site: Site,
+) -> None:
+    info, record = await stopped_short(site)
+    assert record.layer is not None
+    below = site.world.store.layers.depends_on(record.layer)[0]
+    last = switch(site, info, record.layer, "late", on=below)
+    async with site.supervisor():
+        assert site.record(info).layer == last
+        await site.tell("one", w.Start(None))
+        assert await site.read("one") == (BLANK, "late")
+
+
+async def test_a_layer_that_cannot_be_read_is_not_passed_over(site: Site) -> None:
+    info, record = await stopped_short(site)
+    assert record.layer is not None
+    path = site.world.store.layer(switch(site, info, record.layer, "late"))
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    async with site.supervisor():
+        found = (await site.infos())["one"]
+        assert found.state == "unreachable"
+        assert path.name in (found.failure or "")
+        with pytest.raises(CheckpointUnusable, match=path.stem):
+            await site.registry.ask(r.Collect())
+        await site.world.store.collect()
+        assert path.exists()
+        assert any(path.stem in told.why for told in (await site.diagnosis()).collection)
+        path.write_bytes(whole)
+        await site.wait_for_state("one", "failed")
+        await site.tell("one", w.Start(None))
+        assert await site.read("one") == (BLANK, "late")
+
+
+async def test_a_layer_is_on_stable_storage_before_the_intent_that_names_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power loss between the two would leave an intent of a layer that is not whole."""
+    done: list[str] = []
+    make_durable, append = resources.make_durable, Journal._append
+
+    async def flushed(*paths: Path) -> None:
+        await make_durable(*paths)
+        done.extend(path.suffix for path in paths)
+
+    def appended(journal: Journal, fact: dict[str, Any]) -> None:
+        done.append(fact["do"])
+        append(journal, fact)
+
+    async with site.supervisor():
+        await site.create("one")
+        monkeypatch.setattr(resources, "make_durable", flushed)
+        monkeypatch.setattr(Journal, "_append", appended)
+        await site.tell("one", w.CreateSnapshot("point"))
+    assert done[:2] == [".qcow2", "will"]
+
+
+async def test_a_journal_does_not_grow_with_the_life_of_its_workspace(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "FRESH_BYTES", 1000)
+    async with site.supervisor():
+        info = await site.create("one")
+        for number in range(12):
+            await site.tell("one", w.CreateSnapshot(f"point-{number}"))
+        path = site.directory(info) / JOURNAL
+        assert not path.exists() or path.stat().st_size < 1500
+
+
+# -- what nobody needs any more
+
+
+@pytest.mark.usefixtures("unswept")
+async def test_the_checkpoint_of_a_fork_goes_by_itself_once_its_child_has_failed_and_was_started(site: Site) -> None:
+    async with site.supervisor():
+        await site.create("parent")
+        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
+        (child,) = report.children
+        (qemu,) = [each for each in site.world.alive if child.workspace_id[:8] in each.directory.parts]
+        qemu.dead.set()
+        await site.wait_for_state("child", "failed")
+        assert report.checkpoint_id in site.stored()
+        await site.tell("child", w.Start(None))
+        await site.wait_collected(report.checkpoint_id)
+
+
+@pytest.mark.usefixtures("unswept")
+async def test_the_checkpoint_of_a_fork_goes_by_itself_once_its_child_was_suspended(site: Site) -> None:
+    async with site.supervisor():
+        await site.create("parent")
+        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
+        await site.tell("parent", w.Suspend())
+        assert report.checkpoint_id in site.stored()
+        await site.tell("child", w.Suspend())
+        await site.wait_collected(report.checkpoint_id)
+        await site.tell("child", w.Resume())
+        await site.tell("parent", w.Resume())
+
+
+@pytest.mark.usefixtures("unswept")
+async def test_the_checkpoint_of_a_fork_without_children_goes_by_itself(site: Site) -> None:
+    async with site.supervisor():
+        await site.create("parent")
+        before = site.stored()
+        site.world.plan_start_failure()
+        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
+        assert report.children[0].error
+        await site.wait_collected(report.checkpoint_id)
+        assert before <= site.stored()
+
+
+@pytest.mark.parametrize("error", READING)
+@pytest.mark.usefixtures("unswept")
+async def test_a_checkpoint_whose_record_cannot_be_read_keeps_everything_until_it_can(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    monkeypatch.setattr(registry, "COLLECT_AGAIN_S", SOON_S)
+    async with site.supervisor():
+        info = await site.create("one")
+        await site.write("one", "before")
+        await site.tell("one", w.CreateSnapshot("kept"))
+        await site.tell("one", w.CreateSnapshot("gone"))
+        kept, gone = (each.checkpoint for each in site.record(info).snapshots)
+        before = site.stored()
+        with unreadable(error, site.world.store.checkpoint(kept) / "checkpoint.json"):
+            await site.tell("one", w.DeleteSnapshot("gone"))
+            assert site.stored() == before
+            (told,) = (await site.diagnosis()).collection
+            assert kept in told.why
+            with pytest.raises(AgentisoError):
+                await site.tell("one", w.RestoreSnapshot("kept"))
+        await site.wait_collected(gone)
+        await site.tell("one", w.RestoreSnapshot("kept"))
+        assert await site.read("one") == ("before", "before")
+        assert (await site.diagnosis()).healthy
+
+
+async def test_what_a_killed_checkpoint_has_left_goes_at_the_next_start(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site.supervisor():
+        info = await site.create("one")
+        await site.write("one", "before")
+        left = await instants(site, monkeypatch, lambda: site.tell("one", w.CreateSnapshot("point")))
+    for remains in left:
+        site.put_back(remains)
+        async with site.supervisor():
+            needs = site.record(info).needs
+            assert not await site.unneeded()
+            assert {path.name for path in (site.state_dir / "checkpoints").iterdir()} - needs <= _templates(site)
+            assert await site.read("one") == ("before", "before")
+
+
+def _templates(site: Site) -> set[str]:
+    owners = site.world.store.holds.holders()
+    return {name for name, held_by in owners.items() if any(owner.startswith("template:") for owner in held_by)}
+
+
+async def test_a_layer_that_cannot_be_removed_is_told_and_removed_later(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "COLLECT_AGAIN_S", SOON_S)
+    unlink, broken = Path.unlink, [True]
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.suffix == ".qcow2" and broken[0]:
+            raise OSError(errno.EIO, "an error of the disk", str(path))
+        unlink(path, *arguments, **options)
+
+    async with site.supervisor():
+        info = await site.create("one")
+        layer = site.record(info).layer
+        assert layer is not None
+        monkeypatch.setattr(Path, "unlink", fail)
+        await site.registry.ask(r.DestroyWorkspace("one"))
+        assert layer in site.stored()
+        (told,) = (await site.diagnosis()).collection
+        assert "an error of the disk" in told.why
+        broken[0] = False
+        await site.wait_collected(layer)
+        assert (await site.diagnosis()).healthy
