@@ -22,15 +22,18 @@ from actors.registry import messages as r
 from actors.registry.actor import RegistryActor
 from actors.registry.demolition import clear
 from actors.runtime import Supervisor, open_plain_nursery
-from actors.workspace.host import Host, LoadImage
+from actors.workspace.host import Host
+from actors.workspace.image_uses import ImageShelf, LoadImage
 
 END_S: Final = 120.0
 log = logging.getLogger("agentiso.supervisor")
 
 
 @asynccontextmanager
-async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bool) -> AsyncIterator[r.RegistryRef]:
-    """Run the actors of a state directory and yield the registry.
+async def open_supervisor(
+    settings: Settings, load_image: LoadImage, *, keep: bool, shelf: ImageShelf | None = None
+) -> AsyncIterator[r.RegistryRef]:
+    """Run the actors of a state directory and yield the registry; without a ``shelf`` it lists and removes no images.
 
     At the end machines run on, for the next supervisor to adopt; but unless ``keep`` the workspaces that were made
     meanwhile are destroyed.
@@ -47,7 +50,7 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
             workspaces.mkdir(exist_ok=True, mode=0o700)
             earlier = set(workspaces.iterdir())
         try:
-            async with _run_actors(settings, load_image, earlier=None if keep else earlier) as registry:
+            async with _run_actors(settings, load_image, shelf, earlier=None if keep else earlier) as registry:
                 yield registry
         finally:
             if not keep:
@@ -67,13 +70,13 @@ async def _remove_all_but(kept: set[Path], state_dir: Path) -> None:
 
 @asynccontextmanager
 async def _run_actors(
-    settings: Settings, load_image: LoadImage, *, earlier: set[Path] | None
+    settings: Settings, load_image: LoadImage, shelf: ImageShelf | None, *, earlier: set[Path] | None
 ) -> AsyncIterator[r.RegistryRef]:
     """Run the actors; at the end the workspaces whose directories are not among ``earlier`` are destroyed."""
     store = Store(settings.state_dir)
     async with open_plain_nursery() as nursery:
         supervisor = Supervisor(nursery)
-        host = Host(settings, store, load_image)
+        host = Host(settings, store, load_image, shelf)
         registry = await supervisor.start("registry", lambda: RegistryActor(host, supervisor))
         try:
             yield registry

@@ -73,7 +73,16 @@ def _list(a: Any) -> int:
          w["forked_from"] or "-", w["owner"], w["workspace_id"][:8])
         for w in found
     ]  # fmt: skip
+    _hint(a)
     return show(a, found, columns(rows))
+
+
+def _hint(a: Any) -> None:
+    """Say on stderr, in a line, that something needs a look, if anything does."""
+    troubles = call_tool(a, "doctor", again=False)
+    count = sum(len(troubles[part]) for part in ("damaged", "unreachable", "half_done", "collection"))
+    if count:
+        print(f"{count} thing{'s need' if count > 1 else ' needs'} a look: agentiso doctor", file=sys.stderr)
 
 
 def _fork(a: Any) -> int:

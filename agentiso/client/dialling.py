@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import trio
 
 from actors.model.errors import HostUnfit, SupervisorEnding
-from actors.model.files import tail
+from actors.model.files import exhaustion_reported, tail
 from actors.model.settings import Settings
 from actors.runtime import unix_sockets
 from agentiso.protocol.greeting import Hello, say_hello
@@ -103,7 +103,8 @@ def _end_needless(process: trio.Process | None, stream: trio.SocketStream) -> No
 
 async def _start(settings: Settings, config: Path | None) -> trio.Process:
     """Start a supervisor that ends once it is not needed."""
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with exhaustion_reported():
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     argv = [sys.executable, "-m", "agentiso.cli", "daemon", "--idle-exit", "60"]
     if config:
         argv[3:3] = ["--config", str(config)]

@@ -11,7 +11,7 @@ from actors.registry.supervisor import open_supervisor
 from agentiso.client.attach import attach as attach_to
 from agentiso.client.dialling import is_running
 from agentiso.library.config import load_settings
-from agentiso.library.images import loader
+from agentiso.library.image_shelf import Shelf
 from agentiso.library.system import System
 
 
@@ -37,5 +37,6 @@ async def open_system(
         async with attach_to(chosen, keep=keep) as (registry, theirs):
             yield System(registry, theirs)
     else:
-        async with open_supervisor(chosen, loader(chosen.images), keep=keep) as registry:
+        shelf = Shelf(chosen.images, chosen.state_dir)
+        async with open_supervisor(chosen, shelf.load, keep=keep, shelf=shelf) as registry:
             yield System(registry, chosen)
