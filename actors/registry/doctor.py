@@ -23,6 +23,8 @@ async def diagnose(workspaces: Workspaces, store: Store, troubles: Troubles, *, 
     """Tell everything that is damaged, out of reach, half-done or in the way, after it was tried ``again``."""
     if again:
         await troubles.look_again()
+        if store.trouble:
+            await store.collect()
     unreachable, half_done = list[Trouble](), list[Trouble]()
     listed = await workspaces.list()
     damaged = [*troubles.all(), *workspaces.unreadable(listed)]

@@ -52,7 +52,8 @@ class Images:
     async def _users(self) -> tuple[Users, dict[Path, Users]]:
         """Return the users here, with the states that they have now, and those in other state directories."""
         host, states = self._host, {info.workspace_id: info.state for info in await self._workspaces.list()}
-        here = await trio.to_thread.run_sync(read_users, host.state_dir, host.store.layers)
+        async with host.store.nothing_removed():
+            here = await trio.to_thread.run_sync(read_users, host.state_dir, host.store.layers)
         for users in here.by_digest.values():
             users[:] = [attrs.evolve(user, state=states.get(user.id, user.state)) for user in users]
         others = await self._shelf.others()

@@ -223,11 +223,6 @@ class Workspaces:
 
     # -- told of
 
-    async def list(self) -> tuple[WorkspaceInfo, ...]:
-        """Describe all workspaces, oldest first, those without an actor too."""
-        infos = [await self._describe(found) for found in self.directory.all()]
-        return tuple(sorted((info for info in infos if info), key=lambda info: info.created_at))
-
     def unreadable(self, listed: tuple[WorkspaceInfo, ...]) -> list[Trouble]:
         """Tell of the workspaces that are there and could not be listed: without an actor, and without a record."""
         missing = {found.workspace_id: found for found in self.directory.all()}
@@ -241,6 +236,11 @@ class Workspaces:
             except AgentisoError as error:
                 told.append(recovery.trouble(f"workspace {found.name}", path, error))
         return told
+
+    async def list(self) -> tuple[WorkspaceInfo, ...]:
+        """Describe all workspaces, oldest first, those without an actor too."""
+        infos = [await self._describe(found) for found in self.directory.all()]
+        return tuple(sorted((info for info in infos if info), key=lambda info: info.created_at))
 
     async def _describe(self, found: r.Found) -> WorkspaceInfo | None:
         if found.workspace_id not in self._destroying and found.workspace_id not in self._unfinished:

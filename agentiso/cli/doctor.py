@@ -32,9 +32,7 @@ def register(commands: Commands) -> None:
     commands.add("doctor", _doctor, "tell what is damaged, unreachable or half-done, and what mends it",
                  DOCTOR_EXAMPLES)  # fmt: skip
     made = commands.add("gc", _gc, "remove disk layers and checkpoints that nobody needs", GC_EXAMPLES)
-    made.add_argument(
-        "--dry-run", action="store_true", help="remove nothing; tell what would go and who keeps the rest"
-    )
+    made.add_argument("--dry-run", action="store_true", help="remove nothing; tell who keeps what")
 
 
 def _doctor(a: Any) -> int:
