@@ -93,11 +93,7 @@ def _collected(found: dict[str, Any], *, dry_run: bool) -> Iterator[str]:
             if piece["kept_by"]:
                 keepers = ", ".join(piece["kept_by"])
                 yield f"kept      {size(piece['size_bytes']):>8}  {piece['kind']} {piece['id']}  by {keepers}"
-    total = size(sum(piece["size_bytes"] for piece in gone))
-    yield (
-        f"{len(gone)} files of {total} {'are not needed' if dry_run else 'were removed'}"
-        if gone
-        else "nothing to remove"
-    )
+    total, done = size(sum(piece["size_bytes"] for piece in gone)), "not needed" if dry_run else "removed"
+    yield f"{len(gone)} {done}, {total}"
     for trouble in found["blocked"]:
         yield f"{trouble['why']} {trouble['remedy']}"

@@ -21,6 +21,8 @@ from agentiso.mcp.tools.results import (
 )
 from agentiso.mcp.tools.tool import KEY, MAX_KEY_CHARS, Call, Done, Tool, WorkspaceArguments
 
+MAX_NOTED: Final = 5
+
 
 @attrs.frozen
 class CreateArguments:
@@ -136,9 +138,8 @@ async def _create(call: Call, a: CreateArguments) -> CreateResult:
 async def _list(call: Call, a: ListArguments) -> ListResult:
     infos = [info for info in await call.system.list() if a.state_filter in (None, info.state)]
     damaged = (await call.system.registry.ask(r.Diagnose(again=False))).damaged
-    note = (
-        f"{len(damaged)} damaged, see agentiso://doctor: {', '.join(each.what for each in damaged)}" if damaged else ""
-    )
+    whats = ", ".join(trouble.what for trouble in damaged[:MAX_NOTED])
+    note = f"Damaged, and left alone: {whats}; see agentiso://doctor" if damaged else ""
     return ListResult([summary_result(info, owned=call.gate.owns(call.client, info.owner)) for info in infos], note)
 
 
