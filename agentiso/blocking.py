@@ -22,7 +22,7 @@ from typing import Literal
 from anyio.from_thread import start_blocking_portal
 
 from actors.model.settings import Settings
-from agentiso.library import files, git, images, jobs, ports, snapshots, system, templates, workspace
+from agentiso.library import files, git, images, jobs, opening, ports, snapshots, system, templates, workspace
 from agentiso.library.synchronous import Face, face_of, wrap
 
 __all__ = [
@@ -63,6 +63,6 @@ def open_system(
 ) -> Iterator[System]:
     """Yield a `System` whose methods wait; see `agentiso.open_system`."""
     with start_blocking_portal("trio", name="agentiso") as portal:
-        opened = system.open_system(settings, keep=keep, attach=attach)
+        opened = opening.open_system(settings, keep=keep, attach=attach)
         with portal.wrap_async_context_manager(opened) as entered:
             yield wrap(portal, entered)

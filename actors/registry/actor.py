@@ -16,7 +16,7 @@ from actors.machine.probe import check_memory
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
 from actors.model.errors import AgentisoError, NoCapacity
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.image import BootImage
 from actors.model.info import (
     ExportReport,
@@ -80,7 +80,7 @@ class RegistryActor(Actor):
         # What blocked a registry that crashed may be mended by now.
         store.blocked.clear()
         store.blocked[STARTING] = "What there is is still being read."
-        with exhaustion_reported():
+        with failures_reported():
             store.make_directories()
             transfer.sweep(self._host.state_dir)
             await self._templates.take_up()
@@ -111,7 +111,7 @@ class RegistryActor(Actor):
 
     async def handle(self, message: r.RegistryMessage) -> Any:  # type: ignore[override]
         """Do what a message asks."""
-        with exhaustion_reported():
+        with failures_reported():
             return await self._handle(message)
 
     async def _handle(self, message: r.RegistryMessage) -> Any:  # noqa: C901
@@ -252,7 +252,7 @@ class RegistryActor(Actor):
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._undo, record.id)
-            with exhaustion_reported():
+            with failures_reported():
                 records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
                 records.save(self._host.state_dir, record)
                 found = await self._workspaces.start_actor(record)

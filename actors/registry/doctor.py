@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from actors.machine.storage.store import Store
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.info import Diagnosis, StoredPiece, Trouble
 from actors.model.states import State
 from actors.registry.troubles import Troubles
@@ -50,7 +50,7 @@ async def collect(store: Store, *, dry_run: bool) -> tuple[StoredPiece, ...]:
         HostFailed, NoCapacity, CheckpointUnusable: something that is needed cannot be read.
 
     """
-    with exhaustion_reported():
+    with failures_reported():
         pieces = await store.survey()
     if dry_run:
         return pieces

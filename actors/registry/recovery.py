@@ -20,7 +20,7 @@ from actors.machine.qemu.orphans import end_machines
 from actors.machine.qemu.process import find_machines
 from actors.model import record as records
 from actors.model.errors import AgentisoError
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.info import Trouble
 from actors.model.journal import Intent, Journal, Kind
 from actors.model.names import is_id
@@ -150,7 +150,7 @@ async def finish_exports(state_dir: Path, record: WorkspaceRecord) -> None:
     journal = Journal(records.directory_of(state_dir, record.id))
     for intent in journal.intents():
         if intent.kind is Kind.EXPORT:
-            with exhaustion_reported():
+            with failures_reported():
                 await trio.to_thread.run_sync(_remove_part, intent)
                 journal.gone(Kind.EXPORT, intent.name)
     journal.tidy()

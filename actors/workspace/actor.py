@@ -16,7 +16,7 @@ from actors.machine.guest.client import GuestClient
 from actors.machine.qemu.orphans import end_machines, remove_others
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import IllegalState
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.guest import Diff
 from actors.model.info import WorkspaceInfo
 from actors.model.record import WorkspaceRecord
@@ -121,7 +121,7 @@ class WorkspaceActor(Actor):
                 return self._info(measured=message.measured)
             case w.ReadLog():
                 return self._own.machine.log(message.log, message.max_bytes) if self._own.machine else ""
-        with exhaustion_reported(), self._idleness.use():
+        with failures_reported(), self._idleness.use():
             if isinstance(message, w.GuestWork):
                 async with self._changing:
                     # What begins in the middle of a change would be lost in it.
@@ -144,7 +144,7 @@ class WorkspaceActor(Actor):
         if isinstance(message, SETTLED_SOON):
             self.background("flush", self._settle_soon)
         else:
-            with trio.CancelScope(shield=True), exhaustion_reported():
+            with trio.CancelScope(shield=True), failures_reported():
                 await self._own.store.flush()
             self._own.settle_intents()
 

@@ -15,7 +15,7 @@ from actors.machine.storage.holds import BLOCK
 from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import HostFailed, IllegalState, NoCapacity
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event, Lifecycle
@@ -99,7 +99,7 @@ class Resources:
         self.journal.will(Kind.LAYER, layer, over=over)
         self._intended[layer] = over
         self.hold()
-        with exhaustion_reported():
+        with failures_reported():
             await self.journal.flush(self.store.layer(layer))
 
     def settle_intents(self) -> None:

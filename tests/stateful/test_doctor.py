@@ -95,7 +95,11 @@ async def damaged_one(place: Place, part: str = records.RECORD, *, stopped: bool
     path = place.record(workspace_id).with_name(part)
     whole = path.read_bytes() if path.exists() else b""
     path.write_bytes(b"damaged\n")
-    return lambda: path.write_bytes(whole) and None
+
+    def mend() -> None:
+        path.write_bytes(whole)
+
+    return mend
 
 
 @pytest.mark.parametrize("part", [records.RECORD, JOURNAL])

@@ -17,8 +17,8 @@ from agentiso.access.gate import Gate
 from agentiso.cli import checks, doctor, images, workspaces
 from agentiso.cli.main import main
 from agentiso.library.system import System
-from agentiso.mcp.tools.tool import LOCAL
 from agentiso.mcp.uris import DOCTOR
+from agentiso.protocol.sessions import LOCAL
 from tests.standins import caller, open_stopped
 
 LIMIT_S = 60
@@ -119,7 +119,7 @@ def test_images_are_listed_with_their_users_and_what_is_wrong_with_them(
     assert run(monkeypatch, images, {"images": [whole, damaged]}, "image", "list") == 0
     shown = capsys.readouterr()
     _, first, second = shown.out.splitlines()
-    assert first.split(maxsplit=6)[:2] + [first[-24:]] == ["base", "a" * 32, "workspace demo (stopped)"]
+    assert [*first.split(maxsplit=6)[:2], first[-24:]] == ["base", "a" * 32, "workspace demo (stopped)"]
     assert second.split()[:2] == ["-", "b" * 32]
     assert shown.err == f"{'b' * 32} cannot be used: No manifest.\n"
 

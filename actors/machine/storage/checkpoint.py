@@ -9,7 +9,7 @@ import attrs
 import cattrs
 
 from actors.model.errors import CheckpointUnusable
-from actors.model.files import exhaustion_reported, read_json, replace_json
+from actors.model.files import failures_reported, read_json, replace_json
 from actors.model.machine import Fingerprint
 
 RECORD: Final = "checkpoint.json"
@@ -62,7 +62,7 @@ def read(directory: Path) -> Checkpoint:
     """
     path = directory / RECORD
     try:
-        with exhaustion_reported():
+        with failures_reported():
             return _converter.structure(read_json(path), Checkpoint)
     except (OSError, ValueError, cattrs.BaseValidationError) as error:
         raise CheckpointUnusable(f"The checkpoint {directory.name} cannot be read from {path}: {error}.") from error
