@@ -13,6 +13,7 @@ import attrs
 import agentiso
 from agentiso.library.files import Files
 from agentiso.library.git import Git
+from agentiso.library.images import Images
 from agentiso.library.jobs import Jobs
 from agentiso.library.ports import Ports
 from agentiso.library.snapshots import Snapshots
@@ -20,7 +21,7 @@ from agentiso.library.templates import Templates
 
 _FIELD = re.compile(r'^    (\w+): [^\n]*\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
 _MEMBER = re.compile(r'^    (\w+) = [^\n]*\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
-FACETS = (Files, Jobs, Snapshots, Ports, Git, Templates)
+FACETS = (Files, Jobs, Snapshots, Ports, Git, Templates, Images)
 HEAD = """\
 # API reference
 

@@ -224,6 +224,38 @@ class TemplateInfo:
 
 
 @attrs.frozen
+class ImageInfo:
+    """An image that is there, usable or not."""
+
+    digest: str
+    names: tuple[str, ...]
+    """Those that lead to it; none if it was built anew under all of them since."""
+    suite: str = ""
+    kernel: str = ""
+    """Its kernel's version."""
+    size_bytes: int = 0
+    fault: str = ""
+    """Why nothing can be started from it; empty if it is whole."""
+    used_by: tuple[str, ...] = ()
+    """Who stands on it, or may do so, in a few words each: workspaces with their states, templates, disk layers."""
+
+
+@attrs.frozen
+class ImageRemoval:
+    """What became of an image that was to be removed."""
+
+    digest: str
+    names: tuple[str, ...]
+    """Those that do not lead to it any more."""
+    files_removed: bool
+    """Whether its files are gone too; if not, it is used, or has another name."""
+    dropped: tuple[str, ...] = ()
+    """The templates and the machines of the pool that went with it."""
+    used_by: tuple[str, ...] = ()
+    """For whom its files were left."""
+
+
+@attrs.frozen
 class ExportReport:
     """What was exported."""
 

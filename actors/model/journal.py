@@ -54,7 +54,10 @@ class DamagedJournal(AgentisoError):
     """A journal cannot be read, or holds what we never write; what it may speak of is left alone."""
 
     code = "damaged_journal"
-    usual_remedy = "The workspace is left alone; `agentiso doctor` tells more."
+    usual_remedy = (
+        "The workspace is left alone, its machine too. Mend what keeps the file from being read; or, to forget the "
+        "workspace, end its machine and move its directory away."
+    )
 
 
 class Journal:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import attrs
@@ -88,25 +90,32 @@ def of_child(host: Host, parent: WorkspaceInfo, image: BootImage, entrant: Entra
     )
 
 
-async def of_import(host: Host, found: transfer.Unpacked, entrant: Entrant) -> tuple[WorkspaceRecord, BootImage]:
-    """Return the record of an imported workspace, and this host's image for it.
+@asynccontextmanager
+async def image_of_import(host: Host, found: transfer.Unpacked) -> AsyncIterator[BootImage]:
+    """Use this host's image for an imported workspace for the length of the block.
 
     Raises:
         NotFound: the image is not here.
 
     """
+    digest = found.manifest.image_digest
+    async with AsyncExitStack() as stack:
+        try:
+            image = await stack.enter_async_context(host.image_uses.using(digest, "an import"))
+            if image.digest != digest:
+                raise NotFound(f"{shown(digest)} is not a digest.", remedy="Export it once more.")
+        except AgentisoError as error:
+            raise NotFound(
+                f"The workspace stands on the image {found.image_name} (digest {digest[:100]}), which is not here.",
+                remedy="Copy the image's directory from the other host's images directory, under its name.",
+            ) from error
+        yield image
+
+
+async def of_import(host: Host, found: transfer.Unpacked, image: BootImage, entrant: Entrant) -> WorkspaceRecord:
+    """Return the record of an imported workspace."""
     settings, manifest = host.settings, found.manifest
-    try:
-        image = await host.load_image(manifest.image_digest)
-        if image.digest != manifest.image_digest:
-            raise NotFound(f"{shown(manifest.image_digest)} is not a digest.", remedy="Export it once more.")
-    except AgentisoError as error:
-        digest = manifest.image_digest[:100]
-        raise NotFound(
-            f"The workspace stands on the image {found.image_name} (digest {digest}), which is not here.",
-            remedy="Copy the image's directory from the other host's images directory, under its name.",
-        ) from error
-    record = new_record(
+    return new_record(
         workspace_id=entrant.id,
         name=entrant.name,
         image=attrs.evolve(image, name=found.image_name),
@@ -119,4 +128,3 @@ async def of_import(host: Host, found: transfer.Unpacked, entrant: Entrant) -> t
         lifetime=settings.lifetime,
         owner=entrant.owner,
     )
-    return record, image

@@ -23,15 +23,18 @@ from actors.registry.demolition import clear
 from actors.registry.ephemeral import Ephemeral, NotingRef, end_left_behind
 from actors.registry.lock import LOCK, held, holder_of
 from actors.runtime import Supervisor, open_plain_nursery
-from actors.workspace.host import Host, LoadImage
+from actors.workspace.host import Host
+from actors.workspace.image_uses import ImageShelf, LoadImage
 
 END_S: Final = 120.0
 log = logging.getLogger("agentiso.supervisor")
 
 
 @asynccontextmanager
-async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bool) -> AsyncIterator[r.RegistryRef]:
-    """Run the actors of a state directory and yield the registry.
+async def open_supervisor(
+    settings: Settings, load_image: LoadImage, *, keep: bool, shelf: ImageShelf | None = None
+) -> AsyncIterator[r.RegistryRef]:
+    """Run the actors of a state directory and yield the registry; without a ``shelf`` it lists and removes no images.
 
     At the end machines run on, for the next supervisor to adopt; but unless ``keep`` the workspaces that were made
     meanwhile are destroyed.
@@ -50,7 +53,7 @@ async def open_supervisor(settings: Settings, load_image: LoadImage, *, keep: bo
             earlier = set(workspaces.iterdir())
         made = None if keep else Ephemeral.of_supervisor(settings.state_dir)
         try:
-            async with _run_actors(settings, load_image, earlier=None if keep else earlier) as registry:
+            async with _run_actors(settings, load_image, shelf, earlier=None if keep else earlier) as registry:
                 yield registry if made is None else NotingRef(registry, made)
         finally:
             if made is not None:
@@ -71,13 +74,13 @@ async def _remove_all_but(kept: set[Path], state_dir: Path) -> None:
 
 @asynccontextmanager
 async def _run_actors(
-    settings: Settings, load_image: LoadImage, *, earlier: set[Path] | None
+    settings: Settings, load_image: LoadImage, shelf: ImageShelf | None, *, earlier: set[Path] | None
 ) -> AsyncIterator[r.RegistryRef]:
     """Run the actors; at the end the workspaces whose directories are not among ``earlier`` are destroyed."""
     store = Store(settings.state_dir)
     async with open_plain_nursery() as nursery:
         supervisor = Supervisor(nursery)
-        host = Host(settings, store, load_image)
+        host = Host(settings, store, load_image, shelf)
         registry = await supervisor.start("registry", lambda: RegistryActor(host, supervisor))
         await end_left_behind(settings.state_dir, registry)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -24,6 +24,7 @@ from actors.model.names import new_id, short
 from actors.model.record import WorkspaceRecord
 from actors.model.settings import Settings
 from actors.workspace.changes import Changes
+from actors.workspace.image_uses import ImageShelf, ImageUses, LoadImage
 
 READ_ONLY_RAM_SINCE = (8, 2)
 """QEMU can map a RAM file privately while opening it for reading only from this version on."""
@@ -31,17 +32,19 @@ READ_ONLY_RAM_SINCE = (8, 2)
 CONCURRENT_LOOKS = 2
 """Comparisons of nodes under way at the same time, of two helper machines each at most; the rest wait."""
 
-LoadImage = Callable[[str], Awaitable[BootImage]]
-"""Finds a verified image by name or digest."""
-
 
 class Host:
     """Shared by the registry and its workspaces; holds no state of any one of them."""
 
-    def __init__(self, settings: Settings, store: Store, load_image: LoadImage) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, load_image: LoadImage, shelf: ImageShelf | None = None
+    ) -> None:
         self.settings = settings
         self.store = store
         self.load_image = load_image
+        self.image_uses = ImageUses(load_image)
+        self.shelf = shelf
+        """Where images can be listed and removed; whoever has only a function that loads them has none."""
         self.starts = trio.CapacityLimiter(settings.limits.concurrent_starts)
         self.looks = trio.CapacityLimiter(CONCURRENT_LOOKS)
         self.changes = Changes()

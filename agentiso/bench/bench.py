@@ -21,7 +21,7 @@ from actors.model.settings import Pool
 from actors.workspace.host import Host
 from agentiso.bench import floor
 from agentiso.bench.result import Aim, Found
-from agentiso.library.images import loader
+from agentiso.library.image_shelf import loader
 from agentiso.library.opening import open_system
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace

@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from actors.model.errors import HostUnfit, SupervisorEnding, SupervisorGone
-from actors.model.files import tail
+from actors.model.files import failures_reported, tail
 from actors.model.settings import Settings
 from actors.runtime import unix_sockets
 from agentiso.protocol.greeting import MAX_ANSWER_BYTES, Greeting, Welcome, read_answer
@@ -142,8 +142,8 @@ def _end_needless(process: trio.Process | None, stream: trio.SocketStream) -> No
 
 
 async def _start(settings: Settings, config: Path | None, arguments: Sequence[str]) -> trio.Process:
-    _started[:] = [process for process in _started if process.poll() is None]
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with failures_reported():
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     argv = [sys.executable, "-m", "agentiso.cli", *(("--config", str(config)) if config else ()), "daemon", *arguments]
     with (settings.state_dir / LOG).open("ab") as output:
         process = await trio.lowlevel.open_process(

@@ -16,7 +16,7 @@ from actors.runtime import open_plain_nursery
 from agentiso.client.attach import attach as attach_to
 from agentiso.client.dialling import is_running
 from agentiso.library.config import load_settings
-from agentiso.library.images import loader
+from agentiso.library.image_shelf import Shelf
 from agentiso.library.system import System
 
 
@@ -40,14 +40,15 @@ async def open_system(
 
     """
     chosen = settings or load_settings()
+    shelf = Shelf(chosen.images, chosen.state_dir)
     if attach is True or (attach == "auto" and is_running(chosen)):
         async with attach_to(chosen, keep=keep) as (registry, theirs):
             yield System(registry, theirs)
     elif keep:
-        async with open_supervisor(chosen, loader(chosen.images), keep=True) as registry:
+        async with open_supervisor(chosen, shelf.load, keep=True, shelf=shelf) as registry:
             yield System(registry, chosen)
     else:
-        async with _ended_by_sigterm(), open_supervisor(chosen, loader(chosen.images), keep=False) as registry:
+        async with _ended_by_sigterm(), open_supervisor(chosen, shelf.load, keep=False, shelf=shelf) as registry:
             yield System(registry, chosen)
 
 

@@ -161,15 +161,13 @@ def _life(w: SummaryResult | WorkspaceResult) -> str:
 
 @text_of.register
 def _(r: ListResult) -> str:
-    return (
-        _lines(
-            f"{w.name}  {_life(w)}  {w.base_image}, {w.resources.memory_mb} MB  {w.workspace_id}"
-            + (f"  from {w.forked_from}" if w.forked_from else "")
-            + ("" if w.owned else f"  {w.owner}'s")
-            for w in r.workspaces
-        )
-        or "no workspaces"
-    )
+    lines = [
+        f"{w.name}  {_life(w)}  {w.base_image}, {w.resources.memory_mb} MB  {w.workspace_id}"
+        + (f"  from {w.forked_from}" if w.forked_from else "")
+        + ("" if w.owned else f"  {w.owner}'s")
+        for w in r.workspaces
+    ]
+    return _lines(lines or "no workspaces", r.note)
 
 
 @text_of.register
