@@ -9,6 +9,7 @@ Synopsis::
 """
 
 from actors.model import errors
+from actors.model.end import End, EndReason
 from actors.model.errors import AgentisoError
 from actors.model.guest import ExecResult, FileContent, FileEntry, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from actors.model.info import (
@@ -17,6 +18,8 @@ from actors.model.info import (
     ExportReport,
     ForkedChild,
     ForkReport,
+    ImageInfo,
+    ImageRemoval,
     ImportReport,
     Lifetime,
     Lineage,
@@ -39,6 +42,8 @@ from agentiso.library.workspace import Fork, Workspace
 __all__ = [
     "AgentisoError",
     "CarriedJob",
+    "End",
+    "EndReason",
     "Evidence",
     "ExecResult",
     "ExportReport",
@@ -47,6 +52,8 @@ __all__ = [
     "Fork",
     "ForkReport",
     "ForkedChild",
+    "ImageInfo",
+    "ImageRemoval",
     "ImportReport",
     "Imported",
     "InputTaken",

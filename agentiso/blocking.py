@@ -22,7 +22,7 @@ from typing import Literal
 from anyio.from_thread import start_blocking_portal
 
 from actors.model.settings import Settings
-from agentiso.library import files, git, jobs, ports, snapshots, system, templates, workspace
+from agentiso.library import files, git, images, jobs, opening, ports, snapshots, system, templates, workspace
 from agentiso.library.synchronous import Face, face_of, wrap
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Files",
     "Fork",
     "Git",
+    "Images",
     "Imported",
     "Jobs",
     "Output",
@@ -45,6 +46,7 @@ __all__ = [
 System = face_of(system.System)
 Workspace = face_of(workspace.Workspace)
 Fork = face_of(workspace.Fork)
+Images = face_of(images.Images)
 Imported = face_of(system.Imported)
 Files = face_of(files.Files)
 Git = face_of(git.Git)
@@ -61,6 +63,6 @@ def open_system(
 ) -> Iterator[System]:
     """Yield a `System` whose methods wait; see `agentiso.open_system`."""
     with start_blocking_portal("trio", name="agentiso") as portal:
-        opened = system.open_system(settings, keep=keep, attach=attach)
+        opened = opening.open_system(settings, keep=keep, attach=attach)
         with portal.wrap_async_context_manager(opened) as entered:
             yield wrap(portal, entered)

@@ -24,6 +24,8 @@ from actors.model.guest import (
 from actors.model.info import (
     ExportReport,
     ForkReport,
+    ImageInfo,
+    ImageRemoval,
     ImportReport,
     Lifetime,
     PoolInfo,
@@ -45,6 +47,7 @@ __all__ = [
     "Files",
     "Fork",
     "Git",
+    "Images",
     "Imported",
     "Jobs",
     "Output",
@@ -67,6 +70,8 @@ class System(Face):
     def settings(self) -> Settings: ...
     @property
     def templates(self) -> Templates: ...
+    @property
+    def images(self) -> Images: ...
     def create(
         self,
         name: str | None = None,
@@ -286,6 +291,10 @@ class Git(Face):
         set_upstream: bool = False,
         timeout_s: float = 120.0,
     ) -> GitPush: ...
+
+class Images(Face):
+    def list(self) -> tuple[ImageInfo, ...]: ...
+    def remove(self, image: str, *, force: bool = False) -> ImageRemoval: ...
 
 class Jobs(Face):
     def start(

@@ -2,7 +2,8 @@
 
 from imagebuild.build import BuildProgress, build_image
 from imagebuild.errors import ImageBuildFailed, ImageError
-from imagebuild.image import Image, list_images, load_image, remove_image, source_digest, verify_image
+from imagebuild.image import Image, load_image, source_digest, verify_image
+from imagebuild.shelf import Shelved, finish_removals, list_images, note_user, other_users, remove_image
 from imagebuild.tools import ToolProbe, probe_tools
 
 __all__ = [
@@ -10,10 +11,14 @@ __all__ = [
     "Image",
     "ImageBuildFailed",
     "ImageError",
+    "Shelved",
     "ToolProbe",
     "build_image",
+    "finish_removals",
     "list_images",
     "load_image",
+    "note_user",
+    "other_users",
     "probe_tools",
     "remove_image",
     "source_digest",

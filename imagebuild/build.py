@@ -21,15 +21,14 @@ from imagebuild.errors import ImageBuildFailed
 from imagebuild.image import (
     FILES,
     MANIFEST,
-    NAMES,
     FileFacts,
     Image,
     Manifest,
     check_image_name,
-    load_image,
     sha256,
 )
 from imagebuild.run import Runner
+from imagebuild.shelf import publish
 from imagebuild.sources import read_host_sources
 from imagebuild.staging import staging
 from imagebuild.tools import require_tools
@@ -128,19 +127,12 @@ def _publish(name: str, images_dir: Path, target: Path, suite: str, booted: kern
         cmdline=booted.cmdline,
         acpi=booted.acpi,
     )
-    (target / MANIFEST).write_text(json.dumps(attrs.asdict(manifest), indent=1))
-    for file in (*FILES, MANIFEST):
-        (target / file).chmod(0o444)
+    made = target / manifest.digest
+    made.mkdir()
+    for file in FILES:
+        (target / file).rename(made / file)
+    (made / MANIFEST).write_text(json.dumps(attrs.asdict(manifest), indent=1))
+    for path in made.iterdir():
+        path.chmod(0o444)
     os.sync()
-    final = images_dir / manifest.digest
-    if not final.exists():
-        final.mkdir()
-        for file in (*FILES, MANIFEST):
-            (target / file).rename(final / file)
-    names = images_dir / NAMES
-    names.mkdir(exist_ok=True)
-    link = names / f".{name}.new"
-    link.unlink(missing_ok=True)
-    link.symlink_to(Path("..") / manifest.digest)
-    link.rename(names / name)
-    return load_image(images_dir, name)
+    return publish(name, images_dir, made, manifest.digest)

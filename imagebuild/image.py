@@ -1,4 +1,4 @@
-"""An image on disk: found by name, verified, listed, removed.
+"""An image on disk: found by name or digest, and verified.
 
 ``<images>/<digest>/`` holds the files and ``manifest.json``; ``<images>/names/<name>`` is a link to a digest.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -74,9 +73,19 @@ class Image:
         return self.directory / name
 
 
+def is_name(text: str) -> bool:
+    """Tell whether a text is 1 to 63 of ``a-z 0-9 . _ -`` and starts with a letter or digit."""
+    return _NAME.fullmatch(text) is not None and ".." not in text
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether a text has the form of an image's digest, and of the name of its directory."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def check_image_name(name: str) -> str:
-    """Return ``name`` if it is 1 to 63 of ``a-z 0-9 . _ -`` and starts with a letter or digit."""
-    if not _NAME.fullmatch(name) or ".." in name:
+    """Return ``name`` if it is one."""
+    if not is_name(name):
         raise ImageError(f"{name[:100]!r} is not a valid image name.", remedy="Use a-z, 0-9, '.', '_' and '-'.")
     return name
 
@@ -91,16 +100,19 @@ def load_image(images_dir: Path, name: str) -> Image:
     check_image_name(name)
     rebuild = f"Build it: agentiso image build {name}"
     directory = images_dir / name
-    if not _DIGEST.fullmatch(name) or not directory.is_dir():
+    if not is_digest(name) or not directory.is_dir():
         link = images_dir / NAMES / name
         if not link.is_symlink():
-            known = ", ".join(sorted(path.name for path in (images_dir / NAMES).glob("*"))) or "none"
-            raise ImageError(f"There is no image {name!r} in {images_dir} (images there: {known}).", remedy=rebuild)
+            known = sorted(path.name for path in (images_dir / NAMES).glob("*") if is_name(path.name))
+            there = ", ".join(known) or "none"
+            raise ImageError(f"There is no image {name!r} in {images_dir} (images there: {there}).", remedy=rebuild)
         directory = (images_dir / NAMES / link.readlink()).resolve()
     try:
         manifest = cattrs.structure(parse((directory / MANIFEST).read_bytes()), Manifest)
     except (OSError, ValueError, cattrs.BaseValidationError) as error:
         raise ImageError(f"The image {name!r} has no readable manifest in {directory}.", remedy=rebuild) from error
+    if manifest.digest != directory.name:
+        raise ImageError(f"The image {name!r} is damaged: the manifest in {directory} is another's.", remedy=rebuild)
     for file, facts in manifest.files.items():
         path = directory / file
         if not path.is_file() or path.stat().st_size != facts.size_bytes:
@@ -126,21 +138,6 @@ def verify_image(image: Image) -> None:
                 f"{image.file(name)} is damaged: its digest is not the manifest's.",
                 remedy=f"Build the image again: agentiso image build {image.name}",
             )
-
-
-def list_images(images_dir: Path) -> list[Image]:
-    """Return all usable images, by name."""
-    names = sorted(path.name for path in (images_dir / NAMES).glob("*") if path.is_symlink())
-    return [load_image(images_dir, name) for name in names]
-
-
-def remove_image(images_dir: Path, name: str) -> None:
-    """Remove an image's name, and its files if no other name leads to them."""
-    image = load_image(images_dir, name)
-    (images_dir / NAMES / name).unlink()
-    others = [path.readlink().name for path in (images_dir / NAMES).iterdir() if path.is_symlink()]
-    if image.digest not in others:
-        shutil.rmtree(image.directory)
 
 
 def sha256(path: Path) -> str:

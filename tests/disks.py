@@ -1,9 +1,18 @@
-"""A workspace's disk as one raw file, for tools that know no qcow2 (QEMU, docs/interop/qcow2.txt)."""
+"""A workspace's disk as one raw file, for tools that know no qcow2; small file systems of a test's own, and full ones.
+
+Format of qcow2: QEMU, docs/interop/qcow2.txt.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +20,7 @@ from actors.machine.storage.qcow2 import CLUSTER, HEADER, backing_chain, read_he
 
 OFFSET = 0x00FF_FFFF_FFFF_FE00
 ZERO = 1
+MIB = 2**20
 
 
 def flatten(layer: Path, target: Path) -> None:
@@ -36,3 +46,41 @@ def _copy(data: bytes, table: int, start: int, flat: BinaryIO) -> None:
             at = entry & OFFSET
             flat.seek(start + number * CLUSTER)
             flat.write(bytes(CLUSTER) if entry & ZERO else data[at : at + CLUSTER].ljust(CLUSTER, b"\0"))
+
+
+@contextmanager
+def small_file_system(source: Path, disk: Path, size_mb: int) -> Iterator[Path]:
+    """Mount a file system of its own with a directory's content, for the length of a block; only root may.
+
+    A tmpfs would not do: it takes room even for the holes of a RAM image that a machine only reads.
+    """
+    path = Path(tempfile.mkdtemp(prefix="ai-", dir="/tmp"))
+    with disk.open("xb") as file:
+        file.truncate(size_mb * MIB)
+    try:
+        mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin")
+        assert mke2fs is not None
+        subprocess.run([mke2fs, "-q", "-t", "ext4", "-m", "0", "-O", "^has_journal", disk], check=True)
+        subprocess.run(["mount", "-o", "loop", disk, path], check=True)
+        try:
+            subprocess.run(["cp", "-a", "--sparse=always", f"{source}/.", path], check=True)
+            yield path
+        finally:
+            subprocess.run(["umount", path], check=True)
+    finally:
+        path.rmdir()
+        disk.unlink()
+
+
+def fill(state_dir: Path, *, but_mb: int) -> Callable[[], None]:
+    """Fill the file system up to a rest and return what frees it again."""
+    ballast = state_dir / "ballast"
+    facts = os.statvfs(state_dir)
+    size = facts.f_bavail * facts.f_frsize - but_mb * MIB
+    with ballast.open("xb", buffering=0) as file:
+        # Less than wanted fits into one piece, since the file system keeps its own records of it.
+        for piece in (64 * MIB, MIB, facts.f_frsize):
+            with contextlib.suppress(OSError):
+                while os.fstat(file.fileno()).st_blocks * 512 + piece <= size:
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, piece)
+    return ballast.unlink

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import trio
 
 import agentiso
 import imagebuild
+from tests.templates import give
 
 ARGV = [sys.executable, "-m", "agentiso.cli"]
 LIMIT_S = 60
@@ -29,9 +31,12 @@ def cache_dir() -> Path:
 def images_dir() -> Path:
     """The images, rebuilt when the guest's code or the builder has changed."""
     directory = cache_dir() / "test-images" / imagebuild.source_digest()
-    for name, kind in (("base", "debian"), ("busybox", "busybox")):
-        if not (directory / "names" / name).is_symlink():
-            trio.run(lambda n=name, k=kind: imagebuild.build_image(n, directory, progress=print, root_kind=k))  # type: ignore[misc]
+    directory.mkdir(parents=True, exist_ok=True)
+    with directory.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name, kind in (("base", "debian"), ("busybox", "busybox")):
+            if not (directory / "names" / name).is_symlink():
+                trio.run(lambda n=name, k=kind: imagebuild.build_image(n, directory, progress=print, root_kind=k))  # type: ignore[misc]
     return directory
 
 
@@ -44,8 +49,9 @@ def state_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def template_state(images_dir: Path) -> Iterator[Path]:
-    """A state directory that keeps its templates, so that each test need not boot one."""
+    """A state directory that begins with a template and keeps those that tests add, so that each need not boot one."""
     path = Path(tempfile.mkdtemp(prefix="ai-", dir="/tmp"))
+    give(agentiso.Settings(state_dir=path, images_dir=images_dir))
     yield path
     shutil.rmtree(path)
 

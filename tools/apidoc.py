@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import re
 import sys
@@ -12,13 +13,15 @@ import attrs
 import agentiso
 from agentiso.library.files import Files
 from agentiso.library.git import Git
+from agentiso.library.images import Images
 from agentiso.library.jobs import Jobs
 from agentiso.library.ports import Ports
 from agentiso.library.snapshots import Snapshots
 from agentiso.library.templates import Templates
 
 _FIELD = re.compile(r'^    (\w+): [^\n]*\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
-FACETS = (Files, Jobs, Snapshots, Ports, Git, Templates)
+_MEMBER = re.compile(r'^    (\w+) = [^\n]*\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
+FACETS = (Files, Jobs, Snapshots, Ports, Git, Templates, Images)
 HEAD = """\
 # API reference
 
@@ -37,7 +40,7 @@ def page() -> str:
     """Return the whole page."""
     public = [getattr(agentiso, name) for name in agentiso.__all__]
     kinds = [kind for kind in public if inspect.isclass(kind) and not issubclass(kind, Exception)]
-    live = [kind for kind in kinds if not attrs.has(kind) or kind is agentiso.Fork]
+    live = [kind for kind in kinds if not (attrs.has(kind) or issubclass(kind, enum.Enum)) or kind is agentiso.Fork]
     errors = [getattr(agentiso.errors, name) for name in agentiso.errors.__all__]
     parts = [HEAD, "## Functions\n", *_function("agentiso.open_system", agentiso.open_system), "## Objects\n"]
     parts += [line for kind in (*live, *FACETS) for line in _class(kind)]
@@ -57,6 +60,11 @@ def _class(kind: type) -> Iterator[str]:
             meaning = f": {_joined(said[field.name])}" if field.name in said else ""
             yield f"- `{field.name}: {kind.__annotations__[field.name]}{shown}`{meaning}"
         yield ""
+    if issubclass(kind, enum.Enum):
+        said = dict(_MEMBER.findall(inspect.getsource(kind)))
+        yield from (f"- `{member.value}`: {_joined(said[member.name])}" for member in kind)
+        yield ""
+        return
     for name, method in vars(kind).items():
         if inspect.isfunction(method) and not name.startswith("_"):
             yield from _function(f"{kind.__name__}.{name}", method)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final
 
-from agentiso.library import files, git, jobs, opening, ports, snapshots, system, templates, workspace
+from agentiso.library import files, git, images, jobs, opening, ports, snapshots, system, templates, workspace
 
 KINDS: Final[tuple[type, ...]] = (
     system.System,
@@ -23,6 +23,7 @@ KINDS: Final[tuple[type, ...]] = (
     workspace.Fork,
     files.Files,
     git.Git,
+    images.Images,
     jobs.Jobs,
     jobs.Output,
     ports.Ports,

@@ -12,9 +12,9 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, TypeAlias
 
 import attrs
 import trio
@@ -34,8 +34,7 @@ from actors.model.files import exhaustion_reported, make_durable
 from actors.model.names import new_id
 from actors.runtime import open_plain_nursery
 
-RECOVER_S: Final = 1.0
-"""Nobody waits longer for the answer to a command that only may be needed; QEMU obeys it whenever it can."""
+Still: TypeAlias = AbstractAsyncContextManager[Standstill]
 
 
 @attrs.frozen
@@ -52,18 +51,26 @@ Intend = Callable[[str, str], Awaitable[None]]
 
 
 async def take(
-    machine: Machine, store: Store, *, with_memory: bool, durable: bool, intend: Intend | None = None
+    machine: Machine,
+    store: Store,
+    *,
+    with_memory: bool,
+    durable: bool,
+    guest_needed: bool = True,
+    intend: Intend | None = None,
 ) -> Taken:
-    """Checkpoint a running machine, which runs on afterwards whatever happens.
+    """Checkpoint a machine, which afterwards runs on, or is held as before, whatever happens.
 
     ``intend`` is waited for before the disk is switched; who needs none has nothing to lose.
 
     `Machine.layer` may have moved when this returns or raises, and the result is held by nobody: the caller holds
     both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns, and
-    its disk is whole by itself, as it always is without memory.
+    its disk is whole by itself, as it always is without memory.  Unless the guest is needed, QEMU alone does it where
+    the guest does not answer: the checkpoint is ``alone`` then, and its disk as after a power cut.
 
     Raises:
         NoCapacity: the host's disk is full.
+        GuestBroken: the guest does not answer, and is needed; nothing was changed.
         MachineFailed: QEMU died or does not answer.
 
     """
@@ -83,11 +90,13 @@ async def take(
                     if intend is not None:
                         nursery.start_soon(intend, next_layer, layer)
                     await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, directory / "ram")
-                pause, copied = await _take_with_memory(machine, directory, next_layer, next_path, file_system)
+                still = standing_still(machine, file_system, guest_needed=guest_needed)
+                pause, copied = await _take_with_memory(machine, directory, next_layer, next_path, still)
             else:
                 if intend is not None:
                     await intend(next_layer, layer)
-                pause, copied = await _take_disk_only(machine, next_layer, next_path), 0
+                still = standing_still(machine, FileSystem.QUIESCED, guest_needed=guest_needed)
+                pause, copied = await _take_disk_only(machine, next_layer, next_path, still), 0
             seal = seal_of(directory) if with_memory else ""
             checkpoint = Checkpoint(
                 id=checkpoint_id,
@@ -102,6 +111,7 @@ async def take(
                 seal=seal,
                 boot="" if durable else host_boot(),
                 processes_held=pause.processes_held,
+                alone=pause.alone,
             )
             store.verified[checkpoint.id] = seal
             store.save(checkpoint)
@@ -152,13 +162,13 @@ def _death_reported() -> Iterator[None]:
 
 
 async def _take_with_memory(
-    machine: Machine, directory: Path, next_layer: str, next_path: Path, file_system: FileSystem
+    machine: Machine, directory: Path, next_layer: str, next_path: Path, still: Still
 ) -> tuple[Standstill, int]:
     ram, devices = directory / "ram", directory / "devices"
     target = os.open(ram, os.O_RDWR | os.O_CLOEXEC)
     try:
         with ChangedMemory(machine.process.pid, machine.spec.ram, target) as memory:
-            async with standing_still(machine, file_system) as pause:
+            async with still as pause:
                 # QEMU saves its devices and opens the new layer while we read: nothing of it touches guest memory.
                 saving = await machine.qmp.begin("xen-save-devices-state", {"filename": str(devices), "live": False})
                 switching = await _begin_switch(machine, next_layer, next_path)
@@ -172,8 +182,8 @@ async def _take_with_memory(
     return pause, copied
 
 
-async def _take_disk_only(machine: Machine, next_layer: str, next_path: Path) -> Standstill:
-    async with standing_still(machine, FileSystem.QUIESCED) as pause:
+async def _take_disk_only(machine: Machine, next_layer: str, next_path: Path, still: Still) -> Standstill:
+    async with still as pause:
         await _finish_switch(machine, await _begin_switch(machine, next_layer, next_path), next_layer)
     return pause
 
@@ -208,7 +218,7 @@ async def settle_layer(machine: Machine) -> None:
 
 
 async def _recover(machine: Machine, next_layer: str, next_path: Path) -> None:
-    """After a failed checkpoint: find out where the disk stands, and have the machine run on."""
+    """After a failed checkpoint: find out where the disk stands, and have the machine run on, unless it is held."""
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
         try:
             if machine.doubtful_layer is not None:
@@ -216,6 +226,7 @@ async def _recover(machine: Machine, next_layer: str, next_path: Path) -> None:
             if machine.layer != next_layer:
                 next_path.unlink(missing_ok=True)
             # QEMU pauses a guest whose disk cannot be written; what filled the host's disk is gone now.
-            await machine.qmp.execute("cont", limit_s=RECOVER_S)
+            async with machine.pausing:
+                await machine.settle()
         except AgentisoError:
-            return
+            machine.doubt()

@@ -7,35 +7,45 @@ was started with, and ends with `end`, or is let go with `release`.
 from __future__ import annotations
 
 import contextlib
-import shutil
+import logging
+import math
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import attrs
 import trio
-from trio_util import RepeatedEvent
+from trio_util import RepeatedEvent, move_on_when, periodic
 
-from actors.machine.channel import address
 from actors.machine.guest.client import GuestClient
-from actors.machine.qemu import command_line
-from actors.machine.qemu.command_line import VSOCK_PORT, MachinePlace
+from actors.machine.qemu import host_oom, logs
+from actors.machine.qemu.command_line import MachinePlace
+from actors.machine.qemu.end_reason import look_back
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
+from actors.model.end import End
 from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError
-from actors.model.files import tail
 from actors.model.info import Evidence
 from actors.model.machine import Fingerprint, MachineRecord
-from actors.runtime import unix_sockets
 
 T = TypeVar("T")
+log = logging.getLogger("agentiso.machine")
 
 SHUTDOWN_GRACE_S: Final = 10.0
 """How long a guest may take to write its disks and power off before it is killed."""
 RECONNECT_LIMIT_S: Final = 10.0
 """How long a guest agent that ended may take to be there again."""
-DIAL_TRIES: Final = 5
 DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
+LAST_EVENT_S: Final = 1.0
+"""What QEMU sent before it ended is read in far less."""
+GIVE_BACK_LIMIT_S: Final = 10.0
+"""Bound on taking away what the host has of one machine."""
+RELEASE_LIMIT_S: Final = 3.0
+"""Nobody waits longer for a guest's processes to run on: it is told again when it answers."""
+QEMU_LOOK_S: Final = 1.0
+"""A QEMU that runs answers at once."""
 
 
 @attrs.define
@@ -44,6 +54,14 @@ class Standstill:
 
     seconds: float = 0.0
     processes_held: bool = False
+    whole: bool = False
+    """Whether the disk is whole without the memory: all was written to it, and nothing since."""
+    alone: bool = False
+    """Whether QEMU alone made the machine stand still, since its guest did not answer."""
+
+    def broken(self) -> None:
+        """Note that the machine ran meanwhile, or may have."""
+        self.processes_held = self.whole = False
 
 
 class Machine:
@@ -59,7 +77,12 @@ class Machine:
         self.pausing = trio.Lock()
         """Held by whoever stops the machine and needs it to stand still."""
         self.held: Standstill | None = None
-        """The standstill that lasts until it is let go."""
+        """The standstill that is wanted until it is let go; ``None`` if the machine is to run."""
+        self.unsettled = False
+        """Whether it is unknown if the virtual CPUs do what is wanted: then `settle` finds out."""
+        self._doubted = trio.Event()
+        self._owes_release = trio.Event()
+        """Set while the guest has not confirmed that its processes run on."""
         self.key = b""
         self.nonce: str | None = None
         """The nonce that its memory must hold, hexadecimal; a guest that has just booted has none."""
@@ -85,19 +108,31 @@ class Machine:
             self.key.hex(),
             self.nonce or "",
             str(spec.ram),
-            spec.vsock_cid,
+            spec.channel.cid,
             self.fingerprint,
+            spec.link.facts,
         )
 
-    async def end(self, *, grace_s: float = 0.0) -> None:
-        """Ask the guest to power off if ``grace_s`` allows, wait, kill; then remove the machine's directory."""
-        if grace_s and not self.client.broken:
-            # A guest that cannot answer any more is killed below like one that does not end in time.
-            with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
-                await self.client.shutdown()
-        await self.process.end(grace_s)
-        await self.release()
-        shutil.rmtree(self.spec.directory, ignore_errors=True)
+    async def end(self, *, grace_s: float = 0.0) -> bool:
+        """Ask the guest to power off if ``grace_s`` allows, wait, kill; then put the machine's directory away.
+
+        Returns whether the guest has confirmed that its disks are written.
+        """
+        written = False
+        try:
+            if grace_s and not self.client.broken:
+                # A guest that cannot answer any more is killed below like one that does not end in time.
+                with trio.move_on_after(grace_s), contextlib.suppress(GuestBroken, GuestRefused):
+                    await self.client.shutdown()
+                    written = True
+        finally:
+            reaped = await self.process.end(grace_s)
+            await self.release()
+            if reaped:
+                # A process that hangs in the kernel may still use all of it.
+                await give_back(self.spec)
+            logs.put_away(self.spec.directory, keep=self.spec.keeps_logs)
+        return written
 
     async def release(self) -> None:
         """Close our connections; the process is not touched."""
@@ -111,9 +146,13 @@ class Machine:
         self._nursery = nursery
 
         def on_event(name: str, data: dict[str, Any]) -> None:
-            if name != "VSERPORT_CHANGE" or data.get("id") != command_line.PORT_ID or not hasattr(self, "client"):
+            if name in ("STOP", "RESUME") and hasattr(self, "client"):
+                pulse = self.client.pulse
+                pulse.stand_still() if name == "STOP" else pulse.run_on()
+            present = self.spec.channel.presence(name, data)
+            if present is None or not hasattr(self, "client"):
                 return
-            if not data.get("open"):
+            if not present:
                 self.client.give_up("the guest agent ended; it is being started again")
             elif self.client.broken:
                 nursery.start_soon(self._meet_agent, nursery)
@@ -129,7 +168,7 @@ class Machine:
 
     async def live_client(self) -> GuestClient:
         """Return the channel to the guest agent, after a moment's wait if the agent is being started again."""
-        if self.client.broken and self.spec.channel == "vsock":
+        if self.client.broken and self.spec.channel.dialled:
             # Nobody says that the agent is there again: it is called until it answers.
             async with self._dialling:
                 if self.client.broken:
@@ -139,51 +178,148 @@ class Machine:
                 await self.agent_met.wait()
         return self.client
 
-    async def resume_when_stalled(self) -> None:
-        """Have the machine go on which QEMU stopped since the host's disk is full, as soon as there is room again.
+    @property
+    def mute_since(self) -> float | None:
+        """Wall-clock time, in s, since when the guest has owed an answer; ``None`` if it does not, or nobody asked."""
+        return self.client.mute_since
 
-        QEMU then writes again what it could not write, so that the guest never learns of it.
+    # -- what the virtual CPUs do
+
+    async def settle(self, *, limit_s: float = QEMU_LOOK_S) -> None:
+        """Have the virtual CPUs do what is wanted, by what QEMU says of them; the caller has `pausing`.
+
+        Raises:
+            QmpError, MachineFailed: QEMU refuses it, or does not answer within ``limit_s``; the doubt stays.
+
         """
-        while await self.qmp.wait_stalled():
+        self.unsettled = True
+        runs = await self.runs(limit_s=limit_s)
+        if self.held is not None and runs:
+            self.held.broken()
+            await self.qmp.execute("stop", limit_s=limit_s)
+        elif self.held is None and not runs:
+            await self.qmp.execute("cont", limit_s=limit_s)
+        self.unsettled = False
+
+    async def runs(self, *, limit_s: float = QEMU_LOOK_S) -> bool:
+        """Ask QEMU whether the virtual CPUs run; errors as of `settle`."""
+        return (await self.qmp.execute("query-status", limit_s=limit_s)).get("running") is True
+
+    def doubt(self) -> None:
+        """Have somebody `settle` what the virtual CPUs do, who is next or else as soon as QEMU answers."""
+        self.unsettled = True
+        self._doubted.set()
+
+    async def resume_when_stalled(self) -> None:
+        """Have the machine run that is to run, whatever keeps it from that, as soon as it can; until it ends.
+
+        One that QEMU stopped since the host's disk is full goes on when there is room again: QEMU then writes again
+        what it could not write, so that the guest never learns of it.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._settle_when_doubted)
+            nursery.start_soon(self._release_when_owed)
+            while await self.qmp.wait_stalled():
+                await trio.sleep(STALL_RETRY_S)
+                await self._settle_quietly()
+            nursery.cancel_scope.cancel(reason="QMP ended")
+
+    async def _settle_when_doubted(self) -> None:
+        while True:
+            await self._doubted.wait()
+            self._doubted = trio.Event()
+            with contextlib.suppress(QmpError, MachineFailed):
+                # However long it takes QEMU to answer.
+                await self.qmp.execute("query-status", limit_s=math.inf)
+                await self._settle_quietly()
             await trio.sleep(STALL_RETRY_S)
-            async with self.pausing:
-                if self.held is None:
-                    with contextlib.suppress(QmpError, MachineFailed):
-                        await self.qmp.execute("cont")
 
-    def console(self, max_bytes: int = 4096) -> str:
-        """Return the end of the guest's serial console."""
-        return self.log("console", max_bytes)
+    async def _settle_quietly(self) -> None:
+        async with self.pausing:
+            try:
+                await self.settle()
+            except (QmpError, MachineFailed):
+                self.doubt()
 
-    def log(self, which: str, max_bytes: int) -> str:
-        """Return the end of a log, ``console`` or ``qemu``."""
-        return tail(self.spec.console_log if which == "console" else self.spec.qemu_log, max_bytes)
+    async def _release_when_owed(self) -> None:
+        while True:
+            await self._owes_release.wait()
+            client = self.client
+            try:
+                await client.ping(math.inf)
+                async with self.pausing:
+                    if self.unsettled:
+                        await self.settle()
+                    self._owes_release = trio.Event()
+                    # What is held gets it when it is let go.
+                    if self.held is None:
+                        await self.release_processes()
+            except AgentisoError:
+                if client.broken and client is self.client:
+                    await self.agent_met.wait()
+                await trio.sleep(STALL_RETRY_S)
+
+    async def release_processes(self) -> None:
+        """Have the guest's processes run on, and set its clock; one that does not take it in is told when it answers.
+
+        Raises:
+            GuestBroken, GuestRefused: it did not.
+
+        """
+        released = False
+        try:
+            with trio.move_on_after(RELEASE_LIMIT_S):
+                await self.client.release()
+                released = True
+        finally:
+            if not released:
+                self._owes_release.set()
+
+    async def bound_logs(self) -> None:
+        """Keep the logs from growing without end, until the process ends."""
+        async with move_on_when(self.process.wait_exit):
+            async for _ in periodic(logs.LOOK_S):
+                await logs.bound(self.spec.directory)
+
+    async def why_ended(self, qemu: Path) -> End:
+        """Say why the process, which ran the program ``qemu``, has ended."""
+        with trio.move_on_after(LAST_EVENT_S):
+            await self.qmp.wait_ended()
+        status = self.process.exit_status
+        killed = status in (None, -signal.SIGKILL) and host_oom.has_killed(self.process.pid, qemu)
+        return look_back(self.spec.directory, exit_status=status, shutdown=self.qmp.shutdown, killed_for_memory=killed)
+
+
+async def give_back(spec: MachinePlace) -> None:
+    """Take away what its backends made on the host for a machine whose process has been reaped; not cancellable.
+
+    What cannot be taken away now is still told by their `owned`.
+    """
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + GIVE_BACK_LIMIT_S):
+        try:
+            await spec.network.release(spec.link)
+        except (AgentisoError, OSError) as error:
+            log.warning("the network of machine %s was not taken away: %s", spec.uuid, error)
+        try:
+            await spec.limits.release(spec.placement)
+        except (AgentisoError, OSError) as error:
+            log.warning("the limits of machine %s were not taken away: %s", spec.uuid, error)
 
 
 async def meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream | None) -> GuestClient:
     """Open the channel; the caller bounds the wait.
 
-    A connection of vsock that was made before the guest had noticed its restore is reset, and made again.
-
     Raises:
         GuestBroken: the guest is not the expected one, or breaks every connection.
 
     """
-    tries = DIAL_TRIES if machine.spec.channel == "vsock" else 1
+    tries = machine.spec.channel.tries
     while True:
         tries -= 1
         try:
-            connected = stream or await channel_address(machine.spec).connect()
+            connected = stream or await machine.spec.channel.connect()
             return await GuestClient.open(nursery, connected, machine.key)
         except GuestBroken:
             if tries <= 0:
                 raise
             await trio.sleep(DIAL_PAUSE_S)
-
-
-def channel_address(spec: MachinePlace) -> address.ChannelAddress:
-    """Return where the guest agent is reached."""
-    if spec.channel == "vsock":
-        assert spec.vsock_cid is not None
-        return address.VsockAddress(spec.vsock_cid, VSOCK_PORT)
-    return address.SerialAddress(spec.directory / unix_sockets.CHANNEL)

@@ -2,30 +2,36 @@
 
 What is checkpointed in this state runs none of its processes in a restored machine before that has proven itself, and
 has a disk that is whole without the memory unless the file system was left as it was.
+
+Whether the virtual CPUs stand still is never believed: `Machine.held` says what is wanted, QEMU says what is so, and
+`Machine.unsettled` is set from before a command that changes it until QEMU has confirmed that.  Whatever ends in
+between leaves the doubt to the next operation, or to the machine's own attendant, which `settle` it by asking QEMU.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum, auto
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
-from actors.machine.machine import Machine, Standstill
-from actors.model.errors import CheckpointUnusable, GuestBroken, GuestRefused, MachineFailed
-
-T = TypeVar("T")
+from actors.machine.guest.pulse import ANSWER_S
+from actors.machine.machine import QEMU_LOOK_S, Machine, Standstill
+from actors.model.errors import AgentisoError, CheckpointUnusable, GuestBroken, GuestRefused, MachineFailed
 
 RESUME_LIMIT_S: Final = 30.0
 """Bound on a standstill and on its end, which happens whatever else fails."""
-QEMU_LOOK_S: Final = 1.0
-"""A QEMU that runs answers at once."""
+QEMU_LIMIT_S: Final = 10.0
+"""Bound on a command to QEMU that may wait for its disk."""
 HOLD_TRIES: Final = 3
 """A process that waits for its disk cannot be held at once; where that is needed, it is tried again."""
+WAYS_BACK: Final = (
+    "What needs no answer: workspace_stop, snapshot_restore, undo, and a fork or export of one of its snapshots."
+)
 
 
 class FileSystem(Enum):
@@ -40,97 +46,204 @@ class FileSystem(Enum):
 
 
 @asynccontextmanager
-async def standing_still(machine: Machine, file_system: FileSystem) -> AsyncIterator[Standstill]:
+async def standing_still(
+    machine: Machine, file_system: FileSystem, *, guest_needed: bool = True
+) -> AsyncIterator[Standstill]:
     """Keep a machine still for the block; one that stands still already is left so.
 
-    Not cancellable inside: it is short, and half of it is of no use.
+    Not cancellable inside: it is short, and half of it is of no use.  Unless the guest is needed, QEMU alone makes a
+    machine stand still whose guest does not answer.
 
     Raises:
-        MachineFailed: it took too long, or QEMU died.
+        GuestBroken: the guest does not answer, and is needed; nothing was changed.
+        MachineFailed: it took too long, or QEMU died or does not answer.
         CheckpointUnusable: its processes cannot be made to stand still, which a whole disk needs.
 
     """
-    if file_system is not FileSystem.AS_IS and machine.held is None:
-        # With everything still running this writes most of what would have to be written in the standstill.
-        await machine.client.sync_disks()
+    answers = machine.held is None and await _prepare(machine, file_system, guest_needed=guest_needed)
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
         async with machine.pausing:
+            if machine.held is not None or machine.unsettled:
+                # What was held once may have been made to run by a command whose answer never came.
+                await machine.settle(limit_s=QEMU_LIMIT_S)
             if machine.held is not None:
+                _check(machine.held, file_system, guest_needed=guest_needed)
                 yield machine.held
                 return
-            # An idle machine takes a while for its first answer: now, while everything runs on.
-            await _answer(machine, machine.client.ping())
             pause, began = Standstill(), time.perf_counter()
             try:
                 # Inside: a guest or a QEMU that takes too long to stop has to be resumed as well.
-                await _halt(machine, pause, file_system)
+                await _halt(machine, pause, file_system, answers=answers, guest_needed=guest_needed)
                 yield pause
             finally:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-                    await _run_on(machine)
-                    pause.seconds = time.perf_counter() - began
+                await _run_on_shielded(machine)
+                pause.seconds = time.perf_counter() - began
         return
-    raise MachineFailed(
-        f"The machine could not be held still within {RESUME_LIMIT_S:.0f} s; it was resumed.",
-        remedy="Look at QEMU's log; the host's disk may be full or very slow.",
-    )
+    raise _too_long()
 
 
-async def hold(machine: Machine, file_system: FileSystem) -> None:
-    """Have a machine stand still until `let_go`; if that fails, it runs on."""
-    await machine.client.sync_disks()
-    async with machine.pausing:
-        pause = Standstill()
-        try:
-            await _halt(machine, pause, file_system)
-        except BaseException:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-                await _run_on(machine)
-            raise
-        machine.held = pause
+async def hold(machine: Machine, file_system: FileSystem, *, guest_needed: bool = True) -> Standstill:
+    """Have a machine stand still until `let_go`; if that fails or is cancelled, it runs on.  Errors as above."""
+    answers = await _prepare(machine, file_system, guest_needed=guest_needed)
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
+        async with machine.pausing:
+            if machine.unsettled:
+                await machine.settle(limit_s=QEMU_LIMIT_S)
+            pause = Standstill()
+            try:
+                await _halt(machine, pause, file_system, answers=answers, guest_needed=guest_needed)
+            except BaseException:
+                await _run_on_shielded(machine)
+                raise
+            machine.held = pause
+            return pause
+    raise _too_long()
 
 
 async def let_go(machine: Machine) -> None:
-    """Have a held machine run on; if that fails it counts as held, whatever its processes do."""
+    """Have a held machine run on; not cancellable once it has begun.
+
+    Raises:
+        QmpError, MachineFailed: QEMU does not have it run on; it is held as before, or made so once QEMU answers.
+
+    """
     async with machine.pausing:
-        if machine.held:
-            machine.held.processes_held = False
-        await _run_on(machine)
+        if machine.held is not None:
+            machine.held.broken()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
+            try:
+                await _run_on(machine)
+            except AgentisoError:
+                # Its answer may have come too late: then it is done.
+                if not await _runs_after_all(machine):
+                    raise
+                machine.unsettled = False
+            machine.held = None
+            return
+    raise _too_long()
+
+
+async def give_up(machine: Machine) -> None:
+    """Have a machine run on that was held for what came to nothing, now or else as soon as QEMU answers."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
         machine.held = None
+        async with machine.pausing:
+            with contextlib.suppress(AgentisoError):
+                await _run_on(machine)
 
 
-async def _answer(machine: Machine, question: Awaitable[T]) -> T:
-    """Return the guest's answer; if there is none and QEMU is mute as well, that is the better reason."""
+async def guest_answers(machine: Machine, limit_s: float) -> bool:
+    """Tell whether the guest of a running machine answers within a time."""
     try:
-        return await question
-    except GuestBroken:
-        await machine.qmp.execute("query-status", limit_s=QEMU_LOOK_S)
-        raise
+        with trio.fail_after(limit_s):
+            # After a moment's wait, if its agent is being started again.
+            await (await machine.live_client()).ping(limit_s)
+    except (trio.TooSlowError, GuestBroken):
+        return False
+    return True
 
 
-async def _halt(machine: Machine, pause: Standstill, file_system: FileSystem) -> None:
+async def _prepare(machine: Machine, file_system: FileSystem, *, guest_needed: bool) -> bool:
+    """Do all that can be done before the pause; tell whether the guest answers, which it may be needed for."""
+    # An idle machine takes a while for its first answer: now, while everything runs on.
+    alive = await guest_answers(machine, ANSWER_S)
+    if alive and file_system is not FileSystem.AS_IS:
+        try:
+            # With everything still running this writes most of what would have to be written in the standstill.
+            await machine.client.sync_disks()
+        except GuestBroken:
+            alive = False
+    if not alive:
+        # If QEMU is mute as well, that is the better reason.
+        await machine.runs()
+        if guest_needed:
+            raise GuestBroken(
+                f"The guest did not answer within {ANSWER_S:.0f} s, without which this cannot be done; nothing was "
+                "changed.",
+                remedy=WAYS_BACK,
+            )
+    return alive
+
+
+async def _halt(
+    machine: Machine, pause: Standstill, file_system: FileSystem, *, answers: bool, guest_needed: bool
+) -> None:
     whole = file_system is not FileSystem.AS_IS
-    for _ in range(HOLD_TRIES if whole else 1):
-        freezing = machine.client.freeze(
-            write=file_system is FileSystem.WRITTEN, quiesce=file_system is FileSystem.QUIESCED
-        )
-        pause.processes_held = await _answer(machine, freezing)
-        if pause.processes_held:
-            break
-    if whole and not pause.processes_held:
+    try:
+        for _ in range(HOLD_TRIES if whole and answers else 1 if answers else 0):
+            pause.processes_held = await machine.client.freeze(
+                write=file_system is FileSystem.WRITTEN, quiesce=file_system is FileSystem.QUIESCED
+            )
+            if pause.processes_held:
+                break
+    except GuestBroken as broken:
+        await machine.runs()
+        if guest_needed:
+            broken.remedy = WAYS_BACK
+            raise
+        answers = False
+    if answers and whole and not pause.processes_held:
         raise CheckpointUnusable(
             "The guest's processes could not be made to stand still, so its disk is not consistent now.",
             remedy="Try again, or fork it, which does not need that.",
         )
-    await machine.qmp.execute("stop")
+    pause.alone, pause.whole = not answers, whole and answers
+    await _stop(machine)
+
+
+def _check(held: Standstill, file_system: FileSystem, *, guest_needed: bool) -> None:
+    """Raise `CheckpointUnusable` unless a standstill from before is enough for what is wanted now."""
+    if file_system is not FileSystem.AS_IS and guest_needed and not held.whole:
+        raise CheckpointUnusable(
+            "The machine was made to stand still without its guest, so what that had not written is not on its disk.",
+            remedy="Resume it and try again, or fork it or keep a snapshot with its memory, which do not need that.",
+        )
+
+
+async def _stop(machine: Machine) -> None:
+    """Stop the virtual CPUs, and have QEMU say that they stand still: asked in one go, it takes no longer."""
+    machine.unsettled = True
+    stopping, asking = await machine.qmp.begin("stop"), await machine.qmp.begin("query-status")
+    try:
+        await machine.qmp.finish(stopping, limit_s=QEMU_LIMIT_S)
+    finally:
+        status = await machine.qmp.finish(asking, limit_s=QEMU_LOOK_S)
+    if status.get("running") is not False:
+        raise MachineFailed("QEMU says that it has stopped the machine, and that it runs.")
+    machine.unsettled = False
 
 
 async def _run_on(machine: Machine) -> None:
     """Have the machine run on, then its processes, with the clock set right: it stood still as well."""
-    resuming = await machine.qmp.begin("cont")
+    machine.unsettled = True
     try:
-        # A guest that does not answer is noticed by whoever asks it for something next.
-        with contextlib.suppress(GuestBroken, GuestRefused):
-            await machine.client.release()
-    finally:
-        await machine.qmp.finish(resuming)
+        resuming = await machine.qmp.begin("cont")
+        try:
+            # A guest that does not answer is noticed by whoever asks it for something next.
+            with contextlib.suppress(GuestBroken, GuestRefused):
+                await machine.release_processes()
+        finally:
+            await machine.qmp.finish(resuming, limit_s=QEMU_LIMIT_S)
+    except BaseException:
+        machine.doubt()
+        raise
+    machine.unsettled = False
+
+
+async def _run_on_shielded(machine: Machine) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
+        await _run_on(machine)
+
+
+async def _runs_after_all(machine: Machine) -> bool:
+    try:
+        return await machine.runs()
+    except AgentisoError:
+        return False
+
+
+def _too_long() -> MachineFailed:
+    return MachineFailed(
+        f"The machine could not be held still within {RESUME_LIMIT_S:.0f} s; it was resumed.",
+        remedy="Look at QEMU's log; the host's disk may be full or very slow.",
+    )

@@ -12,9 +12,8 @@ from typing import Final
 import attrs
 
 from actors.machine.guest.client import CLOCK_PROMISE_S
-from actors.machine.guest.identity import Identity, IdentityReply, NetworkIdentity
+from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
-from actors.machine.network.hostfwd import GUEST_ADDRESS
 from actors.machine.qemu.command_line import ROOT_DEVICE, MachinePlace
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import RestoreUnproven
@@ -142,19 +141,6 @@ def _new_identity(spec: MachinePlace, persona: Persona, *, rehearsal: bool = Fal
         nonce=secrets.token_bytes(NONCE_BYTES),
         key=secrets.token_bytes(KEY_BYTES),
         machine_id=persona.workspace_id.replace("-", ""),
-        network=_network_identity(spec),
+        network=spec.link.identity,
         rehearsal=rehearsal,
-    )
-
-
-def _network_identity(spec: MachinePlace) -> NetworkIdentity | None:
-    if spec.network == "none":
-        return None
-    return NetworkIdentity(
-        interface="eth0",
-        mac=spec.mac,
-        address=GUEST_ADDRESS,
-        prefix=24,
-        gateway="10.0.2.2",
-        dns=("10.0.2.3",),
     )

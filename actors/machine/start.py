@@ -8,25 +8,27 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Final, TypeVar
 
+import attrs
 import trio
 
-from actors.machine import proof
+from actors.machine import descriptors, proof
+from actors.machine.accelerator import boot_timer
 from actors.machine.checkpoint import settle_layer
-from actors.machine.machine import Machine, channel_address, meet
+from actors.machine.machine import Machine, give_back, meet
 from actors.machine.proof import Persona
-from actors.machine.qemu import boot_timer, command_line
-from actors.machine.qemu.command_line import CHANNEL_FD, QMP_FD, STATE_FD, MachinePlace, MachineSpec
+from actors.machine.qemu import command_line, end_reason, host_oom, logs
+from actors.machine.qemu.command_line import MachinePlace, MachineSpec
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu.qmp import QmpClient
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.ram_image import copy_sparse, create_zero
+from actors.model.end import End
 from actors.model.errors import AgentisoError, GuestBroken, MachineFailed
 from actors.model.files import tail
 from actors.model.machine import Fingerprint, MachineRecord
@@ -84,7 +86,7 @@ async def _prepare(
 ) -> None:
     async with AsyncExitStack() as undo:
         spec.directory.mkdir(parents=True, mode=0o700)
-        undo.callback(shutil.rmtree, spec.directory, ignore_errors=True)
+        undo.callback(logs.put_away, spec.directory, keep=spec.keeps_logs)
         machine.key = bytes.fromhex(checkpoint.key) if checkpoint else _write_boot_files(spec)
         machine.nonce = checkpoint.nonce if checkpoint else None
         if state is not None and spec.ram.parent == spec.directory:
@@ -146,11 +148,13 @@ async def adopt(
     machine.key = bytes.fromhex(record.key)
     async with AsyncExitStack() as undo:
         undo.callback(process.release)
+        link = await place.network.adopt(place.wanted_link, record.link)
+        machine.spec = place = attrs.evolve(place, link=link, placement=await place.limits.adopt(place.uuid))
         try:
             qmp_stream = unix_sockets.dial(place.directory / unix_sockets.QMP)
             undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
-            # A listener in the guest is called below: it may take a moment.
-            stream = None if place.channel == "vsock" else await channel_address(place).connect()
+            # An agent that has to be called is called below: it may take a moment.
+            stream = None if place.channel.dialled else await place.channel.connect()
         except OSError as error:
             raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
         await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo, adopting=True), limit_s)
@@ -158,6 +162,12 @@ async def adopt(
         await settle_layer(machine)
         undo.pop_all()
     return machine
+
+
+def look_back(record: MachineRecord, qemu: Path) -> End:
+    """Say why a machine ended while nobody watched, by what its logs and the host's say."""
+    killed = host_oom.has_killed(record.process.pid, qemu)
+    return end_reason.look_back(Path(record.directory), killed_for_memory=killed)
 
 
 def _write_boot_files(spec: MachineSpec) -> bytes:
@@ -173,18 +183,48 @@ async def _spawn(
     machine: Machine, spec: MachineSpec, state: Path | None, undo: AsyncExitStack
 ) -> tuple[trio.SocketStream, trio.SocketStream | None]:
     """Start QEMU on listening sockets to which we are already connected, so that nobody has to poll."""
+    undo.push_async_callback(_end, machine)
     with ExitStack() as ours:
+        spec = await _furnish(machine, spec, ours)
         qmp, qmp_stream = _offer(spec.directory / unix_sockets.QMP, ours, undo)
-        descriptors, channel_stream = {QMP_FD: qmp}, None
-        if spec.channel == "serial":
-            descriptors[CHANNEL_FD], channel_stream = _offer(spec.directory / unix_sockets.CHANNEL, ours, undo)
+        console = os.open(spec.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        ours.callback(os.close, console)
+        handed, channel_stream = {descriptors.QMP: qmp, descriptors.CONSOLE: console}, None
+        handed |= {**spec.link.descriptors, **spec.placement.descriptors}
+        if spec.channel.socket is not None:
+            handed[descriptors.CHANNEL], channel_stream = _offer(spec.channel.socket, ours, undo)
         if state is not None:
-            descriptors[STATE_FD] = ours.enter_context(state.open("rb")).fileno()
+            handed[descriptors.STATE] = ours.enter_context(state.open("rb")).fileno()
         argv = command_line.build(spec, restoring=state is not None)
-        machine.process = QemuProcess.spawn(argv, uuid=spec.uuid, log=spec.qemu_log, descriptors=descriptors)
-    undo.callback(machine.process.release)
-    undo.push_async_callback(machine.process.end)
+        machine.process = QemuProcess.spawn(argv, uuid=spec.uuid, log=spec.qemu_log, descriptors=handed)
+    await spec.limits.enter(spec.placement, machine.process.pid)
     return qmp_stream, channel_stream
+
+
+async def _end(machine: Machine) -> None:
+    """End the process of a start that failed, if it came to one, and give back what was made for it."""
+    if hasattr(machine, "process"):
+        reaped = await machine.process.end()
+        machine.process.release()
+        if not reaped:
+            return
+    await give_back(machine.spec)
+
+
+async def _furnish(machine: Machine, spec: MachineSpec, ours: ExitStack) -> MachineSpec:
+    """Have its backends make on the host what a machine needs; what they opened is closed with ``ours``."""
+    spec = attrs.evolve(spec, placement=await spec.limits.prepare(spec.bounds))
+    machine.spec = spec
+    _close_with(ours, spec.placement.descriptors)
+    spec = attrs.evolve(spec, link=await spec.network.plan(spec.wanted_link))
+    machine.spec = spec
+    _close_with(ours, spec.link.descriptors)
+    return spec
+
+
+def _close_with(ours: ExitStack, handed: Mapping[int, int]) -> None:
+    for fd in handed.values():
+        ours.callback(os.close, fd)
 
 
 def _offer(path: Path, ours: ExitStack, undo: AsyncExitStack) -> tuple[int, trio.SocketStream]:

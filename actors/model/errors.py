@@ -5,6 +5,7 @@ The tree (all under `guest.errors.AgentisoError`)::
     AgentisoError
     ├── InvalidName, InvalidArgument          the caller's request is malformed
     ├── NameTaken, PortTaken, NotFound, IllegalState   the request does not fit what exists
+    ├── ImageInUse                            an image to be removed is stood on
     ├── NoCapacity                            the host cannot hold it
     ├── MailboxFull, ActorGone                busy, gone
     ├── DeadlineExceeded                      late, and rolled back
@@ -39,6 +40,7 @@ __all__ = [
     "HostFailed",
     "HostUnfit",
     "IllegalState",
+    "ImageInUse",
     "InvalidArgument",
     "InvalidName",
     "LocalProtocolError",
@@ -95,6 +97,12 @@ class IllegalState(AgentisoError):
 
     code = "illegal_state"
     usual_remedy = "workspace_info tells its state; bring it into another one first."
+
+
+class ImageInUse(AgentisoError):
+    """An image cannot be removed, since something stands on it, or may do so as far as can be told."""
+
+    code = "image_in_use"
 
 
 class NoCapacity(AgentisoError):

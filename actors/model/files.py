@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,24 +37,35 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 
 @contextmanager
 def exhaustion_reported() -> Iterator[None]:
-    """Raise `NoCapacity` where the host has run out of something, `HostFailed` where its files fail; also in groups."""
+    """Raise `NoCapacity` where the host refuses something because it has run out of it, also within a nursery."""
+    with _reporting(EXHAUSTED.keys()):
+        yield
+
+
+@contextmanager
+def failures_reported() -> Iterator[None]:
+    """Do the same, and raise `HostFailed` where the host's files fail otherwise."""
+    with _reporting(EXHAUSTED.keys() | REFUSED):
+        yield
+
+
+@contextmanager
+def _reporting(numbers: Collection[int]) -> Iterator[None]:
+    def is_hosts(error: BaseException) -> bool:
+        return isinstance(error, OSError) and error.errno in numbers
+
     try:
         yield
     except OSError as error:
-        if not _is_hosts(error):
+        if not is_hosts(error):
             raise
         raise _reported(error) from error
     except BaseExceptionGroup as group:
-        failures, rest = group.split(_is_hosts)
+        failures, rest = group.split(is_hosts)
         if failures is None:
             raise
         failure = _reported(failures)
         raise (BaseExceptionGroup(group.message, [failure, rest]) if rest else failure) from group
-
-
-def _is_hosts(error: BaseException) -> bool:
-    """Tell whether an error is the host's answer to what was asked rightly."""
-    return isinstance(error, OSError) and (error.errno in EXHAUSTED or error.errno in REFUSED)
 
 
 def _reported(error: BaseException) -> AgentisoError:
@@ -78,7 +89,7 @@ def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed
 
     """
     temporary = path.with_name(f".{path.name}.new")
-    with exhaustion_reported():
+    with failures_reported():
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(fd, "w") as file:
@@ -134,11 +145,14 @@ def _fsync_all(paths: tuple[Path, ...]) -> None:
 
 
 def tail(path: Path, max_bytes: int = 4096) -> str:
-    """Return the end of a log as text; an absent log is empty."""
+    """Return the end of a log as text that begins with a whole character; an absent log is empty."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - max_bytes))
-            return file.read(max_bytes).decode(errors="replace")
+            begin = max(0, file.seek(0, os.SEEK_END) - max_bytes)
+            file.seek(begin)
+            end = file.read(max_bytes)
     except FileNotFoundError:
         return ""
+    # Of a character that began before, up to three bytes are left, which have these two bits alone.
+    left = next((at for at, byte in enumerate(end[:3]) if byte & 0xC0 != 0x80), 3) if begin else 0
+    return end[left:].decode(errors="replace")

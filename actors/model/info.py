@@ -10,6 +10,8 @@ from typing import Final
 
 import attrs
 
+from actors.model.end import End
+
 LIBRARY: Final = "library"
 """Owner of the workspaces that no session asked for."""
 USER: Final = "cli"
@@ -128,6 +130,8 @@ class SnapshotInfo:
     """How long the workspace stood still for it; told when it is made."""
     seconds: float | None = None
     """How long it took to make; told when it is made."""
+    note: str = ""
+    """What the caller should know of how it was made; told when it is made."""
 
 
 @attrs.frozen
@@ -173,7 +177,11 @@ class WorkspaceInfo:
     snapshots: tuple[SnapshotInfo, ...] = ()
     evidence: Evidence | None = None
     failure: str | None = None
-    """Why the workspace is in state ``failed``."""
+    """Why the workspace is in state ``failed``, and the ways back."""
+    ended: End | None = None
+    """How its machine ended, in state ``failed``; ``None`` where no end of it was seen."""
+    mute_since: float | None = None
+    """Since when its machine runs and its guest does not answer; ``None`` while it does."""
     undo: tuple[UndoInfo, ...] = ()
     """What can be undone, oldest first."""
     suspended_by: str | None = None
@@ -213,6 +221,38 @@ class TemplateInfo:
     """Bytes allocated on the host for its memory, device state and disk layer."""
     stale: str | None
     """Why no workspace can be made from it any more."""
+
+
+@attrs.frozen
+class ImageInfo:
+    """An image that is there, usable or not."""
+
+    digest: str
+    names: tuple[str, ...]
+    """Those that lead to it; none if it was built anew under all of them since."""
+    suite: str = ""
+    kernel: str = ""
+    """Its kernel's version."""
+    size_bytes: int = 0
+    fault: str = ""
+    """Why nothing can be started from it; empty if it is whole."""
+    used_by: tuple[str, ...] = ()
+    """Who stands on it, or may do so, in a few words each: workspaces with their states, templates, disk layers."""
+
+
+@attrs.frozen
+class ImageRemoval:
+    """What became of an image that was to be removed."""
+
+    digest: str
+    names: tuple[str, ...]
+    """Those that do not lead to it any more."""
+    files_removed: bool
+    """Whether its files are gone too; if not, it is used, or has another name."""
+    dropped: tuple[str, ...] = ()
+    """The templates and the machines of the pool that went with it."""
+    used_by: tuple[str, ...] = ()
+    """For whom its files were left."""
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ from typing import Any, Final
 import attrs
 
 from actors.model.errors import AgentisoError
-from actors.model.files import exhaustion_reported, make_durable
+from actors.model.files import failures_reported, make_durable
 
 JOURNAL: Final = "journal"
 MAX_BYTES: Final = 4 * 1024 * 1024
@@ -54,7 +54,10 @@ class DamagedJournal(AgentisoError):
     """A journal cannot be read, or holds what we never write; what it may speak of is left alone."""
 
     code = "damaged_journal"
-    usual_remedy = "The workspace is left alone; `agentiso doctor` tells more."
+    usual_remedy = (
+        "The workspace is left alone, its machine too. Mend what keeps the file from being read; or, to forget the "
+        "workspace, end its machine and move its directory away."
+    )
 
 
 class Journal:
@@ -122,7 +125,7 @@ class Journal:
 
     def _append(self, fact: dict[str, Any]) -> None:
         line = json.dumps(fact).encode() + b"\n"
-        with exhaustion_reported():
+        with failures_reported():
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 size = os.fstat(fd).st_size

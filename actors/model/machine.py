@@ -68,3 +68,5 @@ class MachineRecord:
     vsock_cid: int | None = None
     fingerprint: Fingerprint | None = None
     """What it was started with; a later supervisor would start it otherwise, perhaps."""
+    link: dict[str, str] = attrs.field(factory=dict)
+    """What its network has to know to adopt its link."""

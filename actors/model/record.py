@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 import cattrs
 
+from actors.model.end import End
 from actors.model.errors import AgentisoError
 from actors.model.files import earlier_of, read_json, replace_json
 from actors.model.image import BootImage
@@ -100,6 +101,8 @@ class WorkspaceRecord:
     started_by: str = ""
     start_seconds: float = 0.0
     failure: str | None = None
+    ended: End | None = None
+    """How the last machine ended that nobody had asked to end."""
     stands_still: bool = False
     """Whether its machine stands still until somebody resumes it, whether it can be talked to or not."""
     schema: int = SCHEMA
@@ -128,9 +131,10 @@ def new_record(
     lifetime: Lifetime,
     forked_from: Lineage | None = None,
     owner: str = LIBRARY,
+    workspace_id: str | None = None,
 ) -> WorkspaceRecord:
-    """Return the record of a workspace that does not exist yet, with an identity of its own."""
-    workspace_id, now = new_id(), time.time()
+    """Return the record of a workspace that does not exist yet, with a fresh identity unless it has one already."""
+    workspace_id, now = workspace_id or new_id(), time.time()
     tail = short(workspace_id)
     return WorkspaceRecord(
         id=workspace_id,

@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 from attrs.validators import ge, in_
 
+from actors.model.backends import ACCELERATORS, CHANNELS, NETWORKS
 from actors.model.info import Lifetime, Shape
 
 
@@ -118,10 +119,10 @@ class Settings:
     """Where images are kept; ``images`` in the state directory unless set."""
     image: str = "base"
     shape: Shape = attrs.field(factory=Shape)
-    network: str = attrs.field(default="user", validator=in_(("user", "none")))
+    network: str = attrs.field(default="user", validator=in_(NETWORKS))
     allow_internet: bool = False
-    accelerator: str = attrs.field(default="auto", validator=in_(("auto", "kvm", "tcg")))
-    channel: str = attrs.field(default="serial", validator=in_(("serial", "vsock")))
+    accelerator: str = attrs.field(default="auto", validator=in_(("auto", *ACCELERATORS)))
+    channel: str = attrs.field(default="serial", validator=in_(CHANNELS))
     qemu_binary: str = "qemu-system-x86_64"
     memory_sharing: str = attrs.field(default="family", validator=in_(("family", "off")))
     """Whether machines that stem from one template or fork share the pages of memory that none of them has changed."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any, Final, assert_never
 
 import attrs
 import trio
 
-from actors.machine.probe import check_memory
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
-from actors.model.errors import AgentisoError, NoCapacity
-from actors.model.files import exhaustion_reported
+from actors.model.errors import AgentisoError
+from actors.model.files import failures_reported
+from actors.model.image import BootImage
 from actors.model.info import (
     ExportReport,
     ForkedChild,
@@ -24,17 +24,18 @@ from actors.model.info import (
     ImportReport,
     Lineage,
     TemplateInfo,
-    Trouble,
     WorkspaceInfo,
 )
 from actors.model.record import WorkspaceRecord
 from actors.registry import messages as r
 from actors.registry import plans, transfer
-from actors.registry.admission import Claim, Ledger
+from actors.registry.admission import Admission, Claim, Entrant, Ledger
 from actors.registry.bundle import Manifest
-from actors.registry.doctor import STARTING, block_collection, collect, diagnose
+from actors.registry.doctor import STARTING, collect, diagnose
+from actors.registry.images import Images
 from actors.registry.pool import Pool, PoolKeeper
 from actors.registry.templates import Templates, Wanted
+from actors.registry.troubles import Troubles
 from actors.registry.workspaces import Workspaces
 from actors.runtime import Actor, Supervisor
 from actors.workspace import messages as w
@@ -62,28 +63,33 @@ class RegistryActor(Actor):
         super().__init__("registry")
         self._host = host
         self._supervisor = supervisor
-        self._templates = Templates(host)
+        self._troubles = Troubles(host.store)
+        self._templates = Templates(host, self._troubles)
         self._ledger = Ledger(host.settings.quotas)
-        self._workspaces = Workspaces(host, supervisor, self._ledger)
+        self._workspaces = Workspaces(host, supervisor, self._ledger, self._troubles)
         self._pool = Pool(host, supervisor, self._templates, self._workspaces.gave_up)
+        self._images = Images(host, self._workspaces, self._templates, self._pool)
         self._directory = self._workspaces.directory
-        self._troubles: list[Trouble] = []
+        self._admission = Admission(
+            self._directory, self._ledger, host.memory, max_workspaces=host.settings.limits.max_workspaces
+        )
 
     async def setup(self) -> None:
         """Find everything again; only then is anything collected, expired or served."""
         store, workspaces = self._host.store, self._workspaces
         workspaces.nursery, workspaces.background = self.nursery, self.background
+        # What blocked a registry that crashed may be mended by now.
+        store.blocked.clear()
         store.blocked[STARTING] = "What there is is still being read."
-        with exhaustion_reported():
+        with failures_reported():
             store.make_directories()
             transfer.sweep(self._host.state_dir)
-            self._troubles += await self._templates.take_up()
+            await self._templates.take_up()
             await workspaces.take_up()
-        self._troubles += workspaces.troubles
-        block_collection(store, self._troubles)
         del store.blocked[STARTING]
         await store.collect()
         self.background("collection", self._collect)
+        self.background("second look", self._troubles.keep_looking)
         if (earlier := self._supervisor.find("pool")) is not None:
             # That of a registry that crashed fills what nobody takes from any more.
             await self._supervisor.stop(earlier)
@@ -106,7 +112,7 @@ class RegistryActor(Actor):
 
     async def handle(self, message: r.RegistryMessage) -> Any:  # type: ignore[override]
         """Do what a message asks."""
-        with exhaustion_reported():
+        with failures_reported():
             return await self._handle(message)
 
     async def _handle(self, message: r.RegistryMessage) -> Any:  # noqa: C901
@@ -126,7 +132,7 @@ class RegistryActor(Actor):
             case r.DestroyWorkspace():
                 return await self._workspaces.destroy(self._directory.find(message.workspace).workspace_id)
             case r.Diagnose():
-                return await diagnose(self._workspaces, self._host.store, self._troubles)
+                return await diagnose(self._workspaces, self._host.store, self._troubles, again=message.again)
             case r.Collect():
                 return await collect(self._host.store, dry_run=message.dry_run)
             case r.WarmTemplate():
@@ -135,6 +141,10 @@ class RegistryActor(Actor):
                 return await self._templates.list()
             case r.DropTemplates():
                 return await self._templates.drop(message.ids)
+            case r.ListImages():
+                return await self._images.list()
+            case r.RemoveImage():
+                return await self._images.remove(message.image, force=message.force)
             case r.ExportWorkspace():
                 return await self._export(message)
             case r.ImportWorkspace():
@@ -144,39 +154,24 @@ class RegistryActor(Actor):
             case _:
                 assert_never(message)
 
-    def _check_room(self, count: int, memory_mb: int) -> None:
-        limits = self._host.settings.limits
-        if len(self._directory) + count > limits.max_workspaces:
-            raise NoCapacity(
-                f"{count} more would exceed the limit of {limits.max_workspaces} workspaces.",
-                remedy="Destroy some, or raise limits.max_workspaces.",
-            )
-        check_memory(memory_mb, limits.memory_reserve_mb)
-
     # -- create and destroy
 
     async def _create(self, message: r.CreateWorkspace) -> WorkspaceInfo:
-        shape, report = plans.checked_shape(self._host, message), message.on_progress or _nobody
-        self._check_room(1, shape.memory_mb)
-        image = await self._host.load_image(message.image or self._host.settings.image)
-        report("looking for an accelerator that works")
-        record = await plans.of_creation(self._host, message, image, shape)
-        wanted = Wanted(image, shape, record.network, record.channel)
-        with self._directory.reserved(record.name), self._taken_of_quota(record), self._pool.creating():
-            if (info := await self._claim(record)) is not None:
-                return info
-            return await self._create_anew(record, wanted, report)
+        report, entrant = message.on_progress or _nobody, plans.entrant(self._host, message)
+        chosen, what = message.image or self._host.settings.image, f"the creation of {entrant.name}"
+        with self._admission.admitted(entrant, memory_mb=entrant.shape.memory_mb), self._pool.creating():
+            async with self._host.image_uses.using(chosen, what) as image:
+                return await self._create_of(image, message, entrant, report)
 
-    @contextmanager
-    def _taken_of_quota(self, *planned: WorkspaceRecord) -> Iterator[None]:
-        """Count workspaces in their owner's quota; those that did not come to be in the block count no more."""
-        self._ledger.take({record.id: Claim(record.owner, record.shape) for record in planned})
-        try:
-            yield
-        finally:
-            for record in planned:
-                if record.id not in self._directory:
-                    self._ledger.give_back(record.id)
+    async def _create_of(
+        self, image: BootImage, message: r.CreateWorkspace, entrant: Entrant, report: Callable[[str], None]
+    ) -> WorkspaceInfo:
+        report("looking for an accelerator that works")
+        record = await plans.of_creation(self._host, message, image, entrant)
+        wanted = Wanted(image, record.shape, record.network, record.channel)
+        if (info := await self._claim(record)) is not None:
+            return info
+        return await self._create_anew(record, wanted, report)
 
     async def _adopt(self, message: r.AdoptWorkspace) -> WorkspaceInfo:
         found = self._directory.find(message.workspace)
@@ -227,16 +222,18 @@ class RegistryActor(Actor):
         settings, report = self._host.settings, message.on_progress or _nobody
         shape, network = message.shape or settings.shape, message.network or settings.network
         plans.check_shape(shape, settings.limits)
-        check_memory(shape.memory_mb, settings.limits.memory_reserve_mb)
-        image = await self._host.load_image(message.image or settings.image)
-        report("looking for an accelerator that works")
-        return await self._templates.warm(self.nursery, Wanted(image, shape, network, settings.channel), report)
+        self._host.networks.check(network)
+        with self._host.memory.reserved(shape.memory_mb):
+            async with self._host.image_uses.using(message.image or settings.image, "the boot of a template") as image:
+                report("looking for an accelerator that works")
+                wanted = Wanted(image, shape, network, settings.channel)
+                return await self._templates.warm(self.nursery, wanted, report)
 
     async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> WorkspaceInfo:
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._undo, record.id)
-            with exhaustion_reported():
+            with failures_reported():
                 records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
                 records.save(self._host.state_dir, record)
                 found = await self._workspaces.start_actor(record)
@@ -270,49 +267,53 @@ class RegistryActor(Actor):
 
     async def _import(self, message: r.ImportWorkspace) -> ImportReport:
         began, report = time.perf_counter(), message.on_progress or _nobody
+        entrants: list[Entrant] = []
+        with ExitStack() as held:
 
-        def check(manifest: Manifest) -> None:
-            plans.check_shape(manifest.shape, self._host.settings.limits)
-            self._check_room(1, manifest.shape.memory_mb)
+            def admit(manifest: Manifest) -> None:
+                plans.check_shape(manifest.shape, self._host.settings.limits)
+                name = message.name or self._directory.free_name(manifest.name)
+                entrants.append(Entrant(name, message.owner, manifest.shape))
+                held.enter_context(self._admission.admitted(*entrants, memory_mb=manifest.shape.memory_mb))
 
-        try:
-            async with transfer.unpacked(self._host.state_dir, message.source, check, report) as found:
-                name = message.name or self._directory.free_name(found.manifest.name)
-                record, image = await plans.of_import(self._host, found, name, message.owner)
-                with (
-                    self._directory.reserved(record.name),
-                    self._taken_of_quota(record),
-                    self._pool.creating(),
-                    self._host.store.held() as owner,
+            try:
+                async with (
+                    transfer.unpacked(self._host.state_dir, message.source, admit, report) as found,
+                    plans.image_of_import(self._host, found) as image,
                 ):
-                    made = await transfer.install(self._host.store, found, image, owner)
-                    fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
-                    source, note = transfer.fitting(made, fingerprint)
-                    report(note or "restoring the workspace")
-                    info = await self._bring_up(record, source)
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._host.store.collect()
+                    record = await plans.of_import(self._host, found, image, entrants[0])
+                    with self._pool.creating(), self._host.store.held() as owner:
+                        made = await transfer.install(self._host.store, found, image, owner)
+                        fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
+                        source, note = transfer.fitting(made, fingerprint)
+                        report(note or "restoring the workspace")
+                        info = await self._bring_up(record, source)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._host.store.collect()
         return ImportReport(info, source.has_memory, note, time.perf_counter() - began)
 
     # -- fork
 
     async def _fork(self, message: r.ForkWorkspace) -> ForkReport:
-        began = time.perf_counter()
         parent = self._directory.find(message.workspace)
         info: WorkspaceInfo = await parent.ref.ask(w.Describe())
-        image = attrs.evolve(await self._host.load_image(info.image_digest), name=info.image)
-        # From here to the reservations nothing waits, so that no other call comes between.
-        self._check_room(message.count, message.count * FORK_MEMORY_MB)
+        async with self._host.image_uses.using(info.image_digest, f"a fork of {info.name}") as image:
+            return await self._fork_of(attrs.evolve(image, name=info.image), message, parent, info)
+
+    async def _fork_of(
+        self, image: BootImage, message: r.ForkWorkspace, parent: r.Found, info: WorkspaceInfo
+    ) -> ForkReport:
+        began = time.perf_counter()
+        # From here to the admission nothing waits, so that no other call comes between.
         names = self._directory.fork_names(parent.name, message, self._host.settings.limits.max_fork_count)
-        planned = [plans.of_child(self._host, info, image, name, message.owner) for name in names]
+        entrants = [Entrant(name, message.owner, info.shape) for name in names]
         with (
-            self._directory.reserved(*names),
-            self._ledger.forking(message.owner, message.count),
-            self._taken_of_quota(*planned),
+            self._admission.admitted(*entrants, memory_mb=message.count * FORK_MEMORY_MB, forked=True),
             self._pool.creating(),
             self._host.store.held() as owner,
         ):
+            planned = [plans.of_child(self._host, info, image, entrant) for entrant in entrants]
             taken = await self._fork_point(parent, message.snapshot, owner, durable=False)
             lineage = Lineage(parent.workspace_id, parent.name, taken.checkpoint.id, message.snapshot)
             planned = [attrs.evolve(record, forked_from=lineage) for record in planned]

@@ -1,17 +1,20 @@
-"""What each session may hold: counted in one place, checked and taken in one step."""
+"""Who may come to be: names, places, quotas and memory, checked and taken in one step that waits for nothing."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import attrs
 
-from actors.model.errors import AgentisoError, IllegalState
+from actors.machine.limits.memory import MemoryLedger
+from actors.model.errors import AgentisoError, IllegalState, NoCapacity
 from actors.model.info import LIBRARY, USER, Shape
+from actors.model.names import new_id
 from actors.model.settings import Quotas
+from actors.registry.directory import Directory
 
 UNLIMITED: Final = frozenset({USER, LIBRARY})
 """They are bound by the host's limits only."""
@@ -109,6 +112,65 @@ class Ledger:
                 current=current,
                 requested=requested,
             )
+
+
+@attrs.frozen
+class Entrant:
+    """A workspace that is about to be."""
+
+    name: str
+    owner: str
+    shape: Shape
+    id: str = attrs.field(factory=new_id)
+
+
+class Admission:
+    """The one place where workspaces are let in."""
+
+    def __init__(self, directory: Directory, ledger: Ledger, memory: MemoryLedger, *, max_workspaces: int) -> None:
+        self._directory = directory
+        self._ledger = ledger
+        self._memory = memory
+        self._max_workspaces = max_workspaces
+
+    @contextmanager
+    def admitted(self, *entrants: Entrant, memory_mb: int, forked: bool = False) -> Iterator[None]:
+        """Take what workspaces of one owner need, for all of them or for none, for the length of a block.
+
+        They come to be in the block, or do not: what those have taken that are not in the directory at its end is given
+        back.  The memory is that of their starts, and given back in any case.
+
+        Raises:
+            InvalidName, NameTaken: a name cannot be had.
+            NoCapacity: there would be more workspaces than are allowed, or the host has not the memory.
+            QuotaExceeded: it is more than their owner may hold.
+
+        """
+        with ExitStack() as taken:
+            self._check_places(len(entrants))
+            taken.enter_context(self._directory.reserved(*(entrant.name for entrant in entrants)))
+            if forked:
+                taken.enter_context(self._ledger.forking(entrants[0].owner, len(entrants)))
+            taken.enter_context(self._taken_of_quota(entrants))
+            taken.enter_context(self._memory.reserved(memory_mb))
+            yield
+
+    def _check_places(self, count: int) -> None:
+        if len(self._directory) + count > self._max_workspaces:
+            raise NoCapacity(
+                f"{count} more would exceed the limit of {self._max_workspaces} workspaces.",
+                remedy="Destroy some, or raise limits.max_workspaces.",
+            )
+
+    @contextmanager
+    def _taken_of_quota(self, entrants: tuple[Entrant, ...]) -> Iterator[None]:
+        self._ledger.take({entrant.id: Claim(entrant.owner, entrant.shape) for entrant in entrants})
+        try:
+            yield
+        finally:
+            for entrant in entrants:
+                if entrant.id not in self._directory:
+                    self._ledger.give_back(entrant.id)
 
 
 def _sums(shapes: list[Shape]) -> dict[str, int]:

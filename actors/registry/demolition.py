@@ -14,7 +14,7 @@ import trio
 from actors.machine.qemu.orphans import end_machines
 from actors.model import record as records
 from actors.model.errors import HostFailed, NoCapacity
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.journal import Journal, Kind
 from actors.runtime import ActorRef, Supervisor
 from actors.workspace.host import Host
@@ -30,7 +30,7 @@ async def demolish(host: Host, supervisor: Supervisor, workspace_id: str, ref: A
 
     """
     directory = records.directory_of(host.state_dir, workspace_id)
-    with trio.CancelScope(shield=True), exhaustion_reported():
+    with trio.CancelScope(shield=True), failures_reported():
         await _intend(directory)
         await end_machines(host.state_dir, directory)
         if ref is not None:
@@ -46,7 +46,7 @@ async def clear(state_dir: Path, directory: Path) -> None:
     """Remove a workspace's directory, and end what runs in it, where no actor is at it any more; errors as above."""
     await _intend(directory)
     await end_machines(state_dir, directory)
-    with exhaustion_reported():
+    with failures_reported():
         await trio.to_thread.run_sync(records.remove, directory)
 
 
@@ -54,6 +54,6 @@ async def _intend(directory: Path) -> None:
     """Write down that it is to be destroyed; a disk that is broken, or full, is no reason to keep a workspace."""
     if directory.is_dir():
         journal = Journal(directory)
-        with contextlib.suppress(NoCapacity, HostFailed), exhaustion_reported():
+        with contextlib.suppress(NoCapacity, HostFailed), failures_reported():
             journal.will(Kind.DESTROY, directory.name)
             await journal.flush()

@@ -24,7 +24,8 @@ class Directory:
 
     def __len__(self) -> int:
         """How many there are, and are about to be."""
-        return len(self._found) + len(self._reserved)
+        named = {found.name for found in self._found.values()}
+        return len(self._found) + len(self._reserved - named)
 
     def __contains__(self, workspace_id: str) -> bool:
         return workspace_id in self._found
@@ -54,9 +55,13 @@ class Directory:
         """
         if text in self._found:
             return self._found[text]
-        for found in self._found.values():
-            if text == found.name:
-                return found
+        # Two may have one name, if one of them could not be read when the other was made.
+        namesakes = [found for found in self._found.values() if text == found.name]
+        if len(namesakes) == 1:
+            return namesakes[0]
+        if namesakes:
+            ids = ", ".join(sorted(found.workspace_id for found in namesakes))
+            raise NotFound(f"{len(namesakes)} workspaces are named {shown(text)}: {ids}.", remedy="Use an id.")
         matching = [found for key, found in self._found.items() if text and key.startswith(text)]
         if len(matching) == 1 and len(text) >= MIN_PREFIX_CHARS:
             return matching[0]

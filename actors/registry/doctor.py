@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from actors.machine.storage.store import Store
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.info import Diagnosis, StoredPiece, Trouble
 from actors.model.states import State
+from actors.registry.troubles import Troubles
 from actors.registry.workspaces import Workspaces
 
 STARTING: Final = "the start"
@@ -18,16 +19,16 @@ GIVE_UP: Final = (
 )
 
 
-def block_collection(store: Store, troubles: list[Trouble]) -> None:
-    """Have nothing collected while something cannot be read that may need it."""
-    for trouble in troubles:
-        store.blocked[trouble.what] = trouble.why
-
-
-async def diagnose(workspaces: Workspaces, store: Store, troubles: list[Trouble]) -> Diagnosis:
-    """Tell everything that is damaged, out of reach, half-done or in the way."""
-    unreachable, half_done = [], []
-    for info in await workspaces.list():
+async def diagnose(workspaces: Workspaces, store: Store, troubles: Troubles, *, again: bool) -> Diagnosis:
+    """Tell everything that is damaged, out of reach, half-done or in the way, after it was tried ``again``."""
+    if again:
+        await troubles.look_again()
+        if store.trouble:
+            await store.collect()
+    unreachable, half_done = list[Trouble](), list[Trouble]()
+    listed = await workspaces.list()
+    damaged = [*troubles.all(), *workspaces.unreadable(listed)]
+    for info in listed:
         what, why = f"workspace {info.name}", info.failure or f"It is {info.state}."
         if info.state == State.UNREACHABLE:
             unreachable.append(Trouble(what, "", why, GIVE_UP.format(info.name)))
@@ -39,7 +40,7 @@ async def diagnose(workspaces: Workspaces, store: Store, troubles: list[Trouble]
     ]
     if store.trouble:
         collection.append(Trouble("collection", "", store.trouble, "It is tried again; mend what is named."))
-    return Diagnosis(tuple(troubles), tuple(unreachable), tuple(half_done), tuple(collection))
+    return Diagnosis(tuple(damaged), tuple(unreachable), tuple(half_done), tuple(collection))
 
 
 async def collect(store: Store, *, dry_run: bool) -> tuple[StoredPiece, ...]:
@@ -49,7 +50,7 @@ async def collect(store: Store, *, dry_run: bool) -> tuple[StoredPiece, ...]:
         HostFailed, NoCapacity, CheckpointUnusable: something that is needed cannot be read.
 
     """
-    with exhaustion_reported():
+    with failures_reported():
         pieces = await store.survey()
     if dry_run:
         return pieces

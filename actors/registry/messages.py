@@ -16,6 +16,8 @@ from actors.model.info import (
     Diagnosis,
     ExportReport,
     ForkReport,
+    ImageInfo,
+    ImageRemoval,
     ImportReport,
     Lifetime,
     PoolInfo,
@@ -72,6 +74,27 @@ class DropTemplates(Message[tuple[TemplateInfo, ...]]):
 
     ids: tuple[str, ...] | None = None
     CONCURRENT: ClassVar[bool] = True
+
+
+@attrs.frozen
+class ListImages(Message[tuple[ImageInfo, ...]]):
+    """Describe all images, also those without a name and those that are damaged, and who uses each."""
+
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = 60.0
+
+
+@attrs.frozen
+class RemoveImage(Message[ImageRemoval]):
+    """Remove an image by its name, its digest or a beginning of that, with its templates; refused while it is used.
+
+    With ``force`` one that is used loses its name; no file is ever taken that something stands on, or may stand on.
+    """
+
+    image: str
+    force: bool = False
+    CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = 300.0
 
 
 @attrs.frozen
@@ -179,9 +202,11 @@ class DestroyWorkspace(Message[None]):
 
 @attrs.frozen
 class Diagnose(Message[Diagnosis]):
-    """Tell what is damaged, out of reach, half-done or in the way of collection."""
+    """Tell what is damaged, out of reach, half-done or in the way of collection, once it was tried ``again``."""
 
+    again: bool = True
     CONCURRENT: ClassVar[bool] = True
+    DEADLINE_S: ClassVar[float] = 120.0
 
 
 @attrs.frozen
@@ -206,6 +231,8 @@ RegistryMessage: TypeAlias = (
     | WarmTemplate
     | ListTemplates
     | DropTemplates
+    | ListImages
+    | RemoveImage
     | DescribePool
     | ExportWorkspace
     | ImportWorkspace

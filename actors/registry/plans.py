@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import attrs
@@ -15,6 +17,7 @@ from actors.model.settings import Limits
 from actors.model.text import shown
 from actors.registry import messages as r
 from actors.registry import transfer
+from actors.registry.admission import Entrant
 from actors.workspace.host import Host
 from actors.workspace.lifetime import check as check_lifetime
 
@@ -37,8 +40,8 @@ def check_shape(shape: Shape, limits: Limits) -> None:
             )
 
 
-def checked_shape(host: Host, message: r.CreateWorkspace) -> Shape:
-    """Return the shape of a workspace to be created.
+def entrant(host: Host, message: r.CreateWorkspace) -> Entrant:
+    """Return the workspace that is to be created, as far as nothing has to be waited for.
 
     Raises:
         InvalidArgument, InvalidName: something that was asked for is not allowed.
@@ -49,68 +52,79 @@ def checked_shape(host: Host, message: r.CreateWorkspace) -> Shape:
         check_name(message.name)
     check_lifetime(message.lifetime or host.settings.lifetime)
     check_shape(shape, host.settings.limits)
-    return shape
+    if message.network is not None:
+        host.networks.check(message.network)
+    return Entrant(message.name or f"ws-{new_id()[:8]}", message.owner, shape)
 
 
-async def of_creation(host: Host, message: r.CreateWorkspace, image: BootImage, shape: Shape) -> WorkspaceRecord:
+async def of_creation(host: Host, message: r.CreateWorkspace, image: BootImage, entrant: Entrant) -> WorkspaceRecord:
     """Return the record of a workspace to be created from an image; what was not asked for is as configured."""
     settings = host.settings
     return new_record(
-        name=message.name or f"ws-{new_id()[:8]}",
+        workspace_id=entrant.id,
+        name=entrant.name,
         image=image,
-        shape=shape,
+        shape=entrant.shape,
         network=message.network or settings.network,
         allow_internet=settings.allow_internet if message.allow_internet is None else message.allow_internet,
         channel=settings.channel,
         accelerator=(await host.accelerator(image)).chosen,
         lifetime=message.lifetime or settings.lifetime,
-        owner=message.owner,
+        owner=entrant.owner,
     )
 
 
-def of_child(host: Host, parent: WorkspaceInfo, image: BootImage, name: str, owner: str) -> WorkspaceRecord:
+def of_child(host: Host, parent: WorkspaceInfo, image: BootImage, entrant: Entrant) -> WorkspaceRecord:
     """Return the record of a fork's child."""
     return new_record(
-        name=name,
+        workspace_id=entrant.id,
+        name=entrant.name,
         image=image,
-        shape=parent.shape,
+        shape=entrant.shape,
         network=parent.network.backend,
         allow_internet=parent.network.allow_internet,
         channel=parent.channel,
         accelerator=parent.accelerator,
         lifetime=host.settings.lifetime,
-        owner=owner,
+        owner=entrant.owner,
     )
 
 
-async def of_import(host: Host, found: transfer.Unpacked, name: str, owner: str) -> tuple[WorkspaceRecord, BootImage]:
-    """Return the record of an imported workspace, and this host's image for it.
+@asynccontextmanager
+async def image_of_import(host: Host, found: transfer.Unpacked) -> AsyncIterator[BootImage]:
+    """Use this host's image for an imported workspace for the length of the block.
 
     Raises:
         NotFound: the image is not here.
 
     """
+    digest = found.manifest.image_digest
+    async with AsyncExitStack() as stack:
+        try:
+            image = await stack.enter_async_context(host.image_uses.using(digest, "an import"))
+            if image.digest != digest:
+                raise NotFound(f"{shown(digest)} is not a digest.", remedy="Export it once more.")
+        except AgentisoError as error:
+            raise NotFound(
+                f"The workspace stands on the image {found.image_name} (digest {digest[:100]}), which is not here.",
+                remedy="Copy the image's directory from the other host's images directory, under its name.",
+            ) from error
+        yield image
+
+
+async def of_import(host: Host, found: transfer.Unpacked, image: BootImage, entrant: Entrant) -> WorkspaceRecord:
+    """Return the record of an imported workspace."""
     settings, manifest = host.settings, found.manifest
-    try:
-        image = await host.load_image(manifest.image_digest)
-        if image.digest != manifest.image_digest:
-            raise NotFound(f"{shown(manifest.image_digest)} is not a digest.", remedy="Export it once more.")
-    except AgentisoError as error:
-        digest = manifest.image_digest[:100]
-        raise NotFound(
-            f"The workspace stands on the image {found.image_name} (digest {digest}), which is not here.",
-            remedy="Copy the image's directory from the other host's images directory, under its name.",
-        ) from error
-    record = new_record(
-        name=name,
+    return new_record(
+        workspace_id=entrant.id,
+        name=entrant.name,
         image=attrs.evolve(image, name=found.image_name),
-        shape=manifest.shape,
+        shape=entrant.shape,
         network=manifest.network,
         # What another host allowed is not this one's word.
         allow_internet=settings.allow_internet,
         channel=manifest.channel,
         accelerator=(await host.accelerator(image)).chosen,
         lifetime=settings.lifetime,
-        owner=owner,
+        owner=entrant.owner,
     )
-    return record, image

@@ -19,11 +19,11 @@ import attrs
 import trio
 from trio_util import AsyncBool, AsyncValue
 
-from actors.machine.probe import check_memory
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
 from actors.model.errors import AgentisoError
 from actors.model.files import exhaustion_reported
+from actors.model.image import BootImage
 from actors.model.info import Lifetime, PoolInfo, Shape
 from actors.model.record import WorkspaceRecord, new_record
 from actors.registry.demolition import demolish
@@ -35,6 +35,8 @@ from actors.workspace.host import Host
 
 QUIET_S: Final = 0.1
 """How long nobody must have created anything before the pool is filled; a burst of creates has the host to itself."""
+THE_POOL: Final = "the pool"
+"""What uses an image while a machine of it is being made for the pool."""
 RETRY_S: Final = 30.0
 """After a failure, which the next machine would most likely meet too."""
 GaveUp: TypeAlias = Callable[[WorkspaceRecord, BaseException], None]
@@ -75,6 +77,9 @@ class Pool:
         self._creating = AsyncValue(0)
         self._unlooked = AsyncBool()
         self._adding = trio.CancelScope()
+        self._making = trio.CancelScope()
+        self._making_one = trio.Lock()
+        self._under_way: set[str] = set()
         self._claimed = 0
         self._missed = 0
         self._failure: str | None = None
@@ -116,6 +121,21 @@ class Pool:
         self._missed += 1 if self._host.settings.pool.size else 0
         return None
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of its machines' workspaces, of those that are being made too."""
+        return frozenset({pooled.record.id for pooled in self._ready} | self._under_way)
+
+    async def drop(self, image_digest: str) -> int:
+        """End the machines of an image, the one that is being made too, and tell how many were ready."""
+        self._making.cancel(reason="its image is to be removed")
+        async with self._making_one:
+            gone = [pooled for pooled in self._ready if pooled.record.image_digest == image_digest]
+            for pooled in gone:
+                self._ready.remove(pooled)
+                await self._discard(pooled.record)
+        return len(gone)
+
     # -- filling
 
     async def keep(self) -> None:
@@ -136,7 +156,11 @@ class Pool:
             await self._drop_unusable()
             shape = self._next_shape()
             if shape is not None:
-                await self._add(nursery, shape)
+                async with self._making_one:
+                    if self._creating.value:
+                        return True
+                    with trio.CancelScope() as self._making:
+                        await self._add(nursery, shape)
                 self._failure = None
         except (AgentisoError, OSError) as error:
             self._failure = str(error)
@@ -159,10 +183,16 @@ class Pool:
         return None
 
     async def _add(self, nursery: trio.Nursery, shape: Shape) -> None:
+        with self._host.memory.reserved(shape.memory_mb):
+            await self._add_reserved(nursery, shape)
+
+    async def _add_reserved(self, nursery: trio.Nursery, shape: Shape) -> None:
         settings = self._host.settings
-        check_memory(shape.memory_mb, settings.limits.memory_reserve_mb)
-        image = await self._host.load_image(settings.image)
-        verdict = await self._host.accelerator(image)
+        async with self._host.image_uses.using(settings.image, THE_POOL) as image:
+            await self._add_of(nursery, shape, image)
+
+    async def _add_of(self, nursery: trio.Nursery, shape: Shape, image: BootImage) -> None:
+        settings, verdict = self._host.settings, await self._host.accelerator(image)
         wanted = Wanted(image, shape, settings.network, settings.channel)
         record = new_record(
             name=f"pool-{shape.vcpus}-{shape.memory_mb}",
@@ -184,7 +214,9 @@ class Pool:
 
     async def _restore(self, record: WorkspaceRecord, template: Checkpoint) -> Pooled:
         """Restore a machine that waits for its identity; on failure or cancellation nothing of it is left."""
+        self._under_way.add(record.id)
         async with AsyncExitStack() as undo:
+            undo.callback(self._under_way.discard, record.id)
             undo.push_async_callback(self._discard, record)
             with exhaustion_reported():
                 records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
@@ -196,6 +228,7 @@ class Pool:
             )
             await ref.ask(w.Prepare(template))
             undo.pop_all()
+        self._under_way.discard(record.id)
         return Pooled(record, ref)
 
     async def _drop_unusable(self) -> None:

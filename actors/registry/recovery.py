@@ -20,7 +20,7 @@ from actors.machine.qemu.orphans import end_machines
 from actors.machine.qemu.process import find_machines
 from actors.model import record as records
 from actors.model.errors import AgentisoError
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.info import Trouble
 from actors.model.journal import Intent, Journal, Kind
 from actors.model.names import is_id
@@ -54,13 +54,19 @@ def read_all(root: Path) -> Found:
     found = Found()
     for directory in sorted(root.iterdir()):
         try:
-            _read(directory, found)
+            read_one(directory, found)
         except (AgentisoError, OSError) as error:
             found.troubles.append(trouble(f"workspace {directory.name}", directory, error))
     return found
 
 
-def _read(directory: Path, found: Found) -> None:
+def read_one(directory: Path, found: Found) -> None:
+    """Read a workspace's directory.
+
+    Raises:
+        OSError, DamagedRecord, DamagedJournal: it cannot be read, or is not understood.
+
+    """
     if records.is_empty(directory):
         found.unowned.append(directory)
         return
@@ -83,15 +89,20 @@ def trouble(what: str, path: Path, error: Exception) -> Trouble:
     return Trouble(what, str(path), f"It cannot be read: {error}.", "Mend its disk or its rights; it is read again.")
 
 
-async def end_orphans(state_dir: Path, found: Found, *, lives: Callable[[WorkspaceRecord], bool]) -> list[Trouble]:
+async def end_orphans(
+    state_dir: Path, found: Found, *, lives: Callable[[WorkspaceRecord], bool], within: Path | None = None
+) -> list[Trouble]:
     """End the machines that are proven to be nobody's, and tell of those of which that is not known.
 
-    ``lives`` tells whether a workspace's actor runs already, to which all its machines belong.
+    ``lives`` tells whether a workspace's actor runs already, to which all its machines belong.  With ``within`` only
+    the machines in that directory are looked at.
     """
     root, troubles = state_dir / "workspaces", list[Trouble]()
     named = {records.directory_of(state_dir, record.id): record for record in found.records}
     machines = await trio.to_thread.run_sync(lambda: list(find_machines(state_dir)))
     for identity, directory in machines:
+        if within is not None and not directory.is_relative_to(within):
+            continue
         owner = next((parent for parent in directory.parents if parent.parent == root), None)
         if owner is None:
             # A template's boot, or a probe: nobody has it when no supervisor is at it.
@@ -116,6 +127,15 @@ def _is_unneeded(record: WorkspaceRecord, directory: Path, owner: Path) -> bool:
     return records.is_whole(owner)
 
 
+def still_unknown(state_dir: Path, machine: Path) -> bool:
+    """Tell whether a machine of which it was not known whose it is still runs, and nobody has it."""
+    if not any(directory == machine for _, directory in find_machines(state_dir)):
+        return False
+    root = state_dir / "workspaces"
+    record = records.load(root / machine.relative_to(root).parts[0])
+    return record.machine is None or Path(record.machine.directory) != machine
+
+
 def _unknown(pid: int, directory: Path, why: str) -> Trouble:
     return Trouble(
         f"machine {directory.name}",
@@ -130,7 +150,7 @@ async def finish_exports(state_dir: Path, record: WorkspaceRecord) -> None:
     journal = Journal(records.directory_of(state_dir, record.id))
     for intent in journal.intents():
         if intent.kind is Kind.EXPORT:
-            with exhaustion_reported():
+            with failures_reported():
                 await trio.to_thread.run_sync(_remove_part, intent)
                 journal.gone(Kind.EXPORT, intent.name)
     journal.tidy()

@@ -9,8 +9,10 @@ Whoever needs one that is being made waits for it instead of making another.
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -32,11 +34,15 @@ from actors.model.info import Shape, TemplateInfo, Trouble
 from actors.model.machine import Fingerprint
 from actors.model.names import new_id
 from actors.model.text import shown
+from actors.registry.troubles import Troubles
 from actors.workspace.host import Host
 
 TEMPLATE_MAC: Final = "52:54:00:00:00:01"
 """Of the guest that boots; every restore gets its own before its link comes up."""
 GIB: Final = 2**30
+UNREADABLE: Final = (OSError, ValueError, AgentisoError, cattrs.BaseValidationError)
+"""What reading a template's record, or what that names, may raise."""
+log = logging.getLogger("agentiso.registry")
 REHEARSALS: Final = 10
 """More than CPython 3.11 needs before it has specialised code that runs again and again."""
 
@@ -63,37 +69,42 @@ class Wanted:
 class Templates:
     """The templates of one supervisor."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, troubles: Troubles) -> None:
         self._host = host
+        self._troubles = troubles
         self._directory = host.state_dir / "templates"
         self._locks: dict[str, trio.Lock] = {}
 
-    async def take_up(self) -> list[Trouble]:
-        """Hold the checkpoints of all templates on disk, and forget those that are stale; return what cannot be read.
+    async def take_up(self) -> None:
+        """Hold the checkpoints of all templates on disk, and forget those that are stale.
 
-        What cannot be read is left alone; a template whose checkpoint is not there is none.
+        What cannot be read is left alone, and told; a template whose checkpoint is not there is none.
         """
-        troubles: list[Trouble] = []
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in sorted(self._directory.iterdir()):
             if path.name.startswith("boot-"):
                 # Of a boot that its supervisor did not live to end; its machine was ended before.
                 shutil.rmtree(path, ignore_errors=True)
-            if path.suffix != ".json":
-                continue
-            try:
-                record = _read(path)
-                if layer_of(self._host.store.checkpoint(record.checkpoint)) is None:
-                    path.unlink()
-                    continue
-            except (OSError, ValueError, AgentisoError, cattrs.BaseValidationError) as error:
-                remedy = "Mend its disk or its rights; or remove that file: a template is made anew when it is needed."
-                troubles.append(Trouble(f"template {path.stem[:8]}", str(path), f"It cannot be read: {error}.", remedy))
-                continue
-            self._host.store.hold(_owner(path), {record.checkpoint})
-            if await self._is_outdated(record):
-                self._forget(path)
-        return troubles
+            if path.suffix == ".json":
+                await self._take_up(path)
+
+    async def _take_up(self, path: Path) -> None:
+        try:
+            record = _read(path)
+            if layer_of(self._host.store.checkpoint(record.checkpoint)) is None:
+                path.unlink()
+                return
+        except FileNotFoundError:
+            # It was removed, or is made anew.
+            return
+        except UNREADABLE as error:
+            remedy = "Mend its disk or its rights; or remove that file: a template is made anew when it is needed."
+            trouble = Trouble(f"template {path.stem[:8]}", str(path), f"It cannot be read: {error}.", remedy)
+            self._troubles.add(trouble, partial(self._take_up, path))
+            return
+        self._host.store.hold(_owner(path), {record.checkpoint})
+        if await self._is_outdated(record):
+            self._forget(path)
 
     # -- one for a workspace
 
@@ -186,8 +197,13 @@ class Templates:
     # -- all of them
 
     async def list(self) -> tuple[TemplateInfo, ...]:
-        """Describe all templates, oldest first."""
-        found = [await self._describe(path.stem, _read(path)) for path in self._directory.glob("*.json")]
+        """Describe all templates that can be read, oldest first."""
+        found: list[TemplateInfo] = []
+        for path in self._directory.glob("*.json"):
+            try:
+                found.append(await self._describe(path.stem, _read(path)))
+            except UNREADABLE as error:
+                log.warning("template %s cannot be described: %s", path.stem, error)
         return tuple(sorted(found, key=lambda info: info.created_at))
 
     async def drop(self, ids: tuple[str, ...] | None) -> tuple[TemplateInfo, ...]:
@@ -203,6 +219,14 @@ class Templates:
             self._forget(self._directory / f"{info.id}.json")
         await self._host.store.collect()
         return tuple(chosen)
+
+    async def drop_of(self, image_digest: str) -> tuple[str, ...]:
+        """Forget all templates of an image, and return their ids."""
+        chosen = [path for path, digest in images_of_templates(self._directory) if digest == image_digest]
+        for path in chosen:
+            self._forget(path)
+        await self._host.store.collect()
+        return tuple(path.stem for path in chosen)
 
     def _forget(self, path: Path) -> None:
         """Let go of a template; the next sweep removes what no workspace stands on."""
@@ -272,6 +296,22 @@ def template_disk_gb(wanted_gb: int, *, default_gb: int, root_bytes: int) -> int
             f"disk_gb is {wanted_gb}; the image's root disk needs {least_gb}.", remedy="Choose a larger disk_gb."
         )
     return default_gb if wanted_gb >= default_gb >= least_gb else least_gb
+
+
+def images_of_templates(directory: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield the record of each template and the digest of its image; ``None`` if it cannot be read.
+
+    Raises:
+        OSError: the directory cannot be listed.
+
+    """
+    for path in sorted(path for path in directory.iterdir() if path.suffix == ".json"):
+        try:
+            yield path, _read(path).fingerprint.image
+        except FileNotFoundError:
+            continue
+        except UNREADABLE:
+            yield path, None
 
 
 def _read(path: Path) -> _TemplateRecord:

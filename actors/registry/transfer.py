@@ -5,11 +5,9 @@ Whatever is written is under its own name only when it is whole, and gone when t
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +22,7 @@ from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.layers import Base
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store, allocated_bytes
+from actors.model.backends import CHANNELS, NETWORKS
 from actors.model.errors import AgentisoError, CheckpointUnusable, InvalidArgument, NoCapacity
 from actors.model.files import exhaustion_reported
 from actors.model.image import BootImage
@@ -41,14 +40,13 @@ from actors.registry.bundle import (
     Memory,
     layer_name,
 )
+from actors.registry.streams import Write, pipe_writing, reading, stream_writer
 
 MIB: Final = 2**20
 REPORT_S: Final = 0.5
 BUFFER_BYTES: Final = MIB
 MAX_DEVICES_BYTES: Final = 256 * MIB
 """More than any microVM's device state."""
-NETWORKS: Final = ("user", "none")
-CHANNELS: Final = ("serial", "vsock")
 STAGING: Final = "imports"
 IMAGE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 
@@ -106,17 +104,14 @@ async def export(store: Store, source: Checkpoint, info: WorkspaceInfo, target: 
     await trio.to_thread.run_sync(integrity.verify, store, source)
     with _failure_reported("The export could not be written"), exhaustion_reported():
         if not isinstance(target, Path):
-            return await trio.to_thread.run_sync(_write, store, source, info, target, report)
+            return await trio.to_thread.run_sync(lambda: _write(store, source, info, stream_writer(target), report))
         return await trio.to_thread.run_sync(_write_to_path, store, source, info, target, report)
 
 
 def _write_to_path(store: Store, source: Checkpoint, info: WorkspaceInfo, target: Path, report: Report) -> int:
     if target.is_fifo():
-        # Not blocking: whoever wants to read has opened it before.
-        fd = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(fd, True)
-        with os.fdopen(fd, "wb", buffering=0) as pipe:
-            return _write(store, source, info, pipe, report)
+        with pipe_writing(target) as write:
+            return _write(store, source, info, write, report)
     if target.exists() or not target.parent.is_dir():
         why = "there is something already" if target.exists() else "its directory does not exist"
         raise InvalidArgument(f"{target} cannot be written: {why}.", remedy="Choose another file.")
@@ -124,7 +119,7 @@ def _write_to_path(store: Store, source: Checkpoint, info: WorkspaceInfo, target
     try:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb", buffering=BUFFER_BYTES) as file:
-            size_bytes = _write(store, source, info, file, report)
+            size_bytes = _write(store, source, info, stream_writer(file), report)
             file.flush()
             os.fsync(fd)
         # Unlike a rename, this replaces nothing that has come meanwhile.
@@ -138,18 +133,16 @@ def _write_to_path(store: Store, source: Checkpoint, info: WorkspaceInfo, target
     return size_bytes
 
 
-def _write(
-    store: Store, source: Checkpoint, info: WorkspaceInfo, target: BinaryIO | io.RawIOBase, report: Report
-) -> int:
+def _write(store: Store, source: Checkpoint, info: WorkspaceInfo, target: Write, report: Report) -> int:
     written = 0
 
     def write(data: bytes) -> None:
         nonlocal written
         view = memoryview(data)
         while view:
-            count = target.write(view)
-            written += count or 0
-            view = view[count or 0 :]
+            count = target(view)
+            written += count
+            view = view[count:]
 
     chain = (source.layer, *store.layers.depends_on(source.layer))
     layers = [store.layer(layer) for layer in reversed(chain)]
@@ -225,11 +218,11 @@ class Unpacked:
 
 @asynccontextmanager
 async def unpacked(
-    state_dir: Path, source: Path | BinaryIO, check: Callable[[Manifest], None], report: Report
+    state_dir: Path, source: Path | BinaryIO, admit: Callable[[Manifest], None], report: Report
 ) -> AsyncIterator[Unpacked]:
     """Read a bundle into a directory of its own, for the length of the block.
 
-    ``check`` is given the manifest before anything else is read.
+    ``admit`` is given the manifest, in the caller's own thread, before anything else is read.
 
     Raises:
         BadBundle: it is damaged, or no bundle.
@@ -242,7 +235,7 @@ async def unpacked(
         directory.mkdir(parents=True, mode=0o700)
     try:
         with _failure_reported("The bundle could not be read"), exhaustion_reported():
-            manifest = await trio.to_thread.run_sync(_unpack, source, directory, check, report)
+            manifest = await trio.to_thread.run_sync(_unpack, source, directory, admit, report)
         yield Unpacked(manifest, directory)
     finally:
         with trio.CancelScope(shield=True):
@@ -254,28 +247,13 @@ def sweep(state_dir: Path) -> None:
     shutil.rmtree(state_dir / STAGING, ignore_errors=True)
 
 
-@contextmanager
-def _opened(source: Path | BinaryIO) -> Iterator[BinaryIO]:
-    if not isinstance(source, Path):
-        yield source
-        return
-    try:
-        file = source.open("rb")
-    except OSError as error:
-        raise InvalidArgument(f"{source} cannot be read: {error.strerror}.", remedy="Name another file.") from error
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) and not source.is_fifo():
-            raise InvalidArgument(f"{source} is not a file.", remedy="Name a file that `agentiso export` has written.")
-        yield file
-
-
-def _unpack(source: Path | BinaryIO, directory: Path, check: Callable[[Manifest], None], report: Report) -> Manifest:
-    with _opened(source) as stream:
+def _unpack(source: Path | BinaryIO, directory: Path, admit: Callable[[Manifest], None], report: Report) -> Manifest:
+    with reading(source) as read:
         progress = _Progress("importing", 0, report)
-        reader = BundleReader(stream.read, progress.tick)
+        reader = BundleReader(read, progress.tick)
         manifest = reader.manifest()
         _check_sizes(manifest, directory)
-        check(manifest)
+        trio.from_thread.run_sync(admit, manifest)
         progress.total_bytes = manifest.total_bytes
         for number, size_bytes in enumerate(manifest.layers):
             with _new_file(directory / f"{number}.qcow2") as fd:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -25,11 +26,13 @@ from actors.registry import recovery
 from actors.registry.admission import Claim, Ledger
 from actors.registry.demolition import demolish
 from actors.registry.directory import Directory
+from actors.registry.troubles import Troubles
 from actors.runtime import ActorRef, Supervisor
 from actors.workspace import messages as w
 from actors.workspace.actor import WorkspaceActor
 from actors.workspace.describe import describe
 from actors.workspace.host import Host
+from actors.workspace.resources import owner_of
 
 log = logging.getLogger("agentiso.registry")
 REVIVE_S: Final = 30.0
@@ -47,10 +50,9 @@ class Destruction:
 class Workspaces:
     """Kept by the registry, whose nursery and background tasks it uses."""
 
-    def __init__(self, host: Host, supervisor: Supervisor, ledger: Ledger) -> None:
+    def __init__(self, host: Host, supervisor: Supervisor, ledger: Ledger, troubles: Troubles) -> None:
         self.directory = Directory()
-        self.troubles: list[Trouble] = []
-        """What could not be read, or is not understood; left alone."""
+        self._troubles = troubles
         self._host = host
         self._supervisor = supervisor
         self._ledger = ledger
@@ -74,11 +76,16 @@ class Workspaces:
             HostFailed, NoCapacity, OSError: what there is cannot be listed.
 
         """
-        root, state_dir = self._host.state_dir / "workspaces", self._host.state_dir
+        root = self._host.state_dir / "workspaces"
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = await trio.to_thread.run_sync(recovery.read_all, root)
-        self.troubles += found.troubles
-        self.troubles += await recovery.end_orphans(state_dir, found, lives=self._lives)
+        await self._take_up_all(await trio.to_thread.run_sync(recovery.read_all, root))
+
+    async def _take_up_all(self, found: recovery.Found, *, within: Path | None = None) -> None:
+        for trouble in found.troubles:
+            self._troubles.add(trouble, partial(self._read_again, Path(trouble.path)))
+        orphans = await recovery.end_orphans(self._host.state_dir, found, lives=self._lives, within=within)
+        for trouble in orphans:
+            self._troubles.add(trouble, partial(self._look_at_machine, trouble))
         async with trio.open_nursery() as nursery:
             for record in found.records:
                 self.enter(record, self._supervisor.find(records.actor_name(record.id)))
@@ -86,20 +93,42 @@ class Workspaces:
             for directory in found.unowned:
                 nursery.start_soon(self._clear, directory)
 
+    async def _read_again(self, directory: Path) -> None:
+        """Take up a workspace that could not be read, if it can be by now; one that is not there any more is none."""
+        found = recovery.Found()
+        try:
+            await trio.to_thread.run_sync(recovery.read_one, directory, found)
+        except FileNotFoundError:
+            directory.parent.lstat()
+        except (AgentisoError, OSError) as error:
+            found.troubles.append(recovery.trouble(f"workspace {directory.name}", directory, error))
+        await self._take_up_all(found, within=directory)
+
+    async def _look_at_machine(self, trouble: Trouble) -> None:
+        if await trio.to_thread.run_sync(recovery.still_unknown, self._host.state_dir, Path(trouble.path)):
+            self._troubles.add(trouble, partial(self._look_at_machine, trouble))
+
     def _lives(self, record: WorkspaceRecord) -> bool:
         return self._supervisor.find(records.actor_name(record.id)) is not None
 
     async def _take_up(self, record: WorkspaceRecord) -> None:
         """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
-        try:
-            await recovery.finish_exports(self._host.state_dir, record)
-        except (AgentisoError, OSError) as error:
-            path = records.directory_of(self._host.state_dir, record.id)
-            self.troubles.append(recovery.trouble(f"an export of workspace {record.name}", path, error))
+        await self._finish_exports(record)
+        if not self._lives(record):
+            # Until its actor does so, should that be late.
+            self._host.store.hold(owner_of(record.id), record.needs)
         try:
             await self.start_actor(record)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are taken up
             self.gave_up(record, error, lived=False)
+
+    async def _finish_exports(self, record: WorkspaceRecord) -> None:
+        try:
+            await recovery.finish_exports(self._host.state_dir, record)
+        except (AgentisoError, OSError) as error:
+            path = records.directory_of(self._host.state_dir, record.id)
+            trouble = recovery.trouble(f"an export of workspace {record.name}", path, error)
+            self._troubles.add(trouble, partial(self._finish_exports, record))
 
     async def _clear(self, directory: Path) -> None:
         """Go on with the end of a workspace that nobody has."""
@@ -107,7 +136,8 @@ class Workspaces:
             ref = self._supervisor.find(records.actor_name(directory.name))
             await demolish(self._host, self._supervisor, directory.name, ref)
         except (AgentisoError, OSError) as error:
-            self.troubles.append(recovery.trouble(f"what is left of workspace {directory.name}", directory, error))
+            trouble = recovery.trouble(f"what is left of workspace {directory.name}", directory, error)
+            self._troubles.add(trouble, partial(self._clear, directory))
 
     # -- entries and actors
 
@@ -203,6 +233,20 @@ class Workspaces:
 
     # -- told of
 
+    def unreadable(self, listed: tuple[WorkspaceInfo, ...]) -> list[Trouble]:
+        """Tell of the workspaces that are there and could not be listed: without an actor, and without a record."""
+        missing = {found.workspace_id: found for found in self.directory.all()}
+        for info in listed:
+            missing.pop(info.workspace_id, None)
+        told = []
+        for found in missing.values():
+            path = records.directory_of(self._host.state_dir, found.workspace_id)
+            try:
+                records.load(path)
+            except AgentisoError as error:
+                told.append(recovery.trouble(f"workspace {found.name}", path, error))
+        return told
+
     async def list(self) -> tuple[WorkspaceInfo, ...]:
         """Describe all workspaces, oldest first, those without an actor too."""
         infos = [await self._describe(found) for found in self.directory.all()]
@@ -228,9 +272,9 @@ class Workspaces:
         except AgentisoError:
             record = self._known[workspace_id]
         if workspace_id in self._destroying:
-            return describe(attrs.evolve(record, state=State.DESTROYING, failure=None), idle_s=0.0)
+            return describe(attrs.evolve(record, state=State.DESTROYING, failure=None), self._host.networks, idle_s=0.0)
         if (failure := self._unfinished.get(workspace_id)) is not None:
             why = f"It could not be destroyed wholly: {failure}"
-            return describe(attrs.evolve(record, state=State.DESTROYING, failure=why), idle_s=0.0)
+            return describe(attrs.evolve(record, state=State.DESTROYING, failure=why), self._host.networks, idle_s=0.0)
         why = f"Its actor cannot live, and is started again after a while: {self._lost.get(workspace_id, 'it stopped')}"
-        return describe(attrs.evolve(record, state=State.UNREACHABLE, failure=why), idle_s=0.0)
+        return describe(attrs.evolve(record, state=State.UNREACHABLE, failure=why), self._host.networks, idle_s=0.0)

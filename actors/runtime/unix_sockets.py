@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,13 @@ def connect(path: Path) -> socket.socket:
         stream.close()
         raise
     return stream
+
+
+def peer_pid(stream: trio.SocketStream) -> int:
+    """Return the process at the other end, 0 if it is beyond this pid namespace."""
+    found = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid: int = struct.unpack("3i", found)[0]
+    return pid
 
 
 @contextmanager

@@ -16,15 +16,25 @@ from actors.machine.guest.client import GuestClient
 from actors.machine.qemu.orphans import end_machines, remove_others
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import CheckpointUnusable, IllegalState
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.guest import Diff
 from actors.model.info import WorkspaceInfo
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
 from actors.runtime import Actor, Message
-from actors.workspace import compare, file_messages, job_messages, lifecycle, lifetime, policy, ports, snapshots
+from actors.workspace import (
+    adoption,
+    compare,
+    file_messages,
+    job_messages,
+    lifecycle,
+    lifetime,
+    policy,
+    ports,
+    snapshots,
+)
 from actors.workspace import messages as w
-from actors.workspace.describe import describe
+from actors.workspace.describe import describe, ways_back
 from actors.workspace.host import Host
 from actors.workspace.idleness import Idleness
 from actors.workspace.launch import discard
@@ -32,7 +42,6 @@ from actors.workspace.resources import Resources
 
 REMEDIES: Final = {
     State.RUNNING: "It is there to be used.",
-    State.FAILED: "Start it again from its disk, restore a snapshot, or destroy it.",
     State.STOPPED: "Start it first.",
     State.PAUSED: "Resume it first.",
     State.SUSPENDED: "Resume it first.",
@@ -65,12 +74,12 @@ class WorkspaceActor(Actor):
             await self._end_forgotten()
         ports.claim(self._own)
         if self._own.record.machine is not None:
-            await lifecycle.adopt(self._own)
+            await adoption.adopt(self._own)
         elif (layer := self._own.last_layer()) != self._own.record.layer:
             # QEMU and its supervisor ended after the disk had been switched, or was about to be.
             self._own.note(layer=layer)
         if self._own.lifecycle.state is State.UNREACHABLE:
-            self.background("search for its machine", lifecycle.seek, self._own, self._changing)
+            self.background("search for its machine", adoption.seek, self._own, self._changing)
         self.background("watch over its lifetime", self._watch.run)
 
     async def _end_forgotten(self) -> None:
@@ -97,11 +106,11 @@ class WorkspaceActor(Actor):
             return
         if isinstance(message, w.GuestWork) and (self._wakes or self._is_changing):
             return
-        why = f" {record.failure}" if record.failure and state is State.FAILED else ""
-        raise IllegalState(
-            f"Workspace {record.name} is {state}, which does not allow {type(message).__name__}.{why}",
-            remedy=REMEDIES.get(state, ""),
-        )
+        refusal = f"Workspace {record.name} is {state}, which does not allow {type(message).__name__}."
+        if state is State.FAILED:
+            reason = str(record.ended.reason) if record.ended else None
+            raise IllegalState(f"{refusal} {record.failure or ''}".rstrip(), remedy=ways_back(record), ended=reason)
+        raise IllegalState(refusal, remedy=REMEDIES.get(state, ""))
 
     @property
     def _is_changing(self) -> bool:
@@ -120,8 +129,8 @@ class WorkspaceActor(Actor):
             case w.Describe():
                 return self._info(measured=message.measured)
             case w.ReadLog():
-                return self._own.machine.log(message.log, message.max_bytes) if self._own.machine else ""
-        with exhaustion_reported(), self._idleness.use():
+                return self._own.log(message.log, message.max_bytes)
+        with failures_reported(), self._idleness.use():
             if isinstance(message, w.GuestWork):
                 async with self._changing:
                     # What begins in the middle of a change would be lost in it.
@@ -144,7 +153,7 @@ class WorkspaceActor(Actor):
         if isinstance(message, SETTLED_SOON):
             self.background("flush", self._settle_soon)
         else:
-            with trio.CancelScope(shield=True), exhaustion_reported():
+            with trio.CancelScope(shield=True), failures_reported():
                 await self._own.store.flush()
             self._own.settle_intents()
 
@@ -171,9 +180,9 @@ class WorkspaceActor(Actor):
                 self.name = f"workspace {own.record.name}"
                 self._watch.renew()
             case w.Stop():
-                await lifecycle.stop(own)
+                return self._info(note=await lifecycle.stop(own))
             case w.Pause():
-                await lifecycle.pause(own)
+                return self._info(note=await lifecycle.pause(own))
             case w.Suspend():
                 await lifecycle.suspend(own, lifetime.REQUEST)
             case w.Resume():
@@ -188,7 +197,7 @@ class WorkspaceActor(Actor):
             case w.FindSnapshot():
                 return snapshots.find(own, message.name)
             case w.RestoreSnapshot():
-                await snapshots.restore(own, message.name, disk_only=message.disk_only)
+                return self._info(note=await snapshots.restore(own, message.name, disk_only=message.disk_only))
             case w.Undo():
                 return self._info(note=await snapshots.undo(own))
             case w.DeleteSnapshot():
@@ -234,9 +243,16 @@ class WorkspaceActor(Actor):
 
     def _info(self, note: str = "", *, measured: bool = False) -> WorkspaceInfo:
         record = attrs.evolve(self._own.record, state=self._own.lifecycle.state)
-        used = None
+        used, machine = None, self._own.machine
         if measured:
             # What cannot be read now is told of by the store; the rest of what there is to tell does not wait for it.
             with contextlib.suppress(OSError, CheckpointUnusable):
                 used = self._own.store.disk_bytes(record.needs)
-        return describe(record, idle_s=self._idleness.seconds, disk_used_bytes=used, note=note)
+        return describe(
+            record,
+            self._own.host.networks,
+            idle_s=self._idleness.seconds,
+            mute_since=machine.mute_since if machine else None,
+            disk_used_bytes=used,
+            note=note,
+        )

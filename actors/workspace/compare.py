@@ -18,11 +18,9 @@ import trio
 
 from actors.machine.guest import walks
 from actors.machine.guest.client import GuestClient
-from actors.machine.network.hostfwd import NETDEV
-from actors.machine.probe import check_memory
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.diff import MAX_TEXT_BYTES, Walk, compare, decide, unified
-from actors.model.errors import CheckpointUnusable, GuestRefused, InvalidArgument
+from actors.model.errors import AgentisoError, CheckpointUnusable, GuestRefused, InvalidArgument
 from actors.model.guest import Diff, FileChange
 from actors.workspace.launch import Prepared, discard, prepare
 from actors.workspace.resources import Resources
@@ -50,11 +48,12 @@ async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClien
     """
     prepared = None
     try:
-        if source.has_memory:
+        # A guest that did not answer when it was checkpointed would hardly do so now.
+        if source.has_memory and not source.alone:
             with contextlib.suppress(CheckpointUnusable):
                 prepared = await _prepare(own, source, HELPER_MEMORY_MB)
         if prepared is None:
-            # It has no memory, or none that fits here any more; its disk is whole by itself.
+            # It has no memory, or none that fits here or answers; its disk is enough.
             prepared = await _prepare(own, attrs.evolve(source, has_memory=False), own.record.shape.memory_mb)
         await _isolate(prepared)
         yield prepared.machine.client
@@ -67,16 +66,16 @@ async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClien
 
 
 async def _prepare(own: Resources, source: Checkpoint, memory_mb: int) -> Prepared:
-    check_memory(memory_mb, own.host.settings.limits.memory_reserve_mb)
-    async with own.host.starts:
-        return await prepare(own.nursery, own.host, attrs.evolve(own.record, allow_internet=False), source)
+    isolated = attrs.evolve(own.record, allow_internet=False)
+    with own.host.memory.reserved(memory_mb):
+        async with own.host.starts:
+            return await prepare(own.nursery, own.host, isolated, source, keeps_logs=False)
 
 
 async def _isolate(prepared: Prepared) -> None:
     """Have nothing of the guest run or reach a network; that it holds the checkpoint's key is all its proof."""
     machine, source = prepared.machine, prepared.source
-    if machine.spec.network != "none":
-        await machine.qmp.execute("set_link", {"name": NETDEV, "up": False})
+    await machine.spec.network.cut_off(machine.qmp, machine.spec.link)
     if source is not None and source.has_memory and not source.processes_held:
         await machine.client.freeze()
 
@@ -122,15 +121,23 @@ async def diff(
 
 
 async def _both(clients: list[GuestClient], look: Callable[[GuestClient, int], Awaitable[T]]) -> list[T]:
-    """Look at both sides at once."""
+    """Look at both sides at once; if one fails, the other is not waited for, and the first failure is raised."""
     results: dict[int, T] = {}
+    failures: list[AgentisoError] = []
 
     async def one(side: int) -> None:
-        results[side] = await look(clients[side], side)
+        try:
+            results[side] = await look(clients[side], side)
+        except AgentisoError as error:
+            # As it is: a group of both would be nobody's failure.
+            failures.append(error)
+            nursery.cancel_scope.cancel(reason="the other side failed")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(one, 0)
         nursery.start_soon(one, 1)
+    if failures:
+        raise failures[0]
     return [results[0], results[1]]
 
 

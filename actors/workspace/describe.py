@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-from actors.machine.network.hostfwd import GUEST_ADDRESS
+from actors.machine.choice import Choice
+from actors.machine.network.protocol import Network
+from actors.machine.qemu.end_reason import PANIC
+from actors.model.end import End
 from actors.model.info import NetworkInfo, PortForward, WorkspaceInfo
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
@@ -12,10 +15,18 @@ from actors.workspace import tree
 
 
 def describe(
-    record: WorkspaceRecord, *, idle_s: float, disk_used_bytes: int | None = None, note: str = ""
+    record: WorkspaceRecord,
+    networks: Choice[Network],
+    *,
+    idle_s: float,
+    mute_since: float | None = None,
+    disk_used_bytes: int | None = None,
+    note: str = "",
 ) -> WorkspaceInfo:
-    """Return all that is known of a workspace."""
-    wired = record.network != "none"
+    """Return all that is known of a workspace, also of one whose network this version does not have."""
+    network = networks.get(record.network)
+    wired, failed = network is not None and network.wired, record.state is State.FAILED
+    facts = record.machine.link if record.machine else {}
     return WorkspaceInfo(
         workspace_id=record.id,
         name=record.name,
@@ -27,7 +38,7 @@ def describe(
             backend=record.network,
             allow_internet=record.allow_internet,
             mac=record.mac if wired else None,
-            ip=GUEST_ADDRESS if wired else None,
+            ip=network.address(facts) if network else None,
             port_forwards=_forwards(record),
         ),
         accelerator=record.accelerator,
@@ -38,7 +49,9 @@ def describe(
         forked_from=record.forked_from,
         snapshots=tree.infos(record),
         evidence=record.evidence,
-        failure=record.failure,
+        failure=f"{record.failure} {ways_back(record)}" if failed and record.failure else record.failure,
+        ended=record.ended if failed else None,
+        mute_since=mute_since,
         undo=tree.undo_infos(record),
         suspended_by=record.suspended_by,
         idle_suspend_s=record.idle_suspend_s,
@@ -50,6 +63,19 @@ def describe(
         owner=record.owner,
         adopted_from=record.adopted_from,
     )
+
+
+def failure_of(end: End) -> str:
+    """Return the sentences that tell of an end."""
+    shown = end.console_line and not end.sentence.endswith(f": {end.console_line.removeprefix(PANIC)}.")
+    return f"{end.sentence} The console's last line: {end.console_line!r}." if shown else end.sentence
+
+
+def ways_back(record: WorkspaceRecord) -> str:
+    """Say what can be done about a workspace that failed: of what is not there to go back to, nothing is said."""
+    ways = ["Start it again from its disk", "restore a snapshot", "undo its last restore", "or destroy it."]
+    there = [True, record.snapshots, record.undo, True]
+    return ", ".join(way for way, is_there in zip(ways, there, strict=True) if is_there)
 
 
 def _forwards(record: WorkspaceRecord) -> tuple[PortForward, ...]:

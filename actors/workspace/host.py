@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
-from actors.machine.accelerator import AcceleratorVerdict, probe_accelerators
-from actors.machine.channel.cids import Cids
-from actors.machine.probe import QemuBuild, probe_qemu
+from actors.machine.accelerator.verdict import AcceleratorVerdict, probe_accelerators
+from actors.machine.channel.choice import channels
+from actors.machine.limits.choice import best_limits
+from actors.machine.limits.memory import MemoryLedger, available_memory_mb
+from actors.machine.network.choice import networks
+from actors.machine.network.protocol import Policy
 from actors.machine.qemu.command_line import MachinePlace, MachineSpec, machine_arguments
+from actors.machine.qemu_build import QemuBuild, probe_qemu
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
 from actors.model.image import BootImage
@@ -20,6 +24,7 @@ from actors.model.names import new_id, short
 from actors.model.record import WorkspaceRecord
 from actors.model.settings import Settings
 from actors.workspace.changes import Changes
+from actors.workspace.image_uses import ImageShelf, ImageUses, LoadImage
 
 READ_ONLY_RAM_SINCE = (8, 2)
 """QEMU can map a RAM file privately while opening it for reading only from this version on."""
@@ -27,17 +32,19 @@ READ_ONLY_RAM_SINCE = (8, 2)
 CONCURRENT_LOOKS = 2
 """Comparisons of nodes under way at the same time, of two helper machines each at most; the rest wait."""
 
-LoadImage = Callable[[str], Awaitable[BootImage]]
-"""Finds a verified image by name or digest."""
-
 
 class Host:
     """Shared by the registry and its workspaces; holds no state of any one of them."""
 
-    def __init__(self, settings: Settings, store: Store, load_image: LoadImage) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, load_image: LoadImage, shelf: ImageShelf | None = None
+    ) -> None:
         self.settings = settings
         self.store = store
         self.load_image = load_image
+        self.image_uses = ImageUses(load_image)
+        self.shelf = shelf
+        """Where images can be listed and removed; whoever has only a function that loads them has none."""
         self.starts = trio.CapacityLimiter(settings.limits.concurrent_starts)
         self.looks = trio.CapacityLimiter(CONCURRENT_LOOKS)
         self.changes = Changes()
@@ -45,7 +52,11 @@ class Host:
         """Called with the id of a workspace whose time is over; set by the registry."""
         self.forwarded: dict[int, str] = {}
         """Host ports that are forwarded, or will be once their workspace runs again, and the id of that workspace."""
-        self.cids = Cids()
+        self.networks = networks()
+        self.channels = channels()
+        self.limits = best_limits()
+        # Asked for anew each time, so that a test may say what there is.
+        self.memory = MemoryLedger(settings.limits.memory_reserve_mb, lambda: available_memory_mb())
         self._qemu: QemuBuild | None = None
         self._verdicts: dict[str, AcceleratorVerdict] = {}
         self._probing = trio.Lock()
@@ -86,22 +97,22 @@ class Host:
             image=image.digest,
             network=network,
             channel=channel,
-            machine_arguments=machine_arguments(image, network, channel),
+            machine_arguments=machine_arguments(image, self.networks.named(network), self.channels.named(channel)),
             tsc_khz=verdict.tsc_khz,
         )
 
     def adopted_place(self, record: WorkspaceRecord, machine: MachineRecord) -> MachinePlace:
         """Describe where a machine is that an earlier supervisor started; nothing is looked at for that."""
-        if machine.vsock_cid is not None:
-            self.cids.note(machine.vsock_cid)
+        directory = Path(machine.directory)
         return MachinePlace(
             uuid=machine.process.uuid,
             ram=Path(machine.ram),
-            network=record.network,
+            network=self.networks.named(record.network),
+            policy=Policy(record.allow_internet),
             mac=record.mac,
-            channel=record.channel,
-            vsock_cid=machine.vsock_cid,
-            directory=Path(machine.directory),
+            channel=self.channels.named(record.channel).adopt(directory, machine.vsock_cid),
+            directory=directory,
+            limits=self.limits,
         )
 
     async def machine_spec(
@@ -134,10 +145,10 @@ class Host:
             ram=ram,
             ram_read_only=shares and qemu.version[:2] >= READ_ONLY_RAM_SINCE,
             disk=self.store.layer(layer),
-            network=fingerprint.network,
-            allow_internet=allow_internet,
+            network=self.networks.named(fingerprint.network),
+            policy=Policy(allow_internet),
             mac=mac,
-            channel=fingerprint.channel,
-            vsock_cid=self.cids.take() if fingerprint.channel == "vsock" else None,
+            channel=self.channels.named(fingerprint.channel).open(directory),
             directory=directory,
+            limits=self.limits,
         )

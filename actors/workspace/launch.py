@@ -94,10 +94,13 @@ async def discard(host: Host, prepared: Prepared) -> None:
         host.store.release(f"machine:{prepared.machine.spec.uuid}")
 
 
-async def prepare(nursery: trio.Nursery, host: Host, record: WorkspaceRecord, source: Checkpoint | None) -> Prepared:
+async def prepare(
+    nursery: trio.Nursery, host: Host, record: WorkspaceRecord, source: Checkpoint | None, *, keeps_logs: bool = True
+) -> Prepared:
     """Start a machine that waits for its identity; errors and holds as of `launch`.
 
-    A checkpoint gets a fresh disk layer over its own, larger than that where the workspace's disk is.
+    A checkpoint gets a fresh disk layer over its own, larger than that where the workspace's disk is.  If the
+    machine ``keeps_logs``, they replace those of the workspace's last one when it ends.
     """
     # By its digest: the name may belong to a newer build by now.
     image = await host.load_image(record.image_digest)
@@ -109,7 +112,7 @@ async def prepare(nursery: trio.Nursery, host: Host, record: WorkspaceRecord, so
     with host.store.held(new_layer, *([source.id] if source else [])):
         if new_layer != record.layer:
             _new_disk(host, record, image, source, new_layer)
-        return await _start(nursery, host, record, image, fingerprint, source, new_layer)
+        return await _start(nursery, host, record, image, fingerprint, source, new_layer, keeps_logs=keeps_logs)
 
 
 async def _disk_of(host: Host, record: WorkspaceRecord, source: Checkpoint | None) -> str:
@@ -149,6 +152,8 @@ async def _start(
     fingerprint: Fingerprint,
     source: Checkpoint | None,
     layer: str,
+    *,
+    keeps_logs: bool,
 ) -> Prepared:
     resumes = source if source is not None and source.has_memory else None
     spec = await host.machine_spec(
@@ -163,7 +168,7 @@ async def _start(
     settings, disk_bytes = host.settings, _disk_bytes(record, source)
     machine = await start.prepare(
         nursery,
-        spec,
+        attrs.evolve(spec, keeps_logs=keeps_logs),
         fingerprint,
         layer=layer,
         disk_bytes=disk_bytes,

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
+import contextlib
 from typing import Any, Final
 
 import trio
 
 from actors.machine import checkpoint as checkpoints
 from actors.machine import pause as standstill
-from actors.machine import start
 from actors.machine.machine import SHUTDOWN_GRACE_S, Machine
 from actors.machine.pause import FileSystem
-from actors.machine.qemu.process import QemuProcess, is_alive
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
-from actors.model.errors import AgentisoError, MachineFailed
-from actors.model.files import tail
-from actors.model.machine import MachineRecord
+from actors.model.errors import AgentisoError, GuestBroken, MachineFailed
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord
-from actors.model.states import Event, State
+from actors.model.states import Event
 from actors.workspace import launch as launching
 from actors.workspace import ports
+from actors.workspace.adoption import give_up_process
+from actors.workspace.attendance import attend
 from actors.workspace.launch import launch
 from actors.workspace.resources import Resources
 
-log = logging.getLogger("agentiso.workspace")
-ADOPT_LIMIT_S: Final = 10.0
-"""How long a machine may take to answer a supervisor that has just started; it is tried again."""
-SEEK_LIMIT_S: Final = 3.0
-"""The same of later tries, during which the workspace cannot be changed."""
-SEEK_FIRST_S: Final = 1.0
-SEEK_MOST_S: Final = 30.0
+STOP_ANSWER_S: Final = 3.0
+"""A guest that does not answer within this is ended without being asked to power off."""
+SYNC_LIMIT_S: Final = 30.0
+"""For a guest that answers to write what it has to its disk, before it powers off."""
+NOT_WRITTEN: Final = (
+    "The guest did not answer, so it was ended as by a power cut: what it had not written to its disk is lost."
+)
+PAUSED_ALONE: Final = (
+    "The guest did not answer, so QEMU alone made it stand still: it can be resumed, kept as a snapshot with its "
+    "memory, or stopped; what needs a whole disk has to wait until it answers."
+)
 
 
 async def bring_back(own: Resources, source: Checkpoint | None, *, head: str | None) -> None:
@@ -97,181 +98,60 @@ async def _take_over(
     finally:
         own.store.release(f"machine:{machine.spec.uuid}")
     earlier, own.machine = own.machine, machine
-    _attend(own, machine)
+    attend(own, machine)
     with trio.CancelScope(shield=True):
         if earlier is not None:
             await earlier.end()
         await ports.settle(own, machine)
 
 
-def _attend(own: Resources, machine: Machine) -> None:
-    own.background("watch over its machine", _watch, own, machine)
-    own.background("watch for a full disk", machine.resume_when_stalled)
+async def stop(own: Resources) -> str:
+    """End the machine after its guest has written its disks, and say if it had not.
 
-
-async def _watch(own: Resources, machine: Machine) -> None:
-    """Notice the end of a machine that nobody asked for."""
-    await machine.process.wait_exit()
-    if own.machine is machine:
-        words, log = machine.console(600).strip() or "nothing", tail(machine.spec.qemu_log, 600).strip() or "nothing"
-        # Where that cannot be read now, all of this is tried again.
-        layer = machine.layer if machine.doubtful_layer is None else own.last_layer()
-        own.machine = None
-        try:
-            own.note(
-                Event.MACHINE_DIED,
-                machine=None,
-                layer=layer,
-                failure=f"Its machine ended by itself. The console's last words: {words}\nQEMU said: {log}",
-            )
-        finally:
-            await machine.end()
-
-
-async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
-    """Take hold of the machine that the record names, or write down that it is gone, or that it cannot be reached.
-
-    It is gone only if its process is: what runs and does not answer runs on.
-
-    Raises:
-        OSError: it cannot be told whether the process runs.
-
+    Of a suspended workspace only the disk is kept.
     """
-    record, machine_record = own.record, own.record.machine
-    assert machine_record is not None
-    if not is_alive(machine_record.process):
-        _bury(own, machine_record)
-        return
-    try:
-        machine = await _take_hold(own, machine_record, limit_s)
-    except (AgentisoError, OSError) as error:
-        if not is_alive(machine_record.process):
-            _bury(own, machine_record)
-            return
-        log.warning("workspace %s is unreachable: %s", record.name, error)
-        if own.lifecycle.state is not State.UNREACHABLE or own.record.failure is None:
-            own.note(Event.LOST, failure=_unreachable(record.name, error))
-        return
-    if machine is None:
-        _bury(own, machine_record)
-        return
-    machine.evidence, machine.start_seconds = record.evidence, record.start_seconds
-    own.machine = machine
-    found = Event.PAUSED if record.stands_still else Event.RESUMED
-    own.note(found if own.lifecycle.state is State.UNREACHABLE else None, layer=machine.layer, failure=None)
-    await ports.settle(own, machine, adopted=True)
-    _attend(own, machine)
-
-
-async def _take_hold(own: Resources, machine_record: MachineRecord, limit_s: float) -> Machine | None:
-    """Connect to a machine, which runs on or stands still as its record says; ``None`` if its process has ended."""
-    record, host = own.record, own.host
-    fingerprint = machine_record.fingerprint
-    if fingerprint is None:
-        # Written down by an agentiso that did not note it.
-        image = await host.load_image(record.image_digest)
-        fingerprint = await host.fingerprint(image, record.shape, record.network, record.channel)
-    machine = await start.adopt(
-        own.nursery,
-        host.adopted_place(record, machine_record),
-        fingerprint,
-        machine_record,
-        layer=record.layer or "",
-        disk_bytes=record.disk_bytes,
-        limit_s=limit_s,
-    )
-    if machine is not None and record.stands_still:
-        try:
-            await standstill.hold(machine, FileSystem.QUIESCED)
-        except BaseException:
-            await machine.release()
-            raise
-    return machine
-
-
-def _bury(own: Resources, machine_record: MachineRecord) -> None:
-    """Write down that the machine's process has ended while nobody watched it."""
-    own.note(
-        Event.MACHINE_DIED,
-        machine=None,
-        layer=own.last_layer(),
-        stands_still=False,
-        failure="Its machine ended while no supervisor was running.",
-    )
-    shutil.rmtree(machine_record.directory, ignore_errors=True)
-
-
-def _unreachable(name: str, error: Exception) -> str:
-    return (
-        f"Its machine runs and cannot be reached: {error} It is left alone and tried again. To give it up: "
-        f"`agentiso stop {name}` (its disk stays), restore a snapshot, or destroy the workspace."
-    )
-
-
-async def seek(own: Resources, changing: trio.Lock) -> None:
-    """Try again and again to take hold of a machine that cannot be reached, until it is found or given up."""
-    pause_s = SEEK_FIRST_S
-    while own.lifecycle.state is State.UNREACHABLE:
-        await trio.sleep(pause_s)
-        pause_s = min(2 * pause_s, SEEK_MOST_S)
-        async with changing:
-            if own.lifecycle.state is State.UNREACHABLE:
-                await adopt(own, limit_s=SEEK_LIMIT_S)
-
-
-async def give_up_process(own: Resources) -> None:
-    """End the process of a machine that cannot be reached, if there is one: the workspace has failed then.
-
-    Raises:
-        MachineFailed: the process does not end.
-
-    """
-    machine_record = own.record.machine
-    if own.machine is not None or machine_record is None:
-        return
-    with trio.CancelScope(shield=True):
-        process = QemuProcess.adopt(machine_record.process)
-        if process is not None:
-            await process.end()
-            process.release()
-        if is_alive(machine_record.process):
-            raise MachineFailed(
-                f"Process {machine_record.process.pid} does not end.", remedy="The host's kernel holds it; try again."
-            )
-        own.note(
-            Event.MACHINE_DIED,
-            machine=None,
-            layer=own.last_layer(),
-            stands_still=False,
-            failure="Its machine could not be reached, and was given up.",
-        )
-        shutil.rmtree(machine_record.directory, ignore_errors=True)
-
-
-async def stop(own: Resources) -> None:
-    """End the machine after its guest has written its disks; of a suspended workspace only the disk is kept."""
     machine = own.machine
     if own.has_process:
         await give_up_process(own)
         own.save(Event.STOPPED, checkpoint=None, failure=None)
-        return
+        return NOT_WRITTEN
     if machine is None:
         source = own.store.load(own.record.suspended or "")
         settle_on(own, source, head=own.record.head)
         await own.store.collect()
-        return
-    if machine.held:
-        await standstill.let_go(machine)
-        own.note(Event.RESUMED, stands_still=False)
-    await _leave(own, machine, Event.STOPPED, grace_s=SHUTDOWN_GRACE_S)
+        return ""
+    if machine.held is not None:
+        if machine.held.whole and not machine.unsettled:
+            await _leave(own, machine, Event.STOPPED)
+            return ""
+        # What it had not written when it was paused may be written now.
+        with contextlib.suppress(AgentisoError):
+            await standstill.let_go(machine)
+            own.note(Event.RESUMED, stands_still=False)
+    writes = await _writes(machine)
+    written = await _leave(own, machine, Event.STOPPED, grace_s=SHUTDOWN_GRACE_S if writes else 0.0)
+    return "" if written else NOT_WRITTEN
 
 
-async def _leave(own: Resources, machine: Machine, event: Event, *, grace_s: float = 0.0, **changes: Any) -> None:
-    """Write down that the workspace has no machine any more, and end it; not cancellable."""
+async def _writes(machine: Machine) -> bool:
+    """Have the guest write its disks while it may still take its time; tell whether it answers."""
+    if machine.held is not None or not await standstill.guest_answers(machine, STOP_ANSWER_S):
+        return False
+    with contextlib.suppress(GuestBroken):
+        await machine.client.sync_disks(SYNC_LIMIT_S)
+    return True
+
+
+async def _leave(own: Resources, machine: Machine, event: Event, *, grace_s: float = 0.0, **changes: Any) -> bool:
+    """Write down that the workspace has no machine any more, and end it; not cancellable.
+
+    Returns whether the guest wrote its disks within ``grace_s``.  If it cannot be written down, nothing has happened.
+    """
     with trio.CancelScope(shield=True):
         own.save(event, machine=None, checkpoint=None, layer=machine.layer, stands_still=False, **changes)
         own.machine = None
-        await machine.end(grace_s=grace_s)
+        written = await machine.end(grace_s=grace_s)
+    return written  # noqa: RET504 - the shield keeps nothing from returning, which a type checker cannot know
 
 
 def settle_on(own: Resources, source: Checkpoint, *, head: str | None) -> None:
@@ -293,15 +173,21 @@ def settle_on(own: Resources, source: Checkpoint, *, head: str | None) -> None:
         )
 
 
-async def pause(own: Resources) -> None:
-    """Have the machine stand still; its memory stays on the host."""
-    await standstill.hold(own.live(), FileSystem.QUIESCED)
+async def pause(own: Resources) -> str:
+    """Have the machine stand still, its memory kept on the host; say if its guest had no part in that."""
+    pause = await standstill.hold(own.live(), FileSystem.QUIESCED, guest_needed=False)
     own.note(Event.PAUSED, stands_still=True)
+    return PAUSED_ALONE if pause.alone else ""
 
 
 async def suspend(own: Resources, by: str) -> None:
-    """Checkpoint the machine and end it; nothing of it runs after the checkpoint, or it would be done twice."""
-    machine, owner = own.live(), f"suspend:{new_id()}"
+    """Checkpoint the machine and end it; nothing of it runs after the checkpoint, or it would be done twice.
+
+    Raises:
+        GuestBroken: the guest does not answer, as it would have to when it is resumed; nothing was changed.
+
+    """
+    machine = own.live()
     was_held = machine.held is not None
     if not was_held:
         await standstill.hold(machine, FileSystem.WRITTEN)
@@ -314,8 +200,7 @@ async def suspend(own: Resources, by: str) -> None:
         if own.machine is machine:
             own.settle_layer(machine)
             if not was_held:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + standstill.RESUME_LIMIT_S):
-                    await standstill.let_go(machine)
+                await standstill.give_up(machine)
         raise
     with trio.CancelScope(shield=True):
         # Nobody may have asked for it who would wait for that.

@@ -224,7 +224,7 @@ class Describe(Message[WorkspaceInfo]):
 
 @attrs.frozen
 class ReadLog(Message[str]):
-    """Return the end of a log of the machine: of the guest's ``console``, or of ``qemu``; empty without a machine."""
+    """Return the end of a log of the machine, or of the last one: of the guest's ``console``, or of ``qemu``."""
 
     log: str = "console"
     max_bytes: int = 4096

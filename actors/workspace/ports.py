@@ -11,7 +11,8 @@ from typing import Final
 import attrs
 
 from actors.machine.machine import Machine
-from actors.machine.network import hostfwd
+from actors.machine.network.host_ports import check_free, free_port
+from actors.machine.network.protocol import Forwards
 from actors.model.errors import AgentisoError, InvalidArgument, NoCapacity, NotFound, PortTaken
 from actors.model.info import PortForward
 from actors.workspace.resources import Resources
@@ -56,7 +57,7 @@ async def add(own: Resources, guest_port: int, host_port: int | None) -> PortFor
             )
         return await _open_again(own, known)
     for _ in range(1 if host_port else RACES):
-        chosen = host_port or hostfwd.free_port(set(own.host.forwarded))
+        chosen = host_port or free_port(set(own.host.forwarded))
         try:
             return await _add(own, PortForward(guest_port, chosen))
         except PortTaken as error:
@@ -70,14 +71,14 @@ async def _add(own: Resources, forward: PortForward) -> PortForward:
             f"Port {forward.host_port} of the host is forwarded to another guest port or workspace.",
             remedy="Choose another, or leave it out to get a free one.",
         )
-    hostfwd.check_free(forward.host_port)
+    check_free(forward.host_port)
     own.host.forwarded[forward.host_port] = own.record.id
     before = own.record.forwards
     try:
         # Written down first: an adopting supervisor closes what no record has, and opens what one has.
         own.save(forwards=(*before, forward))
         if own.machine is not None:
-            await hostfwd.add(own.machine.qmp, guest_port=forward.guest_port, host_port=forward.host_port)
+            await _open(own, own.machine, forward)
     except BaseException:
         own.note(forwards=before)
         own.host.forwarded.pop(forward.host_port, None)
@@ -87,7 +88,7 @@ async def _add(own: Resources, forward: PortForward) -> PortForward:
 
 async def _open_again(own: Resources, forward: PortForward) -> PortForward:
     if forward.fault and own.machine is not None:
-        await hostfwd.add(own.machine.qmp, guest_port=forward.guest_port, host_port=forward.host_port)
+        await _open(own, own.machine, forward)
         mended = attrs.evolve(forward, fault="")
         own.save(forwards=tuple(mended if known is forward else known for known in own.record.forwards))
         return mended
@@ -106,7 +107,7 @@ async def remove(own: Resources, guest_port: int) -> PortForward:
         known = ", ".join(str(each.guest_port) for each in own.record.forwards) or "none"
         raise NotFound(f"Guest port {guest_port} is not forwarded; forwarded are: {known}.", remedy="List them.")
     if own.machine is not None:
-        await hostfwd.remove(own.machine.qmp, forward.host_port)
+        await _forwards(own).remove(own.machine.qmp, own.machine.spec.link, forward.host_port)
     own.save(forwards=tuple(each for each in own.record.forwards if each is not forward))
     own.host.forwarded.pop(forward.host_port, None)
     return forward
@@ -114,16 +115,18 @@ async def remove(own: Resources, guest_port: int) -> PortForward:
 
 async def settle(own: Resources, machine: Machine, *, adopted: bool = False) -> None:
     """Give a machine the forwards of the record, and take others away; what fails is noted and fails nothing else."""
-    if own.record.network != "user" or not (own.record.forwards or adopted):
+    network = own.host.networks.get(own.record.network)
+    if network is None or network.forwards is None or not (own.record.forwards or adopted):
         return
+    link = machine.spec.link
     settled: list[PortForward] = []
     try:
-        present = await hostfwd.present(machine.qmp) if adopted else {}
+        present = await network.forwards.present(machine.qmp, link) if adopted else {}
         wanted = {forward.host_port: forward.guest_port for forward in own.record.forwards}
         for host_port in present.keys() - wanted.keys():
-            await hostfwd.remove(machine.qmp, host_port)
+            await network.forwards.remove(machine.qmp, link, host_port)
         for forward in own.record.forwards:
-            fault = "" if forward.host_port in present else await _fault(machine, forward)
+            fault = "" if forward.host_port in present else await _fault(own, machine, forward)
             settled.append(attrs.evolve(forward, fault=fault))
     except AgentisoError as error:
         settled += [attrs.evolve(each, fault=error.message) for each in own.record.forwards[len(settled) :]]
@@ -131,21 +134,39 @@ async def settle(own: Resources, machine: Machine, *, adopted: bool = False) -> 
         own.note(forwards=tuple(settled))
 
 
-async def _fault(machine: Machine, forward: PortForward) -> str:
+async def _fault(own: Resources, machine: Machine, forward: PortForward) -> str:
     """Open a forward; return why it could not be."""
     try:
-        hostfwd.check_free(forward.host_port)
-        await hostfwd.add(machine.qmp, guest_port=forward.guest_port, host_port=forward.host_port)
+        check_free(forward.host_port)
+        await _open(own, machine, forward)
     except PortTaken as error:
         return error.message
     return ""
 
 
-def _check(own: Resources, guest_port: int, host_port: int | None) -> None:
-    if own.record.network != "user":
+async def _open(own: Resources, machine: Machine, forward: PortForward) -> None:
+    await _forwards(own).add(machine.qmp, machine.spec.link, guest_port=forward.guest_port, host_port=forward.host_port)
+
+
+def _forwards(own: Resources) -> Forwards:
+    """Return how ports are forwarded on the workspace's network.
+
+    Raises:
+        InvalidArgument: they cannot be.
+
+    """
+    network = own.network
+    if network.forwards is None:
+        able = next(known.name for known in own.host.networks if known.forwards is not None)
+        lack = f"the {network.name} network, which forwards no ports" if network.wired else "no network"
         raise InvalidArgument(
-            f"Workspace {own.record.name} has no network.", remedy='Create one with network="user" to forward ports.'
+            f"Workspace {own.record.name} has {lack}.", remedy=f'Create one with network="{able}" to forward ports.'
         )
+    return network.forwards
+
+
+def _check(own: Resources, guest_port: int, host_port: int | None) -> None:
+    _forwards(own)
     if not 1 <= guest_port <= MAX_PORT:
         raise InvalidArgument(f"{guest_port} is not a port.", remedy=f"Use 1 to {MAX_PORT}.")
     if host_port is not None and not MIN_HOST_PORT <= host_port <= MAX_PORT:

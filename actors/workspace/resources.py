@@ -11,11 +11,13 @@ import attrs
 import trio
 
 from actors.machine.machine import Machine
+from actors.machine.network.protocol import Network
+from actors.machine.qemu import logs
 from actors.machine.storage.holds import BLOCK
 from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import AgentisoError, HostFailed, IllegalState, NoCapacity
-from actors.model.files import exhaustion_reported, make_durable
+from actors.model.files import failures_reported, make_durable, tail
 from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event, Lifecycle
@@ -48,6 +50,16 @@ class Resources:
     def store(self) -> Store:
         """Where its layers and checkpoints are."""
         return self.host.store
+
+    @property
+    def network(self) -> Network:
+        """How its machines are connected.
+
+        Raises:
+            HostUnfit: this version of agentiso has no such network.
+
+        """
+        return self.host.networks.named(self.record.network)
 
     @property
     def directory(self) -> Path:
@@ -96,7 +108,7 @@ class Resources:
             NoCapacity, HostFailed: it cannot be written down; the disk must not be switched.
 
         """
-        with exhaustion_reported():
+        with failures_reported():
             # The layer first: one that an intent names after a power loss is whole.
             await make_durable(self.store.layer(layer))
             self.journal.will(Kind.LAYER, layer, over=over)
@@ -203,6 +215,19 @@ class Resources:
         self._written, self.behind = record, False
         self.hold()
         self.host.changes.note(record.id)
+
+    def log(self, which: str, max_bytes: int) -> str:
+        """Return the end of a log, ``console`` or ``qemu``, of the machine, or of the last one that has ended.
+
+        Raises:
+            NoCapacity, HostFailed: it cannot be read.
+
+        """
+        # That of a machine that cannot be reached is still there.
+        running = self.record.machine
+        directory = Path(running.directory) if running else self.directory / logs.KEPT
+        with failures_reported():
+            return tail(directory / (logs.CONSOLE if which == "console" else logs.QEMU), max_bytes)
 
     def live(self) -> Machine:
         """Return the machine.

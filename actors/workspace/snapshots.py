@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import attrs
 import trio
 
 from actors.machine import checkpoint as checkpoints
+from actors.machine import pause as standstill
 from actors.machine.compaction import compact
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
-from actors.model.errors import IllegalState, NotFound
+from actors.model.errors import AgentisoError, GuestBroken, IllegalState, MachineFailed, NotFound, RestoreUnproven
 from actors.model.info import SnapshotInfo
 from actors.model.names import new_id
 from actors.model.states import State
 from actors.workspace import tree
-from actors.workspace.lifecycle import bring_back, give_up_process, settle_on
+from actors.workspace.adoption import give_up_process
+from actors.workspace.lifecycle import bring_back, settle_on
 from actors.workspace.resources import Resources
 
+WAY_BACK_S: Final = 3.0
+"""A way back does not need the present guest's answer, and waits no longer for it."""
+TAKEN_ALONE: Final = (
+    "The guest did not answer, so this was taken without it: its disk is as after a power cut, and a machine restored "
+    "from its memory may not answer either; then restore it with disk_only."
+)
+KEPT_ALONE: Final = (
+    "The guest did not answer before: undo brings it back as it was, or if it does not answer then either, its disk as "
+    "after a power cut."
+)
 
-async def take(own: Resources, owner: str, *, with_memory: bool = True, durable: bool = False) -> checkpoints.Taken:
+
+async def take(
+    own: Resources, owner: str, *, with_memory: bool = True, durable: bool = False, guest_needed: bool = True
+) -> checkpoints.Taken:
     """Checkpoint what there is, held for ``owner``: the machine, the disk, or what a suspended workspace resumes from.
+
+    Unless the guest is needed, it is done without it where it does not answer; see `checkpoints.take`.
 
     Raises:
         IllegalState: the workspace has no disk yet, or is suspended and its disk is wanted without the memory.
@@ -47,7 +65,7 @@ async def take(own: Resources, owner: str, *, with_memory: bool = True, durable:
         await compact(machine, store.layer(machine.layer), own.host.settings.limits.max_disk_layers)
     try:
         taken = await checkpoints.take(
-            machine, store, with_memory=with_memory, durable=durable, intend=own.intend_layer
+            machine, store, with_memory=with_memory, durable=durable, guest_needed=guest_needed, intend=own.intend_layer
         )
         store.hold(owner, {taken.checkpoint.id})
     finally:
@@ -69,11 +87,11 @@ def _take_disk(own: Resources, owner: str) -> checkpoints.Taken:
 
 
 async def create(own: Resources, name: str, *, with_memory: bool) -> SnapshotInfo:
-    """Keep a checkpoint under a name, flushed to stable storage."""
+    """Keep a checkpoint under a name, flushed to stable storage; with memory also of a guest that does not answer."""
     tree.check_new_name(own.record, name)
     owner, began = f"snapshot:{new_id()}", time.perf_counter()
     try:
-        taken = await take(own, owner, with_memory=with_memory, durable=True)
+        taken = await take(own, owner, with_memory=with_memory, durable=True, guest_needed=not with_memory)
         made = taken.checkpoint
         own.save(**tree.add(own.record, name, made))
     finally:
@@ -81,11 +99,15 @@ async def create(own: Resources, name: str, *, with_memory: bool) -> SnapshotInf
     if not made.digest:
         own.background("digest", integrity.add_digest_later, own.store, made)
     info = tree.infos(own.record)[-1]
-    return attrs.evolve(info, pause_ms=taken.pause_s * 1000, seconds=time.perf_counter() - began)
+    note = TAKEN_ALONE if made.alone else ""
+    return attrs.evolve(info, pause_ms=taken.pause_s * 1000, seconds=time.perf_counter() - began, note=note)
 
 
-async def restore(own: Resources, name: str, *, disk_only: bool) -> None:
-    """Go back to a snapshot; where the workspace was before can be had again by `undo`."""
+async def restore(own: Resources, name: str, *, disk_only: bool) -> str:
+    """Go back to a snapshot, whatever the present machine does; where it was before can be had again by `undo`.
+
+    Returns what has to be said of that step back, if it is not as whole as usual or could not be kept.
+    """
     snapshot = tree.find(own.record, name)
     source = own.store.load(snapshot.checkpoint)
     await give_up_process(own)
@@ -96,7 +118,7 @@ async def restore(own: Resources, name: str, *, disk_only: bool) -> None:
         # The oldest step goes only if the restore succeeds.
         with own.store.held(*(step.checkpoint for step in steps)):
             try:
-                await _keep_undo(own, f"restore of {snapshot.name}")
+                note = await _keep_undo(own, f"restore of {snapshot.name}")
                 await bring_back(own, source, head=snapshot.id)
             except BaseException:
                 own.note(undo=steps)
@@ -104,27 +126,44 @@ async def restore(own: Resources, name: str, *, disk_only: bool) -> None:
     finally:
         with trio.CancelScope(shield=True):
             await own.store.collect()
+    return note
 
 
-async def _keep_undo(own: Resources, before: str) -> None:
-    limits, owner = own.host.settings.limits, f"undo:{new_id()}"
+async def _keep_undo(own: Resources, before: str) -> str:
+    """Keep where the workspace is now, if at all possible; a machine that cannot be checkpointed is no reason to stay.
+
+    Returns what has to be said of it.
+    """
+    limits, owner, machine = own.host.settings.limits, f"undo:{new_id()}", own.machine
     if not limits.max_undo:
-        return
+        return ""
+    answers = machine is None or machine.held is not None or await standstill.guest_answers(machine, WAY_BACK_S)
     try:
-        made = (await take(own, owner)).checkpoint
+        made = (await take(own, owner, guest_needed=answers)).checkpoint
         own.save(
             **tree.push_undo(own.record, made, before, max_count=limits.max_undo, max_bytes=limits.max_undo_mb * 2**20)
         )
+    except (GuestBroken, MachineFailed) as error:
+        return f"This cannot be undone, since what was before could not be kept: {error.message}"
+    except AgentisoError as error:
+        if answers:
+            # What is in order is not thrown away for want of room on the host's disk.
+            raise
+        return f"This cannot be undone, since what was before could not be kept: {error.message}"
     finally:
         own.store.release(owner)
     own.background("digest", integrity.add_digest_later, own.store, made)
+    return KEPT_ALONE if made.alone else ""
 
 
 async def undo(own: Resources) -> str:
     """Go back to where the workspace was before its last restore; say what was undone.
 
+    What had failed before that restore has no machine to go back to: it gets its disk back, and is stopped.
+
     Raises:
         NotFound: nothing can be undone.
+        IllegalState: it had failed before, and has a machine now, which would be lost for that disk.
 
     """
     if not own.record.undo:
@@ -133,20 +172,51 @@ async def undo(own: Resources) -> str:
             remedy="Only a restore can be; take a snapshot before other things.",
         )
     *earlier, step = own.record.undo
+    had_failed = step.state is State.FAILED
+    if had_failed and own.lifecycle.state not in (State.STOPPED, State.FAILED):
+        raise IllegalState(
+            f"Workspace {own.record.name} had failed before the {step.before}: there is no machine to go back to, only "
+            "the disk that it left.",
+            remedy="Stop the workspace first if you want that disk: undo then puts it back, for the workspace to start "
+            "from. Take a snapshot before, to keep what there is now.",
+        )
     source = own.store.load(step.checkpoint)
     await give_up_process(own)
+    note = f"The {step.before} was undone."
     if step.has_memory or step.state is State.RUNNING:
-        await bring_back(own, source, head=step.head)
+        note += await _bring_back_somehow(own, source, head=step.head)
     else:
-        settle_on(own, source, head=step.head)
-        machine, own.machine = own.machine, None
-        if machine is not None:
-            with trio.CancelScope(shield=True):
-                await machine.end()
+        await _go_without_machine(own, source, head=step.head)
+    if had_failed:
+        note += " It had failed before that, so it is stopped now, on the disk that it had then."
     own.save(undo=tuple(earlier))
     with trio.CancelScope(shield=True):
         await own.store.collect()
-    return f"The {step.before} was undone."
+    return note
+
+
+async def _bring_back_somehow(own: Resources, source: Checkpoint, *, head: str | None) -> str:
+    """Bring back a step; what was kept of a guest that did not answer, and still does not, is booted from its disk."""
+    try:
+        await bring_back(own, source, head=head)
+    except (MachineFailed, RestoreUnproven) as error:
+        if not source.alone:
+            raise
+        await bring_back(own, attrs.evolve(source, has_memory=False), head=head)
+        return f" It was booted from its disk, since its guest did not answer before either: {error.message}"
+    return ""
+
+
+async def _go_without_machine(own: Resources, source: Checkpoint, *, head: str | None) -> None:
+    """Have the workspace be stopped on a checkpoint's disk, and end its machine."""
+    machine = own.machine
+    try:
+        settle_on(own, source, head=head)
+    finally:
+        if machine is not None and own.lifecycle.state is State.STOPPED:
+            own.machine = None
+            with trio.CancelScope(shield=True):
+                await machine.end()
 
 
 async def delete(own: Resources, name: str, *, cascade: bool) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from actors.model.settings import Pool
 from actors.workspace.host import Host
 from agentiso.bench import floor
 from agentiso.bench.result import Aim, Found
-from agentiso.library.images import loader
+from agentiso.library.image_shelf import loader
 from agentiso.library.opening import open_system
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
@@ -107,7 +107,8 @@ class Bench:
             image, fingerprint, workspace_dir=directory, layer="unused", checkpoint=None, allow_internet=False,
             mac=FLOOR_MAC,
         )  # fmt: skip
-        return attrs.evolve(spec, disk=directory / "disk.qcow2", ram=ram or spec.ram, ram_read_only=False)
+        link = await spec.network.plan(spec.wanted_link)
+        return attrs.evolve(spec, disk=directory / "disk.qcow2", ram=ram or spec.ram, ram_read_only=False, link=link)
 
     async def bare_restorer(self, memory_mb: int | None = None) -> Callable[[], floor.BareMachine]:
         """Return what restores the template by hand and runs ``true``, which any thread may do."""

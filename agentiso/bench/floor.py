@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from actors.machine import descriptors
 from actors.machine.qemu import command_line
-from actors.machine.qemu.command_line import CHANNEL_FD, QMP_FD, ROOT_DEVICE, STATE_FD, MachineSpec
+from actors.machine.qemu.command_line import ROOT_DEVICE, MachineSpec
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.storage import ram_image
 from actors.machine.storage.checkpoint import Checkpoint
@@ -45,15 +46,15 @@ class BareMachine:
         self._streams = [unix_sockets.connect(path) for path in paths]
         for stream in self._streams:
             stream.settimeout(LIMIT_S)
-        descriptors = {QMP_FD: listeners[0].fileno(), CHANNEL_FD: listeners[1].fileno()}
+        handed = {descriptors.QMP: listeners[0].fileno(), descriptors.CHANNEL: listeners[1].fileno()}
         state_file = state.open("rb") if state else None
         if state_file:
-            descriptors[STATE_FD] = state_file.fileno()
+            handed[descriptors.STATE] = state_file.fileno()
         else:
             spec.key_file.write_bytes(key)
             ram_image.create_zero(spec.ram, spec.shape.memory_mb * 2**20)
         argv = command_line.build(spec, restoring=state is not None)
-        self.process = QemuProcess.spawn(argv, uuid=spec.uuid, log=spec.qemu_log, descriptors=descriptors)
+        self.process = QemuProcess.spawn(argv, uuid=spec.uuid, log=spec.qemu_log, descriptors=handed)
         for listener in listeners:
             listener.close()
         if state_file:

@@ -19,7 +19,7 @@ from actors.model.settings import Settings
 from actors.model.states import State
 from agentiso.bench.bench import Bench, Plan, ms_since
 from agentiso.bench.result import Aim, Found
-from agentiso.library.images import loader
+from agentiso.library.image_shelf import loader
 from agentiso.library.opening import open_system
 from agentiso.library.system import System
 

@@ -1,13 +1,19 @@
-"""`agentiso check`: every probe of the host, the image builder's tools and the images."""
+"""`agentiso check`: every probe of the host, the image builder's tools, the images, and what is kept."""
 
 from __future__ import annotations
 
 import trio
 
-from actors.machine.accelerator import probe_accelerators
-from actors.machine.probe import ProbeResult, probe_host, probe_qemu
+from actors.machine.accelerator.verdict import probe_accelerators
+from actors.machine.probe import probe_host
+from actors.machine.qemu_build import probe_qemu
 from actors.model.errors import AgentisoError
+from actors.model.host_check import ProbeResult
 from actors.model.settings import Settings
+from actors.registry.recovery import read_all
+from agentiso.cli.doctor import PARTS
+from agentiso.client.dialling import is_running
+from agentiso.client.tools import call
 from imagebuild import Image, load_image, probe_tools
 
 
@@ -18,6 +24,7 @@ async def run_checks(settings: Settings) -> list[ProbeResult]:
         ProbeResult(f"build tool {probe.name}", probe.ok or None, probe.reason, "", probe.fix)
         for probe in probe_tools()
     ]
+    results.append(await _state(settings))
     try:
         image = load_image(settings.images, settings.image)
     except AgentisoError as error:
@@ -36,3 +43,24 @@ async def _accelerators(settings: Settings, image: Image) -> list[ProbeResult]:
         return [ProbeResult("accelerator", False, "none works", error.message, error.remedy)]
     reasons = "; ".join(f"{tried.name}: {tried.reason}" for tried in verdict.candidates)
     return [ProbeResult("accelerator", True, verdict.chosen, reasons)]
+
+
+async def _state(settings: Settings) -> ProbeResult:
+    """Ask the supervisor that runs what needs a look, or see whether the records can be read."""
+    if is_running(settings):
+        try:
+            found = await call(settings, None, "doctor", {"again": False}, lambda _step: None)
+        except AgentisoError as error:
+            return ProbeResult("workspaces", False, "no answer", error.message, "agentiso doctor")
+        whats = [trouble["what"] for part in PARTS for trouble in found[part]]
+    else:
+        try:
+            read = await trio.to_thread.run_sync(read_all, settings.state_dir / "workspaces")
+        except FileNotFoundError:
+            return ProbeResult("workspaces", True, "none yet")
+        except OSError as error:
+            return ProbeResult("workspaces", False, "unreadable", str(error), "agentiso doctor")
+        whats = [trouble.what for trouble in read.troubles]
+    if whats:
+        return ProbeResult("workspaces", False, f"{len(whats)} to look at", ", ".join(whats), "agentiso doctor")
+    return ProbeResult("workspaces", True, "healthy")

@@ -6,7 +6,7 @@ import sys
 from typing import Any, Final
 
 from agentiso.cli.common import Commands, call_tool, columns, run_interruptibly, show
-from agentiso.client.dialling import is_running
+from agentiso.display.units import size
 from agentiso.library.config import load_settings
 
 EXAMPLES: Final = """\
@@ -14,6 +14,8 @@ EXAMPLES: Final = """\
   agentiso image build tiny --root busybox     a root disk of a few MB
   agentiso image warm base --memory-mb 1024    so that the first such workspace starts fast too
   agentiso image verify base
+  agentiso image list                          and who uses each
+  agentiso image remove 48da74ea               one that was built anew since, by its digest
 """
 
 
@@ -26,7 +28,7 @@ def register(commands: Commands) -> None:
         "action", choices=("build", "list", "verify", "remove", "warm"),
         help="verify: hold its files against their digests; warm: boot its template now, so that no create has to",
     )  # fmt: skip
-    made.add_argument("name", nargs="?", default="base", help="of the image; base if left out")
+    made.add_argument("name", nargs="?", default="base", help="of the image, or its digest; base if left out")
     made.add_argument("--root", choices=("debian", "busybox"), default="debian", help="kind of root disk to build")
     made.add_argument(
         "--kernel", choices=("stock", "small"), default="stock",
@@ -34,38 +36,55 @@ def register(commands: Commands) -> None:
     )  # fmt: skip
     made.add_argument("--vcpus", type=int, help="of the template to warm")
     made.add_argument("--memory-mb", type=int, help="of the template to warm")
+    made.add_argument("--force", action="store_true", help="remove at least the name of one that is used")
 
 
 def _image(a: Any) -> int:
+    return {"build": _build, "list": _list, "verify": _verify, "remove": _remove, "warm": _warm}[a.action](a)
+
+
+def _build(a: Any) -> int:
     import imagebuild
 
     images_dir = load_settings(a.config).images
-    if a.action == "list":
-        found = imagebuild.list_images(images_dir)
-        rows = [("NAME", "DIGEST", "SUITE", "KERNEL")]
-        rows += [(i.name, i.digest, i.manifest.suite, i.manifest.kernel_version) for i in found]
-        return show(
-            a,
-            [dict(zip(("name", "digest", "suite", "kernel"), row, strict=True)) for row in rows[1:]],
-            columns(rows),
+    image = run_interruptibly(
+        lambda: imagebuild.build_image(
+            a.name, images_dir, progress=show_progress, root_kind=a.root, kernel_kind=a.kernel
         )
-    if a.action == "build":
-        image = run_interruptibly(
-            lambda: imagebuild.build_image(
-                a.name, images_dir, progress=show_progress, root_kind=a.root, kernel_kind=a.kernel
-            )
-        )
-        return show(a, {"name": a.name, "digest": image.digest}, f"image {a.name} is ready ({image.digest})")
-    if a.action == "verify":
-        imagebuild.verify_image(imagebuild.load_image(images_dir, a.name))
-        return show(a, {"name": a.name, "ok": True}, f"image {a.name} is whole")
-    if a.action == "warm":
-        return _warm(a)
-    imagebuild.remove_image(images_dir, a.name)
-    if is_running(load_settings(a.config)):
-        # Otherwise the next supervisor finds that they are stale.
-        call_tool(a, "template_drop")
-    return show(a, {"name": a.name, "removed": True}, f"image {a.name} was removed")
+    )
+    return show(a, {"name": a.name, "digest": image.digest}, f"image {a.name} is ready ({image.digest})")
+
+
+def _list(a: Any) -> int:
+    found = call_tool(a, "image_list")["images"]
+    rows = [("NAME", "DIGEST", "SUITE", "KERNEL", "SIZE", "USED BY")]
+    rows += [
+        (" ".join(i["names"]) or "-", i["digest"] or "-", i["suite"] or "-", i["kernel"] or "-", size(i["size_bytes"]),
+         "; ".join(i["used_by"]) or "-")
+        for i in found
+    ]  # fmt: skip
+    for image in found:
+        if image["fault"]:
+            print(f"{' '.join(image['names']) or image['digest']} cannot be used: {image['fault']}", file=sys.stderr)
+    return show(a, found, columns(rows))
+
+
+def _verify(a: Any) -> int:
+    import imagebuild
+
+    imagebuild.verify_image(imagebuild.load_image(load_settings(a.config).images, a.name))
+    return show(a, {"name": a.name, "ok": True}, f"image {a.name} is whole")
+
+
+def _remove(a: Any) -> int:
+    gone = call_tool(a, "image_remove", image=a.name, force=a.force)
+    names = " ".join(gone["names"]) or gone["digest"]
+    lines = [f"image {names} was removed" if gone["files_removed"] else f"the name {names} was removed"]
+    lines += [f"{dropped} went with it" for dropped in gone["dropped"]]
+    if not gone["files_removed"]:
+        why = f", for {'; '.join(gone['used_by'])}" if gone["used_by"] else ": it has another name"
+        lines.append(f"its files stay as {gone['digest']}{why}")
+    return show(a, gone, "\n".join(lines))
 
 
 def _warm(a: Any) -> int:

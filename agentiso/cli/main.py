@@ -16,6 +16,7 @@ from typing import Any, Final
 from actors.model.errors import AgentisoError
 from agentiso.cli import (
     commands,
+    doctor,
     environment,
     files,
     images,
@@ -50,6 +51,7 @@ GROUPS: Final = (
     templates,
     transfer,
     sessions,
+    doctor,
     service,
 )
 EXAMPLES = """\

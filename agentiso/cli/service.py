@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
 import trio
 
+from actors.model.settings import Settings
 from agentiso.cli.common import Commands, columns, run_interruptibly, show
+from agentiso.client.status import restart, status
+from agentiso.client.stopping import LIMIT_S, Stopped, stop
 from agentiso.library.config import load_settings, settings_to_plain
 from agentiso.protocol.sessions import DEFAULT_SESSION, PROFILES
 
@@ -22,6 +26,8 @@ DAEMON_EXAMPLES: Final = """\
   agentiso daemon                          run it in the foreground; others start it on demand
   agentiso daemon --http 127.0.0.1:8080    serve MCP over HTTP too
   agentiso daemon stop                     machines run on, and the next one adopts them
+  agentiso daemon restart                  after an upgrade; agents go on with the new one
+  agentiso daemon status                   which version runs, since when, for how many clients
 """
 BENCH_EXAMPLES: Final = """\
   agentiso bench --quick
@@ -36,9 +42,11 @@ def register(commands: Commands) -> None:
     made.add_argument("--session", default=os.environ.get("AGENTISO_SESSION", DEFAULT_SESSION), metavar="NAME",
                       help="whose workspaces are one's own, across restarts; made on first use")  # fmt: skip
     made.add_argument("--tools", choices=PROFILES, default="full", help="all tools, or a few for small models")
-    made = commands.add("daemon", _daemon, "run, or stop, the supervisor of the state directory", DAEMON_EXAMPLES)
-    made.add_argument("action", nargs="?", choices=("run", "stop"), default="run",
-                      help="run it here, or end the one that runs; machines survive it")  # fmt: skip
+    made = commands.add("daemon", _daemon, "run, end, replace or look at the supervisor", DAEMON_EXAMPLES)
+    made.add_argument("action", nargs="?", choices=tuple(ACTIONS), default="run",
+                      help="run it here, or do that with the one that runs; machines survive its end")  # fmt: skip
+    made.add_argument("--wait", type=float, default=LIMIT_S, metavar="SECONDS",
+                      help=f"how long `stop` and `restart` wait for its end; {LIMIT_S:g} if left out")  # fmt: skip
     made.add_argument("--idle-exit", type=float, metavar="SECONDS", help="end after being idle for so long")
     made.add_argument("--http", metavar="HOST:PORT", help="serve MCP over HTTP too, to whoever has a session's token")
     made = commands.add(
@@ -70,17 +78,57 @@ def _serve(a: Any) -> int:
 
 
 def _daemon(a: Any) -> int:
-    from agentiso.client.dialling import stop_daemon
-    from agentiso.supervisor.daemon import run_daemon
-
     settings = load_settings(a.config)
-    if a.action == "stop":
-        stopped = stop_daemon(settings)
-        return show(a, {"stopped": stopped}, "the supervisor was asked to end" if stopped else "no supervisor runs")
     if a.http is not None:
         settings = attrs.evolve(settings, http=attrs.evolve(settings.http, bind=a.http))
+    return ACTIONS[a.action](a, settings)
+
+
+def _run(a: Any, settings: Settings) -> int:
+    from agentiso.supervisor.daemon import run_daemon
+
     trio.run(lambda: run_daemon(settings, idle_exit_s=a.idle_exit))
     return 0
+
+
+def _stop(a: Any, settings: Settings) -> int:
+    stopped = trio.run(lambda: stop(settings, limit_s=a.wait, report=_report))
+    return show(a, {"stopped": stopped is not None, **_plain(stopped)}, _told(stopped))
+
+
+def _restart(a: Any, settings: Settings) -> int:
+    stopped, started = trio.run(
+        lambda: restart(settings, a.config, http=a.http, idle_exit_s=a.idle_exit, limit_s=a.wait, report=_report)
+    )
+    plain = {"stopped": _plain(stopped) or None, "pid": started.pid, "version": started.version}
+    return show(a, plain, f"{_told(stopped)}; one of agentiso {started.version} runs now (pid {started.pid})")
+
+
+def _status(a: Any, settings: Settings) -> int:
+    found = trio.run(status, settings)
+    return show(a, attrs.asdict(found), found.text)
+
+
+ACTIONS: Final[dict[str, Callable[[Any, Settings], int]]] = {
+    "run": _run, "stop": _stop, "restart": _restart, "status": _status,
+}  # fmt: skip
+
+
+def _report(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _plain(stopped: Stopped | None) -> dict[str, Any]:
+    return attrs.asdict(stopped) if stopped else {}
+
+
+def _told(stopped: Stopped | None) -> str:
+    if stopped is None:
+        return "no supervisor ran"
+    machines = {0: "no machine runs", 1: "1 machine runs on"}.get(
+        stopped.machines, f"{stopped.machines} machines run on"
+    )
+    return f"the supervisor (pid {stopped.pid}) has ended; {machines}"
 
 
 def _bench(a: Any) -> int:

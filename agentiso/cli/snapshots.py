@@ -75,7 +75,8 @@ def _snapshot(a: Any) -> int:
     if a.action == "create":
         made = call_tool(a, "snapshot_create", workspace_id=a.workspace, name=a.name, include_memory=not a.disk_only)
         cost = f"in {made['duration_secs']:.2f} s; {a.workspace} stood still for {made['pause_ms']:.0f} ms"
-        return show(a, made, f"snapshot {a.name} was taken {cost}")
+        note = f" ({made['note']})" if made["note"] else ""
+        return show(a, made, f"snapshot {a.name} was taken {cost}{note}")
     if a.action == "delete":
         gone = call_tool(a, "snapshot_delete", workspace_id=a.workspace, snapshot_name=a.name, cascade=a.cascade)
         return show(a, gone, f"deleted: {', '.join(gone['deleted'])}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -17,14 +18,13 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actors.model.errors import GuestBroken
+from actors.model.errors import SupervisorGone
 from actors.model.settings import Settings
-from actors.runtime.unix_sockets import dial
-from agentiso.client.dialling import connect_as
+from agentiso.client.dialling import connect
 from agentiso.client.tools import ToolFailed
-from agentiso.protocol.greeting import Hello
-from agentiso.supervisor.live import SOCKET, Framed
-from guest.wire import FILE_STREAM, Data, Message
+from agentiso.protocol.framed import Framed
+from agentiso.protocol.greeting import Greeting
+from guest.wire import FILE_STREAM, Data, Event, Message
 
 READ_BYTES: Final = 32 * 1024
 DEFAULT_SIZE: Final = (24, 80)
@@ -55,10 +55,12 @@ async def attach(
 
     Raises:
         ToolFailed: the supervisor's error.
+        SupervisorGone: it ended before the job did, which goes on.
 
     """
     job_id, end, interrupted = "", None, None
-    async with await _open(settings, config) as stream, trio.open_nursery() as nursery:
+    stream, _ = await connect(settings, Greeting("live"), config=config)
+    async with stream, trio.open_nursery() as nursery:
         peer = Framed(stream)
 
         async def interrupt(*, task_status: trio.TaskStatus[None]) -> None:
@@ -70,7 +72,7 @@ async def attach(
                     nursery.cancel_scope.cancel(reason="the user interrupted it")
 
         await nursery.start(interrupt)
-        await peer.send(Message(request))
+        await _say(peer, Message(request))
         while (event := await peer.receive()) is not None:
             if isinstance(event, Data):
                 on_output(event.stream, event.payload)
@@ -88,23 +90,13 @@ async def attach(
             else:
                 _raise(event.body)
         else:
-            raise GuestBroken(
-                "The supervisor closed the connection; the job goes on.", remedy="See `agentiso jobs`, or daemon.log."
+            what = f"the job {job_id} goes on" if job_id else "whether the command was started is unknown"
+            raise SupervisorGone(
+                f"The supervisor ended; {what}.",
+                remedy="`agentiso jobs` lists jobs, and `agentiso output -f` follows one on; both start a supervisor.",
             )
         nursery.cancel_scope.cancel(reason="the job has ended")
     return Attached(job_id, end, interrupted)
-
-
-async def _open(settings: Settings, config: Path | None) -> trio.SocketStream:
-    # It may have to be started.
-    await (await connect_as(settings, Hello(), config=config)).aclose()
-    try:
-        return dial(settings.state_dir / SOCKET)
-    except OSError as error:
-        raise GuestBroken(
-            f"The supervisor does not take live connections: {error}.",
-            remedy="It may be an older one. End it with `agentiso daemon stop`; the next command starts another.",
-        ) from error
 
 
 def _raise(body: dict[str, Any]) -> None:
@@ -116,6 +108,12 @@ def _raise(body: dict[str, Any]) -> None:
     raise failed
 
 
+async def _say(peer: Framed, event: Event) -> None:
+    """Send an event; that the supervisor is gone is told by what is received."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        await peer.send(event)
+
+
 async def _send_input(peer: Framed) -> None:
     while True:
         try:
@@ -124,7 +122,7 @@ async def _send_input(peer: Framed) -> None:
             # A regular file is always ready and cannot be waited for.
             await trio.lowlevel.checkpoint()
         data = os.read(0, READ_BYTES)
-        await peer.send(Data(0, FILE_STREAM, data))
+        await _say(peer, Data(0, FILE_STREAM, data))
         if not data:
             return
 
@@ -133,7 +131,7 @@ async def _follow_size(peer: Framed) -> None:
     with trio.open_signal_receiver(signal.SIGWINCH) as received:
         async for _ in received:
             rows, cols = terminal_size()
-            await peer.send(Message({"rows": rows, "cols": cols}))
+            await _say(peer, Message({"rows": rows, "cols": cols}))
 
 
 def terminal_size() -> tuple[int, int]:

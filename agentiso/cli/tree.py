@@ -69,7 +69,9 @@ def _facts(w: dict[str, Any], now: float) -> list[tuple[str, str]]:
     idles = f"suspended when idle for {span(life['idle_suspend_secs'])}" if life["idle_suspend_secs"] else ""
     facts = [
         ("state", w["state"] + (f", by {life['suspended_by']}" if life["suspended_by"] else "")),
+        ("ended", w["ended"] or ""),
         ("failure", w["failure"] or ""),
+        ("mute", f"its guest has not answered for {span(now - w['mute_since'])}" if w["mute_since"] else ""),
         ("started", f"{w['started_by']} in {w['start_seconds']:.2f} s, under {w['accelerator']}"),
         ("proven", _proof(w["evidence"])),
         ("created", f"{span(now - w['created_at'])} ago, from image {w['base_image']}"),

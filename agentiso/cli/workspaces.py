@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Any, Final
 
+from actors.model.errors import AgentisoError
 from agentiso.cli.common import Commands, add_workspace, call_tool, columns, error_object, show
 from agentiso.cli.lifecycle import add_lifetime
 from agentiso.client.tools import ToolFailed
@@ -69,11 +70,25 @@ def _list(a: Any) -> int:
     found = call_tool(a, "workspace_list")["workspaces"]
     rows = [("NAME", "STATE", "IMAGE", "MEMORY", "SNAPSHOTS", "FORKED FROM", "OWNER", "ID")]
     rows += [
-        (w["name"], w["state"], w["base_image"], f"{w['resources']['memory_mb']} MB", str(w["snapshot_count"]),
+        (w["name"], w["state"] + (f" ({w['ended']})" if w["ended"] else ""), w["base_image"],
+         f"{w['resources']['memory_mb']} MB", str(w["snapshot_count"]),
          w["forked_from"] or "-", w["owner"], w["workspace_id"][:8])
         for w in found
     ]  # fmt: skip
+    _hint(a)
     return show(a, found, columns(rows))
+
+
+def _hint(a: Any) -> None:
+    """Say on stderr, in a line, that something needs a look, if anything does."""
+    try:
+        troubles = call_tool(a, "doctor", again=False)
+    except AgentisoError:
+        # Whoever could answer the list has just ended, or is older than this question.
+        return
+    count = sum(len(troubles[part]) for part in ("damaged", "unreachable", "half_done", "collection"))
+    if count:
+        print(f"{count} thing{'s need' if count > 1 else ' needs'} a look: agentiso doctor", file=sys.stderr)
 
 
 def _fork(a: Any) -> int:

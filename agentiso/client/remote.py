@@ -17,11 +17,11 @@ import attrs
 import trio
 
 from actors.machine.guest.jobs import Window
-from actors.model.errors import AgentisoError, OutcomeUnknown, RemoteProtocolError, SupervisorEnding, SupervisorGone
-from actors.model.settings import Settings
+from actors.model.errors import AgentisoError, OutcomeUnknown, RemoteProtocolError, SupervisorGone
 from actors.runtime import SETTLE_S, ActorRef, Mailbox, Message, open_plain_nursery
-from agentiso.protocol.carry import dismantle, live_kind, typed_error, typed_result, typed_settings, vocabulary
+from agentiso.protocol.carry import dismantle, live_kind, typed_error, typed_result
 from agentiso.protocol.frames import (
+    REGISTRY,
     Ask,
     Bye,
     Called,
@@ -31,41 +31,28 @@ from agentiso.protocol.frames import (
     Done,
     Failed,
     Frame,
-    Hello,
     Piece,
     Wanted,
-    Welcome,
 )
 from agentiso.protocol.link import Link
 
 T = TypeVar("T")
 GRACE_S: Final = SETTLE_S + 15.0
 """Beyond its own deadline the supervisor waits so long for a handler to settle; one that is later is not well."""
-HELLO_S: Final = 30.0
 LEAVE_S: Final = 130.0
 """A little longer than the supervisor takes at most to destroy what this client made."""
 
 
 @asynccontextmanager
-async def open_remote(stream: trio.abc.Stream, *, keep: bool) -> AsyncIterator[tuple[ActorRef[Any], Settings]]:
-    """Yield the registry of the supervisor at the other end of a stream, and the settings it has.
-
-    Unless ``keep`` it destroys at the end, however this side ends, what was made through this connection.
-
-    Raises:
-        InvalidArgument: the supervisor is of another version.
-        SupervisorEnding: it ends instead of answering.
-        SupervisorGone: it does not answer.
-
-    """
+async def open_remote(stream: trio.abc.Stream) -> AsyncIterator[ActorRef[Any]]:
+    """Yield the registry of the supervisor at the other end of a stream, which has welcomed this client."""
     connection = Connection(stream)
     async with stream, connection.link.sending() as nursery:
-        registry, settings = await connection.greet(keep=keep)
         # Shielded: a cancelled caller still waits for what is to be rolled back and destroyed.
         receiving = trio.CancelScope(shield=True)
         nursery.start_soon(connection.run, receiving)
         try:
-            yield registry, settings
+            yield connection.registry
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_S):
                 await connection.leave()
@@ -108,18 +95,10 @@ class Connection:
         """Whether the supervisor is there."""
         return self._over is None
 
-    async def greet(self, *, keep: bool) -> tuple[ActorRef[Any], Settings]:
-        """Say hello and return the registry and the settings of the supervisor."""
-        await self.link.send(Hello(vocabulary(), keep))
-        with trio.move_on_after(HELLO_S):
-            match await self.link.receive():
-                case Welcome(RemoteRef() as registry, settings):
-                    return registry, typed_settings(settings)
-                case Failed(_, error):
-                    raise typed_error(error)
-                case None | Bye():
-                    raise SupervisorEnding("The supervisor ended.", remedy="Try again, or see its daemon.log.")
-        raise SupervisorGone("The supervisor did not answer.", remedy="See the daemon.log of its state directory.")
+    @property
+    def registry(self) -> RemoteRef:
+        """The registry, which every client knows."""
+        return self._resolve(REGISTRY)
 
     async def ask(self, key: int, message: Message[Any], deadline_s: float) -> Any:
         """Have an actor of the supervisor handle a message."""

@@ -10,18 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from actors.model.errors import AgentisoError, GuestBroken, InvalidArgument
+import trio
+
+from actors.model.errors import AgentisoError, InvalidArgument, SupervisorGone
 from actors.model.settings import Settings
 from actors.model.text import plain, shown
-from agentiso.client.dialling import connect_as
-from agentiso.protocol.greeting import Hello
+from agentiso.client.dialling import connect
+from agentiso.protocol.greeting import VERSION, Greeting, Welcome, difference
 from agentiso.protocol.sessions import SessionStore
 
 META: Final = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientInfo": {"name": "agentiso-cli", "version": "0.1.0"},
+    "io.modelcontextprotocol/clientInfo": {"name": "agentiso-cli", "version": VERSION},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+
+
+UNKNOWN_TOOL: Final = "unknown_tool"
 
 
 class ToolFailed(AgentisoError):
@@ -53,23 +58,36 @@ async def call(
     params = {"name": tool, "arguments": arguments, "_meta": {**META, "progressToken": 1}}
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     buffer = bytearray()
-    hello = Hello() if session is None else Hello(SessionStore(settings.state_dir).token(session))
-    async with await connect_as(settings, hello, config=config) as stream:
+    token = "" if session is None else SessionStore(settings.state_dir).token(session)
+    stream, welcome = await connect(settings, Greeting(token=token), config=config)
+    async with stream:
         await stream.send_all(json.dumps(request).encode() + b"\n")
-        while data := await stream.receive_some(65536):
+        while data := await _receive(stream):
             buffer += data
             *lines, rest = buffer.split(b"\n")
             buffer = bytearray(rest)
             for line in lines:
                 message = json.loads(line)
                 if message.get("id") == 1:
-                    return _result(message)
+                    return _result(message, tool, welcome)
                 if message.get("method") == "notifications/progress":
                     report(str(message["params"].get("message", "")))
-    raise GuestBroken("The supervisor closed the connection before it answered.", remedy="See its daemon.log.")
+    raise SupervisorGone(
+        f"The supervisor closed the connection before it answered; the outcome of {tool} is unknown.",
+        remedy="Look with `agentiso list`, `info` or `jobs` before you repeat it; the next command starts a "
+        "supervisor, which adopts the machines.",
+    )
 
 
-def _result(message: dict[str, Any]) -> dict[str, Any]:
+async def _receive(stream: trio.SocketStream) -> bytes:
+    """Receive some bytes, none once the supervisor is gone."""
+    try:
+        return bytes(await stream.receive_some(65536))
+    except trio.BrokenResourceError:
+        return b""
+
+
+def _result(message: dict[str, Any], tool: str, welcome: Welcome) -> dict[str, Any]:
     if "error" in message:
         raise ToolFailed(str(message["error"].get("message")))
     result = message["result"]
@@ -77,6 +95,12 @@ def _result(message: dict[str, Any]) -> dict[str, Any]:
     if result.get("isError"):
         error = result.get("_meta", {}).get("agentiso/error", {})
         failed = ToolFailed(error.get("message", "The call failed."), remedy=error.get("remedy", ""))
+        if error.get("code") == UNKNOWN_TOOL:
+            failed = ToolFailed(
+                f"The running supervisor (agentiso {welcome.version}, pid {welcome.pid}) is "
+                f"{difference(welcome.version, VERSION)} this command (agentiso {VERSION}) and has no tool {tool}.",
+                remedy="`agentiso daemon restart` replaces it; machines run on. Then run the command again.",
+            )
         failed.facts["code"] = error.get("code")
         raise failed
     return content

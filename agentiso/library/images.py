@@ -1,30 +1,29 @@
-"""The bridge from images on disk to what a machine boots."""
+"""The images of a system: what workspaces boot."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import trio
-
-from actors.model.image import BootImage
-from actors.workspace.host import LoadImage
-from imagebuild import load_image
+from actors.model.info import ImageInfo, ImageRemoval
+from actors.registry import messages as r
 
 
-def loader(images_dir: Path) -> LoadImage:
-    """Return the function by which the actors find images in a directory."""
+class Images:
+    """``system.images``; `agentiso image build` makes them."""
 
-    async def load(name: str) -> BootImage:
-        image = await trio.to_thread.run_sync(load_image, images_dir, name)
-        return BootImage(
-            name=name,
-            digest=image.digest,
-            kernel=image.file("kernel"),
-            initrd=image.file("initrd"),
-            layer=image.file("layer.img"),
-            root=image.file("root.img"),
-            cmdline=image.manifest.cmdline,
-            acpi=image.manifest.acpi,
-        )
+    def __init__(self, registry: r.RegistryRef) -> None:
+        self._registry = registry
 
-    return load
+    async def list(self) -> tuple[ImageInfo, ...]:
+        """Describe all images, also those without a name and those that are damaged, and who uses each."""
+        return await self._registry.ask(r.ListImages())
+
+    async def remove(self, image: str, *, force: bool = False) -> ImageRemoval:
+        """Remove an image by its name, its digest, or at least 8 digits of that; its templates go with it.
+
+        With ``force`` one that is used loses its name; its files stay for whoever stands on them.
+
+        Raises:
+            ImageInUse: somebody uses it, or may do so as far as can be told.
+            NotFound: there is none, or more than one.
+
+        """
+        return await self._registry.ask(r.RemoveImage(image, force))

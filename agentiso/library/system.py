@@ -16,6 +16,7 @@ import attrs
 from actors.model.info import LIBRARY, ImportReport, Lifetime, PoolInfo, WorkspaceInfo
 from actors.model.settings import Settings
 from actors.registry import messages as r
+from agentiso.library.images import Images
 from agentiso.library.templates import Templates
 from agentiso.library.workspace import Workspace, destroy_all, find_workspace
 
@@ -35,6 +36,7 @@ class System:
         self._registry = registry
         self.settings: Settings = settings
         self.templates = Templates(registry, settings)
+        self.images = Images(registry)
 
     @property
     def registry(self) -> r.RegistryRef:

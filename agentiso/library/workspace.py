@@ -117,12 +117,12 @@ class Workspace:
         return await self._ref.ask(j.SetEnv(variables))
 
     async def console(self, max_bytes: int = 4096) -> str:
-        """Return the end of the guest's serial console, empty while there is no machine."""
+        """Return the end of the guest's serial console: of its machine, or of the last one that has ended."""
         text: str = await self._ref.ask(w.ReadLog("console", max_bytes))
         return text
 
     async def qemu_log(self, max_bytes: int = 4096) -> str:
-        """Return the end of what QEMU has said, empty while there is no machine."""
+        """Return the end of what QEMU has said: the machine's, or the last one's that has ended."""
         text: str = await self._ref.ask(w.ReadLog("qemu", max_bytes))
         return text
 

@@ -8,6 +8,7 @@ it is, output as output, a file as its text, a list as lines.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from functools import singledispatch
 from typing import Any, Final
@@ -16,14 +17,14 @@ import attrs
 import mcp_types as types
 
 from actors.model.text import plain, printable
-from agentiso.display.units import size
+from agentiso.display.units import size, span
 from agentiso.mcp.tools.commands import ExecToolResult, ParallelItem, ParallelResult
 from agentiso.mcp.tools.files import FileListResult, FileReadResult, FileSearchResult
 from agentiso.mcp.tools.git import GitDiffResult, GitStatusResult
 from agentiso.mcp.tools.jobs import Listed, PollResult
 from agentiso.mcp.tools.jobs import ListResult as JobListResult
 from agentiso.mcp.tools.lifecycle import LogsResult
-from agentiso.mcp.tools.results import JobResult, NodeResult, WorkspaceResult
+from agentiso.mcp.tools.results import JobResult, NodeResult, SummaryResult, WorkspaceResult
 from agentiso.mcp.tools.snapshots import Change, DiffResult, SnapshotListResult
 from agentiso.mcp.tools.tool import Done
 from agentiso.mcp.tools.workspaces import BatchForkResult, ForkToolResult, ListResult
@@ -154,17 +155,19 @@ def _(r: LogsResult) -> str:
     )
 
 
+def _life(w: SummaryResult | WorkspaceResult) -> str:
+    return f"{w.state} ({w.ended})" if w.ended else w.state
+
+
 @text_of.register
 def _(r: ListResult) -> str:
-    return (
-        _lines(
-            f"{w.name}  {w.state}  {w.base_image}, {w.resources.memory_mb} MB  {w.workspace_id}"
-            + (f"  from {w.forked_from}" if w.forked_from else "")
-            + ("" if w.owned else f"  {w.owner}'s")
-            for w in r.workspaces
-        )
-        or "no workspaces"
-    )
+    lines = [
+        f"{w.name}  {_life(w)}  {w.base_image}, {w.resources.memory_mb} MB  {w.workspace_id}"
+        + (f"  from {w.forked_from}" if w.forked_from else "")
+        + ("" if w.owned else f"  {w.owner}'s")
+        for w in r.workspaces
+    ]
+    return _lines(lines or "no workspaces", r.note)
 
 
 @text_of.register
@@ -172,7 +175,8 @@ def _(w: WorkspaceResult) -> str:
     shape, internet = w.resources, "internet" if w.network.allow_internet else "no internet"
     ports = ", ".join(f"127.0.0.1:{f.host_port} to {f.guest_port}" for f in w.network.port_forwards)
     return _lines(
-        f"{w.name} is {w.state}, {w.workspace_id}" + (f": {w.failure}" if w.failure else ""),
+        f"{w.name} is {_life(w)}, {w.workspace_id}" + (f": {w.failure}" if w.failure else ""),
+        f"its guest has not answered for {span(time.time() - w.mute_since)}" if w.mute_since else "",
         f"{w.base_image}, {shape.vcpus} vCPUs, {shape.memory_mb} MB, {shape.disk_gb} GB, {w.accelerator}, {internet}",
         f"forwards {ports}" if ports else "",
         f"forked from {w.forked_from.name}" if w.forked_from else "",

@@ -7,9 +7,7 @@ that is longer only the two ends are kept, where a request's id is.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -17,22 +15,11 @@ import mcp_types as types
 import trio
 
 from actors.model.text import plain
+from agentiso.protocol.lines import TOO_LONG, Line, error_line, id_of
 from guest.untrusted import parse
 
 log = logging.getLogger("agentiso.mcp")
-MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-EDGE_BYTES: Final = 1024
-"""Kept of each end of a line that is too long."""
 RECEIVE_BYTES: Final = 65536
-# Only the outermost object's first or last member is recognised: within it, anything may be called "id".
-_ID: Final = re.compile(
-    r'\A\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(\d{1,18}|"[^"\\]{1,200}")\s*,'
-    r'|,\s*"id"\s*:\s*(\d{1,18}|"[^"\\]{1,200}")\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z'
-)
-TOO_LONG: Final = (
-    f"A message may have {MAX_LINE_BYTES // 2**20} MiB. Send less at once: file_write takes pieces of a file that a "
-    "command puts together, and file_upload copies files of any size."
-)
 SURROGATE: Final = "The message has a lone surrogate (such as \\ud800), which is no character. Send text as UTF-8."
 NO_MESSAGE: Final = "The line is not a message of JSON-RPC 2.0. Send one message a line."
 
@@ -46,7 +33,7 @@ class Lines:
         self._answer = answer
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        line = _Line()
+        line = Line()
         while data := self._said or await self._stream.receive_some(RECEIVE_BYTES):
             self._said = b""
             first, *more = data.split(b"\n")
@@ -54,13 +41,13 @@ class Lines:
             for part in more:
                 if await self._is_message(line):
                     yield line.text
-                line = _Line()
+                line = Line()
                 line.add(part)
 
-    async def _is_message(self, line: _Line) -> bool:
+    async def _is_message(self, line: Line) -> bool:
         """Tell whether the SDK can read a line; a request that it cannot read is answered."""
         if line.too_long:
-            await self._refuse(types.INVALID_REQUEST, TOO_LONG, _id_of(line.text))
+            await self._refuse(types.INVALID_REQUEST, TOO_LONG, id_of(line.text))
             return False
         if not line.text.strip():
             return False
@@ -73,26 +60,7 @@ class Lines:
 
     async def _refuse(self, code: int, message: str, request_id: int | str | None) -> None:
         log.warning("a client's message (id %r) was not taken: %s", request_id, message)
-        body = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
-        await self._answer(json.dumps(body) + "\n")
-
-
-class _Line:
-    """What came of a line so far."""
-
-    def __init__(self) -> None:
-        self._kept = bytearray()
-        self.too_long = False
-
-    def add(self, part: bytes | bytearray) -> None:
-        self._kept += part
-        self.too_long = self.too_long or len(self._kept) > MAX_LINE_BYTES
-        if self.too_long:
-            del self._kept[EDGE_BYTES:-EDGE_BYTES]
-
-    @property
-    def text(self) -> str:
-        return self._kept.decode(errors="replace")
+        await self._answer(error_line(request_id, code, message).decode())
 
 
 def _fault(line: str) -> tuple[int, str, int | str | None]:
@@ -109,10 +77,3 @@ def _request_id(body: Any) -> int | str | None:
     """Return a request's id; an answer's is none of ours, and one that cannot be repeated is of no use."""
     found = body.get("id") if isinstance(body, dict) and "method" in body else None
     return found if isinstance(found, int | str) and not isinstance(found, bool) and plain(found) == found else None
-
-
-def _id_of(edges: str) -> int | str | None:
-    """Return the id of a request of which only the two ends are known."""
-    found = _ID.search(edges)
-    known: int | str | None = json.loads(found.group(1) or found.group(2)) if found else None
-    return known

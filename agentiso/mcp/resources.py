@@ -1,7 +1,7 @@
 """Resources: what there is to read without calling a tool.
 
 One scheme: ``agentiso://workspaces``, and below it a workspace by its id or name, its tree, its logs, its jobs; and
-``agentiso://manual``.  `agentiso.mcp.subscriptions` tells clients when one has changed.
+``agentiso://manual`` and ``agentiso://doctor``.  `agentiso.mcp.subscriptions` tells clients when one has changed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from mcp.shared.exceptions import MCPError
 
 from actors.model.errors import AgentisoError, NotFound
 from actors.model.text import printable, shown
+from actors.registry import messages as r
 from agentiso.access.audit import Entry
 from agentiso.access.gate import Gate
 from agentiso.display.tree import Node, grow, pick, to_text
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
 from agentiso.mcp.calls import client_of
+from agentiso.mcp.tools.doctor import doctor_result
 from agentiso.mcp.tools.output import last_lines
 from agentiso.mcp.tools.results import summary_result, workspace_result
-from agentiso.mcp.uris import MANUAL, ROOT, workspace_uri
+from agentiso.mcp.uris import DOCTOR, MANUAL, ROOT, workspace_uri
 from agentiso.protocol.sessions import Client
 
 READ: Final = "resources/read"
@@ -88,9 +90,10 @@ class Resources:
         }
 
     async def listed(self, _context: Any, _params: Any) -> types.ListResourcesResult:
-        """List the workspaces, the resource that lists them, and the manual."""
+        """List the workspaces, the resource that lists them, the manual, and what needs a look."""
         found = [types.Resource(name="workspaces", uri=ROOT, description="All workspaces.", mime_type=JSON)]
         found.append(types.Resource(name="manual", uri=MANUAL, description="What a workspace is.", mime_type=TEXT))
+        found.append(types.Resource(name="doctor", uri=DOCTOR, description="What needs a look.", mime_type=JSON))
         found += [
             types.Resource(
                 name=info.name,
@@ -128,6 +131,9 @@ class Resources:
     async def _read(self, context: Any, uri: str, entry: Entry) -> tuple[str, str]:
         if uri == ROOT:
             return JSON, await self.list_text(client_of(context))
+        if uri == DOCTOR:
+            found = await self._system.registry.ask(r.Diagnose())
+            return JSON, json.dumps(attrs.asdict(doctor_result(found)))
         if uri == MANUAL:
             return TEXT, files("guest").joinpath("manual.txt").read_text()
         place = place_of(uri)

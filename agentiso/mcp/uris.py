@@ -1,10 +1,12 @@
-"""The addresses of resources: ``agentiso://workspaces``, below it a workspace and what it has, and the manual."""
+"""The addresses of resources: ``agentiso://workspaces``, below it a workspace and what it has; what needs a look."""
 
 from __future__ import annotations
 
 from typing import Final
 
 ROOT: Final = "agentiso://workspaces"
+DOCTOR: Final = "agentiso://doctor"
+"""What is damaged, unreachable or half-done."""
 MANUAL: Final = "agentiso://manual"
 """What a workspace is, from inside and outside; the guest has the same text."""
 

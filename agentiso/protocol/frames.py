@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 import cattrs
@@ -14,23 +14,8 @@ from cattrs.strategies import configure_tagged_union
 from actors.model.errors import RemoteProtocolError
 from agentiso.protocol.wire import Body
 
-
-@attrs.frozen
-class Hello:
-    """The first frame of a client."""
-
-    vocabulary: str
-    """Digest of all messages and results that it knows."""
-    keep: bool
-    """Whether what it makes outlives its connection."""
-
-
-@attrs.frozen
-class Welcome:
-    """The answer to a hello."""
-
-    registry: Any
-    settings: Body
+REGISTRY: Final = 1
+"""The key by which a client knows the registry from the beginning."""
 
 
 @attrs.frozen
@@ -63,7 +48,7 @@ class Done:
 
 @attrs.frozen
 class Failed:
-    """The error of an ask, or with ``ask`` 0 of the hello."""
+    """The error of an ask."""
 
     ask: int
     error: Body
@@ -118,8 +103,8 @@ class Bye:
     """The client wants nothing more; the supervisor repeats it once all that was to end has ended."""
 
 
-FromClient: TypeAlias = Hello | Ask | Cancel | Piece | Consumed | Bye
-FromSupervisor: TypeAlias = Welcome | Done | Failed | Cancelled | Called | Wanted | Bye
+FromClient: TypeAlias = Ask | Cancel | Piece | Consumed | Bye
+FromSupervisor: TypeAlias = Done | Failed | Cancelled | Called | Wanted | Bye
 Frame: TypeAlias = FromClient | FromSupervisor
 
 _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)

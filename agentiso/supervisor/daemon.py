@@ -7,35 +7,32 @@ nor workspace for a while.  Machines survive it and are adopted by the next one.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from actors.model.errors import SupervisorRunning
 from actors.model.settings import Settings
+from actors.registry.lock import held
+from actors.runtime import open_plain_nursery
 from actors.runtime.unix_sockets import listen
-from agentiso.access.audit import AuditLog
 from agentiso.access.gate import Gate
 from agentiso.library.opening import open_system
 from agentiso.library.system import System
-from agentiso.protocol.greeting import meet
-from agentiso.protocol.places import LIBRARY_SOCKET, SOCKET
-from agentiso.supervisor.live import SOCKET as ATTACH_SOCKET
-from agentiso.supervisor.live import serve_attach
+from agentiso.protocol.places import DAEMON_LOCK, SOCKET
+
+if TYPE_CHECKING:
+    from agentiso.supervisor.clients import Clients
 
 log = logging.getLogger("agentiso.supervisor.daemon")
 HTTP_URL: Final = "http.url"
 """File of the state directory with the URL at which the running supervisor serves HTTP."""
-LOCK: Final = "daemon.lock"
-"""Held by the supervisor that serves, or soon will; a program that runs one in its own process does not take it."""
 CHECK_S: Final = 1.0
 
 
@@ -54,91 +51,47 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with _only_one(settings):
-        await _run(settings, idle_exit_s)
+        async with open_plain_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                await nursery.start(_end_on_signal, scope)
+                await _run(settings, idle_exit_s)
+            nursery.cancel_scope.cancel(reason="the supervisor has ended")
 
 
 async def _run(settings: Settings, idle_exit_s: float | None) -> None:
     # It takes a second to import, which a supervisor that is not needed is spared.
-    from agentiso.mcp.server import make_server, serve_connection
+    from agentiso.mcp.server import make_server
+    from agentiso.supervisor.clients import Clients
 
     async with open_system(settings, keep=True) as system:
         gate = Gate(settings)
         server = make_server(system, gate)
+        clients = Clients(system, gate, server, {"http": settings.http.bind, "idle_exit_s": idle_exit_s})
         path = settings.state_dir / SOCKET
-        clients: set[object] = set()
-
-        async def serve(stream: trio.SocketStream) -> None:
-            clients.add(stream)
-            try:
-                client, said = await meet(stream, gate.sessions)
-                if client is not None:
-                    with gate.presence.here(client.session):
-                        await serve_connection(server, stream, client, said)
-            except Exception:
-                log.exception("a client's connection failed; the others go on")
-            finally:
-                clients.discard(stream)
-
-        async def serve_attached(stream: trio.SocketStream) -> None:
-            clients.add(stream)
-            try:
-                await serve_attach(system, stream, gate.audit)
-            except Exception:
-                log.exception("a live connection failed; the others go on")
-            finally:
-                clients.discard(stream)
-
-        attach_path = settings.state_dir / ATTACH_SOCKET
-        with _listening(attach_path) as attaching, _listening(path) as listener:
+        with _listening(path) as listener:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_end_on_signal, nursery.cancel_scope)
                 # Clients that come by HTTP cannot start it again, and a pool is of use only while it is there.
                 if idle_exit_s is not None and not settings.http.bind and not settings.pool.size:
                     nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
                 if settings.http.bind:
                     await nursery.start(_serve_http, server, gate, settings)
-                nursery.start_soon(trio.serve_listeners, serve_attached, [attaching])
-                await nursery.start(_serve_library, system, gate.audit, clients)
                 log.info("serving %s", path)
-                await trio.serve_listeners(serve, [listener], handler_nursery=nursery)
+                await trio.serve_listeners(clients.serve, [listener], handler_nursery=nursery)
 
 
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     """Be the one supervisor that serves a state directory, from before it is ready until it has ended."""
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(settings.state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(settings.state_dir / DAEMON_LOCK))
         except BlockingIOError:
             raise DaemonRunning(
                 f"A supervisor runs for {settings.state_dir} already.",
                 remedy="The agentiso command uses it by itself; `agentiso daemon stop` ends it.",
             ) from None
         yield
-    finally:
-        os.close(fd)
-
-
-async def _serve_library(
-    system: System, audit: AuditLog, clients: set[object], *, task_status: trio.TaskStatus[None]
-) -> None:
-    """Serve the programs that attach with the library, until cancelled."""
-    from agentiso.supervisor.programs import serve_library
-
-    async def serve(stream: trio.SocketStream) -> None:
-        clients.add(stream)
-        try:
-            await serve_library(stream, system.registry, system.settings, audit)
-        except Exception:
-            log.exception("a program's connection failed; the others go on")
-        finally:
-            clients.discard(stream)
-
-    with _listening(system.settings.state_dir / LIBRARY_SOCKET) as listener:
-        task_status.started()
-        await trio.serve_listeners(serve, [listener])
 
 
 @contextmanager
@@ -171,14 +124,16 @@ async def _serve_http(server: Any, gate: Gate, settings: Settings, *, task_statu
             path.unlink(missing_ok=True)
 
 
-async def _end_on_signal(scope: trio.CancelScope) -> None:
+async def _end_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+    """Have a signal end the supervisor in order; a later one changes nothing, whatever part of that is under way."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        task_status.started()
         async for number in received:
+            log.info("ending: signal %s", number)
             scope.cancel(reason=f"signal {number}")
-            return
 
 
-async def _end_when_idle(system: System, clients: set[Any], limit_s: float, scope: trio.CancelScope) -> None:
+async def _end_when_idle(system: System, clients: Clients, limit_s: float, scope: trio.CancelScope) -> None:
     idle_since = trio.current_time()
     while trio.current_time() - idle_since < limit_s:
         await trio.sleep(CHECK_S)

@@ -1,9 +1,10 @@
-"""A person's live connection to a job, on a Unix socket of the supervisor beside the one that speaks MCP.
+"""A person's live connection to a job: the service ``live`` of the supervisor's socket.
 
-It speaks the frames of `guest.wire`.  The client begins with a message that names the workspace and a ``job``, or the
-``command`` to start as one; the answer names the job.  Then data frames carry its output (streams 1 and 2) one way and
-its input (stream 0, empty for its end) the other, messages with ``rows`` and ``cols`` resize its terminal, and the last
-message tells its ``end``.  A client that goes away leaves its job running, but hangs up a terminal.
+It speaks the frames of `guest.wire`.  A client that is welcome begins with a message that names the workspace and a
+``job``, or the ``command`` to start as one; the answer names the job.  Then data frames carry its output (streams 1 and
+2) one way and its input (stream 0, empty for its end) the other, messages with ``rows`` and ``cols`` resize its
+terminal, and the last message tells its ``end``.  A client that goes away leaves its job running, but hangs up a
+terminal.
 """
 
 from __future__ import annotations
@@ -23,47 +24,15 @@ from agentiso.access.audit import AuditLog, Entry
 from agentiso.library.jobs import READ_BYTES
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
+from agentiso.protocol.framed import RECEIVE_BYTES, Framed
 from agentiso.protocol.sessions import Client
-from guest.wire import FILE_STREAM, STDERR, STDOUT, Codec, Data, Event, Message, encode
+from guest.wire import FILE_STREAM, STDERR, STDOUT, Data, Message
 
-SOCKET: Final = "attach.sock"
-RECEIVE_BYTES: Final = 65536
 HANG_UP_S: Final = 10.0
 PERSON: Final = Client(USER, "attach")
 
 
-class Framed:
-    """Events over a byte stream."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        self._codec = Codec()
-        self._sending = trio.Lock()
-
-    async def send(self, event: Event) -> None:
-        """Send an event.
-
-        Raises:
-            BrokenResourceError: the peer has gone.
-
-        """
-        async with self._sending:
-            await self._stream.send_all(encode(event))
-
-    async def receive(self) -> Event | None:
-        """Return the next event, or ``None`` once the peer has gone."""
-        while (event := self._codec.next_event()) is None:
-            try:
-                data = await self._stream.receive_some(RECEIVE_BYTES)
-            except trio.BrokenResourceError:
-                return None
-            if not data:
-                return None
-            self._codec.receive_data(bytes(data))
-        return event
-
-
-async def serve_attach(system: System, stream: trio.SocketStream, audit: AuditLog) -> None:
+async def serve_live(system: System, stream: trio.abc.Stream, audit: AuditLog) -> None:
     """Serve one client until its job has ended or it goes away; the audit log tells of it."""
     async with stream:
         peer = Framed(stream)
@@ -73,7 +42,7 @@ async def serve_attach(system: System, stream: trio.SocketStream, audit: AuditLo
                 return
             try:
                 with audit.call(PERSON, _what(asked.body), asked.body) as entry:
-                    await _attach(system, peer, asked.body, entry)
+                    await _serve(system, peer, asked.body, entry)
             except AgentisoError as error:
                 said = {"code": error.code, "message": error.message, "remedy": error.remedy}
                 await peer.send(Message({"error": said}))
@@ -84,7 +53,7 @@ def _what(body: dict[str, Any]) -> str:
     return "output" if body.get("job") is not None else "shell" if body.get("terminal") else "exec"
 
 
-async def _attach(system: System, peer: Framed, body: dict[str, Any], entry: Entry) -> None:
+async def _serve(system: System, peer: Framed, body: dict[str, Any], entry: Entry) -> None:
     ws = await system.get(str(body.get("workspace")))
     entry.about(ws.id, ws.name)
     # Unless it is told of its end, the client has gone before.

@@ -16,10 +16,12 @@ from actors.model.errors import ActorGone, AgentisoError, InvalidArgument, NoCap
 from actors.model.info import LIBRARY, WorkspaceInfo
 from actors.model.settings import Settings
 from actors.registry import messages as r
+from actors.registry.ephemeral import Ephemeral
 from actors.runtime import ActorRef, Message, open_plain_nursery
 from agentiso.access.audit import AuditLog, fields_of
 from agentiso.protocol.carry import assemble, plain_error, plain_result, plain_settings, vocabulary
 from agentiso.protocol.frames import (
+    REGISTRY,
     Ask,
     Bye,
     Called,
@@ -28,11 +30,10 @@ from agentiso.protocol.frames import (
     Consumed,
     Done,
     Failed,
-    Hello,
     Piece,
     Wanted,
-    Welcome,
 )
+from agentiso.protocol.greeting import VERSION, Greeting, OtherVersion, difference
 from agentiso.protocol.link import Link
 from agentiso.protocol.sessions import Client
 
@@ -41,60 +42,62 @@ END_S: Final = 120.0
 PROGRAM: Final = Client(LIBRARY, "library")
 
 
-async def serve_library(stream: trio.abc.Stream, registry: r.RegistryRef, settings: Settings, audit: AuditLog) -> None:
-    """Serve one connection until its client leaves or is gone; then destroy what it made, unless it is to be kept.
+def check(greeting: Greeting) -> None:
+    """Raise `OtherVersion` unless a program knows the same messages and results as this supervisor."""
+    if greeting.vocabulary != vocabulary():
+        raise OtherVersion(
+            f"The running supervisor (agentiso {VERSION}) is {difference(VERSION, greeting.version)} this program "
+            f"(agentiso {greeting.version:.40}): they do not ask and answer in the same words."
+        )
+
+
+def introduction(settings: Settings) -> dict[str, Any]:
+    """Return what a program is told when it is welcomed."""
+    return {"settings": plain_settings(settings)}
+
+
+async def serve_library(
+    stream: trio.abc.Stream, registry: r.RegistryRef, audit: AuditLog, made: Ephemeral | None
+) -> None:
+    """Serve one connection until its client leaves or is gone; then end what it made, unless ``made`` is ``None``.
 
     The audit log tells of each message.
     """
     async with stream:
-        await _Connection(stream, registry, settings, audit).run()
+        await _Connection(stream, registry, audit, made).run()
 
 
 class _Connection:
-    def __init__(self, stream: trio.abc.Stream, registry: r.RegistryRef, settings: Settings, audit: AuditLog) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, registry: r.RegistryRef, audit: AuditLog, made: Ephemeral | None
+    ) -> None:
         self._registry = registry
-        self._settings = settings
         self._audit = audit
         self._found: WeakKeyDictionary[ActorRef[Any], r.Found] = WeakKeyDictionary()
         self._link = Link(stream, export=self._export, resolve=self._resolve)
-        self._actors: dict[int, ActorRef[Any]] = {}
-        self._last_key = 0
+        self._actors: dict[int, ActorRef[Any]] = {REGISTRY: registry}
+        self._last_key = REGISTRY
         self._asks: dict[int, trio.CancelScope] = {}
         self._streams: dict[tuple[int, str], _Pieces] = {}
         self._windows: dict[tuple[int, str], Window] = {}
         self._sinks: dict[tuple[int, str], _Sink] = {}
-        self._made: set[str] = set()
+        self._made = made
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
-        keep = True
         async with self._link.sending():
             try:
-                hello = await self._link.receive()
-                if isinstance(hello, Hello) and await self._welcome(hello):
-                    keep = hello.keep
-                    await self._serve()
+                await self._serve()
             except RemoteProtocolError as error:
                 log.warning("a client of the library breaks the protocol and is cut off: %s", error)
             finally:
                 # Also when the supervisor ends: who made them cannot use them any more.
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
-                    if not keep:
-                        await self._destroy_what_was_made()
+                    if self._made is not None:
+                        await self._made.end_all(self._registry)
                     with contextlib.suppress(NoCapacity):
                         self._link.send_nowait(Bye())
                         await self._link.flush()
-
-    async def _welcome(self, hello: Hello) -> bool:
-        if hello.vocabulary != vocabulary():
-            error = InvalidArgument(
-                "The running supervisor is of another version of agentiso than this program.",
-                remedy="End it with `agentiso daemon stop`; machines run on, and the next one adopts them.",
-            )
-            await self._link.send(Failed(0, plain_error(error)))
-            return False
-        await self._link.send(Welcome(self._registry, plain_settings(self._settings)))
-        return True
 
     async def _serve(self) -> None:
         """Handle frames until the client leaves; what it still asks is cancelled then."""
@@ -134,7 +137,8 @@ class _Connection:
                 if actor is None:
                     raise ActorGone("The workspace is gone.")
                 result = await self._ask(actor, message, ask)
-                self._note(message, result)
+                if self._made is not None:
+                    self._made.note(message, result)
                 await self._link.send(Done(ask.ask, plain_result(type(message), result)))
             if scope.cancelled_caught:
                 await self._link.send(Cancelled(ask.ask))
@@ -185,26 +189,6 @@ class _Connection:
                 self._scope.cancel(reason="the client does not read")
 
         return call
-
-    def _note(self, message: Message[Any], result: Any) -> None:
-        match message:
-            case r.CreateWorkspace():
-                self._made.add(result.workspace_id)
-            case r.ForkWorkspace():
-                self._made |= {child.workspace_id for child in result.children if child.workspace_id}
-            case r.DestroyWorkspace(workspace):
-                self._made.discard(workspace)
-
-    async def _destroy_what_was_made(self) -> None:
-        async def destroy(workspace_id: str) -> None:
-            try:
-                await self._registry.ask(r.DestroyWorkspace(workspace_id))
-            except AgentisoError as error:
-                log.info("workspace %s was not destroyed with its client: %s", workspace_id, error)
-
-        async with trio.open_nursery() as nursery:
-            for workspace_id in self._made:
-                nursery.start_soon(destroy, workspace_id)
 
     def _export(self, value: Any) -> int:
         if not isinstance(value, ActorRef):

@@ -11,7 +11,7 @@ import trio
 from agentiso.mcp.tools import TOOLS
 from tests.conformance.conftest import Inspect
 
-LIMIT_S = 300
+LIMIT_S = 600
 TOOL_FAILED = 5
 
 both_eras = pytest.mark.parametrize("era", ["legacy", "modern"])

@@ -18,7 +18,7 @@ from agentiso.protocol.sessions import SessionStore
 from tests.conformance.door import open_door
 from tests.functional.test_http import http_client, http_daemon
 
-LIMIT_S = 240
+LIMIT_S = 600
 TIMEOUT_MS: Final = "120000"
 MODERN: Final = "2026-07-28"
 LEGACY: Final = "2025-11-25"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,36 +10,17 @@ import pytest
 import trio
 
 import agentiso
-from tests.faults.helpers import LIMIT_S, SHAPE, CommandLine, linked_copy, processes
+from tests.faults.helpers import LIMIT_S, SHAPE, CommandLine, processes
 from tests.machines import images_dir, state_dir
+from tests.templates import give
 
-__all__ = ["cli", "images_dir", "prepared", "settings", "state_dir", "system"]
-
-
-@pytest.fixture(scope="session")
-def prepared(images_dir: Path) -> Iterator[Path]:
-    """A state directory with nothing in it but the template of `SHAPE`."""
-    path = Path(tempfile.mkdtemp(prefix="ai-", dir="/tmp"))
-
-    async def boot() -> None:
-        with trio.fail_after(LIMIT_S):
-            async with agentiso.open_system(_settings(path, images_dir)) as system:
-                await system.create("first")
-
-    trio.run(boot)
-    yield path
-    shutil.rmtree(path)
-
-
-def _settings(state_dir: Path, images_dir: Path) -> agentiso.Settings:
-    return agentiso.Settings(state_dir=state_dir, images_dir=images_dir, shape=SHAPE, network="none")
+__all__ = ["cli", "images_dir", "settings", "state_dir", "system"]
 
 
 @pytest.fixture
-def settings(prepared: Path, state_dir: Path, images_dir: Path) -> Iterator[agentiso.Settings]:
+def settings(state_dir: Path, images_dir: Path) -> Iterator[agentiso.Settings]:
     """Settings with a state directory of the test's own, template included; no process may be left in it."""
-    linked_copy(prepared, state_dir)
-    yield _settings(state_dir, images_dir)
+    yield give(agentiso.Settings(state_dir=state_dir, images_dir=images_dir, shape=SHAPE, network="none"))
     assert processes(state_dir) == set()
 
 

@@ -33,7 +33,7 @@ async def test_an_interrupted_demo_ends_soon_and_leaves_nothing(
         await until(lambda: MOMENTS[moment](scratch) or demo.poll() is not None)
         demo.send_signal(number)
         # An fsync under way cannot be interrupted, which takes its time when others write too.
-        with trio.fail_after(30):
+        with trio.fail_after(LIMIT_S / 2):
             status, _, error = await ended(demo)
         assert status == 128 + number
         assert "Traceback" not in error

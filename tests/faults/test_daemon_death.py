@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from mcp import Client, StdioServerParameters, stdio_client
 
 from tests.faults.helpers import LIMIT_S, CommandLine, ended, files, processes, qemu_pid, until
 
@@ -47,7 +53,7 @@ async def test_a_daemon_killed_in_the_middle_of_a_create_leaves_nothing(cli: Com
         await cli.kill_daemon()
         status, _, error = await ended(creating)
         assert status == 1
-        assert "closed the connection before it answered" in error
+        assert "closed the connection before it answered; the outcome of workspace_create is unknown" in error
         assert await cli.json("list") == []
         assert files(cli.state_dir) == before
         assert processes(cli.state_dir) == set()
@@ -110,5 +116,115 @@ async def test_a_workspaces_directory_without_any_record_is_taken_away(cli: Comm
     with trio.fail_after(LIMIT_S):
         (cli.state_dir / "workspaces" / "12345678").mkdir(parents=True)
         (cli.state_dir / "workspaces" / "12345678" / ".record.json.new").write_text('{"id"')
+        assert await cli.json("list") == []
+        assert files(cli.state_dir)["workspaces"] == set()
+
+
+async def test_a_tool_under_way_is_answered_and_the_next_one_served_though_the_daemon_was_killed(
+    cli: CommandLine,
+) -> None:
+    parameters = StdioServerParameters(
+        command=sys.executable, args=["-m", "agentiso.cli", "serve"], env=cli.environment
+    )
+    with trio.fail_after(LIMIT_S):
+        async with Client(stdio_client(parameters)) as client:
+            assert not (await client.call_tool("workspace_create", {"name": "lasting"})).is_error
+            pid, first = qemu_pid(cli.state_dir, "lasting"), cli.daemon_pid()
+            working: dict[str, Any] = {"workspace_id": "lasting", "command": "touch /run/begun; sleep 1000"}
+
+            async def kill() -> None:
+                while (await cli.run("exec", "lasting", "--", "test -e /run/begun")).returncode:
+                    pass
+                await cli.kill_daemon()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kill)
+                lost = await client.call_tool("exec", working)
+            assert lost.is_error
+            (said,) = lost.content
+            assert "Outcome unknown: the supervisor ended while exec was under way." in said.text  # type: ignore[union-attr]
+            result = await client.call_tool("exec", {"workspace_id": "lasting", "command": "ls /run/begun"})
+            assert result.structured_content is not None
+            assert result.structured_content["stdout"] == "/run/begun\n"
+            assert qemu_pid(cli.state_dir, "lasting") == pid
+            assert cli.daemon_pid() != first
+
+
+async def test_an_exec_of_the_command_line_tells_that_its_job_goes_on_when_the_daemon_is_killed(
+    cli: CommandLine,
+) -> None:
+    with trio.fail_after(LIMIT_S):
+        await cli.json("create", "lasting")
+        working = cli.start("exec", "lasting", "--", "touch /run/begun; sleep 1000")
+        while (await cli.run("exec", "lasting", "--", "test -e /run/begun")).returncode:
+            pass
+        await cli.kill_daemon()
+        status, _, error = await ended(working)
+        assert status == 1
+        assert "The supervisor ended; the job" in error
+        assert "goes on." in error
+        jobs = await cli.json("jobs", "lasting")
+        assert "sleep 1000" in str(jobs)
+
+
+PROGRAM = """
+import sys, trio, agentiso
+from pathlib import Path
+async def main():
+    shape = agentiso.Shape(vcpus=1, memory_mb=256, disk_gb=1)
+    settings = agentiso.Settings(
+        state_dir=Path(sys.argv[1]), images_dir=Path(sys.argv[2]), shape=shape, network="none"
+    )
+    async with agentiso.open_system(settings, attach=sys.argv[3] == "attached") as system:
+        await system.create("demo")
+        print("made", flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+
+
+@asynccontextmanager
+async def program(cli: CommandLine, how: str) -> AsyncIterator[trio.Process]:
+    """Yield a program that has made the workspace ``demo``."""
+    settings = cli.settings
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", PROGRAM, str(settings.state_dir), str(settings.images_dir), how],
+        env=cli.environment, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with process.stdout as stdout:
+        try:
+            assert (await stdout.receive_some()).startswith(b"made")
+            yield process
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_the_next_run_of_a_program_that_was_ended_does_not_trip_over_what_it_made(
+    cli: CommandLine, number: signal.Signals
+) -> None:
+    with trio.fail_after(LIMIT_S):
+        async with program(cli, "alone") as first:
+            first.send_signal(number)
+            assert await first.wait() == -number
+        if number == signal.SIGTERM:
+            assert processes(cli.state_dir) == set()
+            assert files(cli.state_dir)["workspaces"] == set()
+        async with program(cli, "alone") as second:
+            assert len(files(cli.state_dir)["workspaces"]) == 1
+            assert len(processes(cli.state_dir) - {second.pid}) == 1
+
+
+async def test_what_an_attached_program_made_ends_with_it_though_the_daemon_was_killed_first(cli: CommandLine) -> None:
+    with trio.fail_after(LIMIT_S):
+        await cli.json("list")
+        async with program(cli, "attached"):
+            await cli.kill_daemon()
+            # It lives, and may attach again.
+            assert [info["name"] for info in await cli.json("list")] == ["demo"]
+            await cli.kill_daemon()
         assert await cli.json("list") == []
         assert files(cli.state_dir)["workspaces"] == set()

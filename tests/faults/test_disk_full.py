@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -16,6 +12,7 @@ import trio
 
 import agentiso
 from actors.model.errors import NoCapacity
+from tests.disks import fill, small_file_system
 from tests.faults.helpers import LIMIT_S, files, output, until
 
 pytestmark = pytest.mark.faults
@@ -25,42 +22,11 @@ SIZE_MB = 700
 
 @pytest.fixture
 def small(settings: agentiso.Settings, tmp_path: Path) -> Iterator[agentiso.Settings]:
-    """Settings whose state directory is a small file system of its own, with the template in it.
-
-    A tmpfs would not do: it takes room even for the holes of a RAM image that a machine only reads.
-    """
+    """Settings whose state directory is a small file system of its own, with the template in it."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small file system")
-    path, disk = Path(tempfile.mkdtemp(prefix="ai-", dir="/tmp")), tmp_path / "disk"
-    with disk.open("xb") as file:
-        file.truncate(SIZE_MB * MIB)
-    try:
-        mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin")
-        assert mke2fs is not None
-        subprocess.run([mke2fs, "-q", "-t", "ext4", "-m", "0", "-O", "^has_journal", disk], check=True)
-        subprocess.run(["mount", "-o", "loop", disk, path], check=True)
-        try:
-            subprocess.run(["cp", "-a", "--sparse=always", f"{settings.state_dir}/.", path], check=True)
-            yield attrs.evolve(settings, state_dir=path)
-        finally:
-            subprocess.run(["umount", path], check=True)
-    finally:
-        path.rmdir()
-        disk.unlink()
-
-
-def fill(state_dir: Path, *, but_mb: int) -> Callable[[], None]:
-    """Fill the file system up to a rest and return what frees it again."""
-    ballast = state_dir / "ballast"
-    facts = os.statvfs(state_dir)
-    size = facts.f_bavail * facts.f_frsize - but_mb * MIB
-    with ballast.open("xb", buffering=0) as file:
-        # Less than wanted fits into one piece, since the file system keeps its own records of it.
-        for piece in (64 * MIB, MIB, facts.f_frsize):
-            with contextlib.suppress(OSError):
-                while os.fstat(file.fileno()).st_blocks * 512 + piece <= size:
-                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, piece)
-    return ballast.unlink
+    with small_file_system(settings.state_dir, tmp_path / "disk", SIZE_MB) as path:
+        yield attrs.evolve(settings, state_dir=path)
 
 
 def memory_mb(state_dir: Path) -> int:

@@ -31,7 +31,7 @@ async def test_an_exec_whose_qemu_is_killed_ends_at_once_and_the_others_go_on(sy
             nursery.start_soon(run_forever)
             await output(victim, "while [ ! -e /run/started ]; do sleep 0.1; done")
             beside = bystander.exec("sleep 1; echo unharmed")
-            with trio.fail_after(10):
+            with trio.fail_after(LIMIT_S / 2):
                 os.kill(qemu_pid(state_dir, "victim"), signal.SIGKILL)
                 assert b"unharmed" in (await beside).stdout
         assert "outcome of 'exec' is unknown" in errors[0].message
@@ -53,12 +53,12 @@ async def test_a_stopped_qemu_bounds_an_exec_by_its_own_limit_and_goes_on_when_i
         ws = await system.create("frozen")
         pid = qemu_pid(system.settings.state_dir, "frozen")
         os.kill(pid, signal.SIGSTOP)
-        with trio.fail_after(30), pytest.raises(GuestBroken, match="outcome of 'exec' is unknown"):
+        with trio.fail_after(LIMIT_S / 2), pytest.raises(GuestBroken, match="outcome of 'exec' is unknown"):
             await ws.exec("true", timeout_s=1)
         os.kill(pid, signal.SIGCONT)
         assert await output(ws, "echo thawed") == "thawed"
         os.kill(pid, signal.SIGSTOP)
-        with trio.fail_after(30):
+        with trio.fail_after(LIMIT_S / 2):
             await ws.destroy()
         assert await system.list() == ()
 

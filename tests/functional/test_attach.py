@@ -12,10 +12,11 @@ import pytest
 import trio
 
 import agentiso
-from agentiso.client.dialling import is_running, stop_daemon
+from agentiso.client.dialling import is_running
+from agentiso.client.stopping import stop
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 PIECE = bytes(range(256)) * 256
 
 
@@ -39,7 +40,8 @@ async def test_two_programs_share_workspaces_and_each_takes_along_only_what_it_m
             said: list[str] = []
             ws = await first.create("shared", on_progress=said.append)
             assert said
-            assert (settings.state_dir / "library.sock").stat().st_mode & 0o777 == 0o600
+            assert [path.name for path in settings.state_dir.iterdir() if path.is_socket()] == ["supervisor.sock"]
+            assert (settings.state_dir / "supervisor.sock").stat().st_mode & 0o777 == 0o600
 
             async with agentiso.open_system(settings, attach="auto") as second:
                 same = await second.get("shared")
@@ -77,7 +79,7 @@ async def test_two_programs_share_workspaces_and_each_takes_along_only_what_it_m
             assert (await ws.exec("ls /root/big")).stdout == b"/root/big\n"
             await ws.destroy()
         assert is_running(settings)
-        stop_daemon(settings)
+        assert await stop(settings, report=print)
 
 
 async def not_found(system: agentiso.System) -> agentiso.AgentisoError:

@@ -17,7 +17,7 @@ from agentiso.access.gate import Gate
 from tests.standins import Caller, caller
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 MIB = 2**20
 
 

@@ -12,7 +12,7 @@ import trio
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 
 
 async def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[bytes]:

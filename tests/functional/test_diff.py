@@ -10,7 +10,7 @@ from actors.model.guest import Diff
 from agentiso import System, Workspace
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 
 
 async def run(workspace: Workspace, command: str) -> str:

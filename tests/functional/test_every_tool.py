@@ -24,7 +24,7 @@ from agentiso.mcp.tools import TOOLS
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 420
+LIMIT_S = 900
 HERE: Final = {"workspace_id": "all"}
 ORIGIN: Final = """\
 git config --global user.name t; git config --global user.email t@example.com

@@ -20,7 +20,7 @@ from agentiso.library.copying import CopyFailed
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 BIG_BYTES = 1024 * 1024 * 1024
 """Twice the guest's memory."""
 BIG_LIMIT_S = 900

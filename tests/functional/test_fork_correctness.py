@@ -17,7 +17,7 @@ from actors.model.info import HookOutcome
 from tests.disks import flatten
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 CHILDREN = 3
 TICKER = """\
 (while :; do read -r tag < /proc/sys/kernel/random/uuid; echo "$tag" >> /dev/shm/tags; sleep 0.01; done) \

@@ -9,7 +9,7 @@ from agentiso import System, Workspace
 from agentiso.library.git import GitFailed
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 SERVER = """
 import base64, functools, http.server
 class Guarded(http.server.SimpleHTTPRequestHandler):

@@ -19,7 +19,9 @@ from agentiso.mcp.uris import ROOT
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
+END_S = 30
+"""Within which what is told to end has ended on any host, and what waits for its client has not."""
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -106,9 +108,9 @@ async def test_a_client_is_told_of_a_jobs_output_and_of_the_tree(environment: di
             await call("workspace_destroy")
 
 
-async def test_serve_ends_within_a_second_of_sigterm_with_stdin_open(environment: dict[str, str]) -> None:
+async def test_serve_ends_on_sigterm_with_stdin_open(environment: dict[str, str]) -> None:
     with trio.fail_after(LIMIT_S):
-        # The first front starts the supervisor; what is timed is the second one's end.
+        # The first front starts the supervisor; what is looked at is the second one's end.
         await trio.run_process([*ARGV, "list"], env=environment, capture_stdout=True)
         process = await trio.lowlevel.open_process(
             [*ARGV, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
@@ -119,7 +121,7 @@ async def test_serve_ends_within_a_second_of_sigterm_with_stdin_open(environment
         await process.stdin.send_all(request + b'"capabilities":{},"clientInfo":{"name":"t","version":"1"}}}\n')
         assert b'"serverInfo"' in await process.stdout.receive_some()
         process.send_signal(signal.SIGTERM)
-        with trio.fail_after(1):
+        with trio.fail_after(END_S):
             await process.wait()
         await process.stdin.aclose()
         await process.stdout.aclose()

@@ -15,7 +15,7 @@ from actors.model.errors import InvalidArgument, NotFound, PortTaken
 from agentiso import System, Workspace
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 SERVER = """
 import http.server, pathlib
 class Here(http.server.BaseHTTPRequestHandler):

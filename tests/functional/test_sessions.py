@@ -22,7 +22,7 @@ from tests.machines import ARGV
 from tests.standins import Caller
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 
 
 @asynccontextmanager

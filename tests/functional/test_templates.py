@@ -14,7 +14,7 @@ from agentiso import Settings, System, Workspace
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 GB = 2**30
 
 

@@ -21,15 +21,16 @@ from actors.registry.bundle import BadBundle, BundleReader, BundleWriter, Manife
 from actors.registry.transfer import TransferFailed
 from agentiso import Settings, System, Workspace
 from tests.machines import ARGV
+from tests.templates import give
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 SHAPE = agentiso.Shape(vcpus=1, memory_mb=256, disk_gb=2)
 
 
 @pytest.fixture
 def settings(images_dir: Path, state_dir: Path) -> Settings:
-    return Settings(state_dir=state_dir, images_dir=images_dir, image="busybox", shape=SHAPE)
+    return give(Settings(state_dir=state_dir, images_dir=images_dir, image="busybox", shape=SHAPE))
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import agentiso
 from actors.machine.storage import qcow2
 from actors.model.errors import CheckpointUnusable, IllegalState, NotFound
 from agentiso import System, Workspace
+from tests.templates import give
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 
 
 async def output(workspace: Workspace, command: str) -> str:
@@ -236,17 +237,22 @@ async def test_a_workspace_is_destroyed_when_its_time_is_over_and_not_before(sys
             await system.get("brief")
 
 
-async def test_what_was_put_away_outlives_its_supervisor(system: System) -> None:
-    settings = system.settings
-    other = attrs.evolve(settings, state_dir=settings.state_dir / "other", images_dir=settings.images)
+@pytest.fixture
+def small(images_dir: Path, state_dir: Path) -> agentiso.Settings:
+    """Settings of small machines, with a state directory that has their template."""
+    shape = agentiso.Shape(vcpus=1, memory_mb=256, disk_gb=1)
+    return give(agentiso.Settings(state_dir=state_dir, images_dir=images_dir, shape=shape, network="none"))
+
+
+async def test_what_was_put_away_outlives_its_supervisor(small: agentiso.Settings) -> None:
     with trio.fail_after(LIMIT_S):
-        async with agentiso.open_system(other, keep=True) as opened:
-            asleep = await opened.create("asleep", vcpus=1, memory_mb=256)
+        async with agentiso.open_system(small, keep=True) as opened:
+            asleep = await opened.create("asleep")
             await mark(asleep, "kept")
             still = (await asleep.fork(1, names=["still"]))[0]
             await asleep.suspend()
             await still.pause()
-        async with agentiso.open_system(other, keep=True) as opened:
+        async with agentiso.open_system(small, keep=True) as opened:
             asleep, still = await opened.get("asleep"), await opened.get("still")
             assert [info.state for info in await opened.list()] == ["suspended", "paused"]
             for workspace in (asleep, still):
@@ -255,13 +261,13 @@ async def test_what_was_put_away_outlives_its_supervisor(system: System) -> None
                 await workspace.destroy()
 
 
-async def test_the_disk_of_a_much_forked_workspace_stands_on_few_layers_and_loses_nothing(system: System) -> None:
-    settings = system.settings
-    limits = attrs.evolve(settings.limits, max_disk_layers=4)
-    other = attrs.evolve(settings, state_dir=settings.state_dir / "few", images_dir=settings.images, limits=limits)
+async def test_the_disk_of_a_much_forked_workspace_stands_on_few_layers_and_loses_nothing(
+    small: agentiso.Settings,
+) -> None:
+    other = attrs.evolve(small, limits=attrs.evolve(small.limits, max_disk_layers=4))
     with trio.fail_after(LIMIT_S):
         async with agentiso.open_system(other) as opened:
-            workspace = await opened.create("forked", vcpus=1, memory_mb=256)
+            workspace = await opened.create("forked")
             first = None
             for number in range(10):
                 await output(workspace, f"head -c 300000 /dev/urandom > /root/{number}; sync")

@@ -17,7 +17,7 @@ from agentiso.mcp.tools import TOOLS
 from tests.machines import ARGV
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 
 
 async def test_an_agent_puts_away_brings_back_forks_and_undoes(environment: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ from actors.model.errors import (
 from imagebuild import ImageError
 
 pytestmark = pytest.mark.functional
-LIMIT_S = 240
+LIMIT_S = 600
 COUNTER = (
     "(i=0; while :; do i=$((i+1)); echo $i > /dev/shm/c.new; mv /dev/shm/c.new /dev/shm/c; sleep 0.05; done) "
     ">/dev/null 2>&1 &"
@@ -41,7 +41,9 @@ async def test_a_workspace_is_created_with_proof_and_has_its_own_identity(system
     with trio.fail_after(LIMIT_S):
         ws = await system.create("first")
         info = await ws.info()
+        began = time.time()
         shown = await output(ws, "hostname; cat /etc/machine-id; cat /sys/class/net/eth0/address; date +%s")
+        ended = time.time()
     assert info.state == "running"
     assert info.started_by == "restore"
     assert info.evidence is not None
@@ -51,7 +53,7 @@ async def test_a_workspace_is_created_with_proof_and_has_its_own_identity(system
     assert hostname == "first"
     assert machine_id == ws.id.replace("-", "")
     assert mac == info.network.mac
-    assert abs(int(now) - time.time()) <= 2
+    assert began - 2 <= int(now) <= ended + 2
 
 
 async def test_the_root_file_system_has_the_size_asked_for(system: agentiso.System) -> None:

@@ -10,6 +10,8 @@ At every step of a machine somebody else sweeps the store, so whatever is not he
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import secrets
 import shutil
@@ -25,15 +27,16 @@ import trio
 
 from actors.machine import checkpoint as checkpoints
 from actors.machine import start
-from actors.machine.accelerator import AcceleratorVerdict
+from actors.machine.accelerator.verdict import AcceleratorVerdict
 from actors.machine.checkpoint import settle_layer
+from actors.machine.guest.client import FREEZE_LIMIT_S, SYNC_LIMIT_S
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
-from actors.machine.probe import QemuBuild
 from actors.machine.proof import Persona
 from actors.machine.qemu import orphans
 from actors.machine.qemu.command_line import MachinePlace, MachineSpec
 from actors.machine.qemu.process import QemuProcess
+from actors.machine.qemu_build import QemuBuild
 from actors.machine.storage import qcow2
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
@@ -43,7 +46,7 @@ from actors.model.info import Evidence
 from actors.model.machine import Fingerprint, MachineRecord, ProcessIdentity
 from actors.model.names import new_id
 from actors.registry import recovery, supervisor, templates
-from actors.workspace import host, lifecycle
+from actors.workspace import adoption, host
 
 MARK_BYTES: Final = 16
 BLANK: Final = ""
@@ -51,6 +54,7 @@ BLANK: Final = ""
 MEMORY: Final = "/dev/shm/mark"
 DISK: Final = "/root/mark"
 NONCE_BYTES: Final = 16
+SILENCE_LOOK_S: Final = 0.01
 
 
 @attrs.define(eq=False)
@@ -69,6 +73,28 @@ class Qemu:
     owned: bool = False
     """Whether a host is connected; there can be one."""
     dead: trio.Event = attrs.field(factory=trio.Event)
+    mute: bool = False
+    """Whether the guest answers nothing any more."""
+    stopped: bool = False
+    """Whether the whole process stands still, as by SIGSTOP; what it was told meanwhile it does when it goes on."""
+    backlog: list[Callable[[], None]] = attrs.field(factory=list)
+
+    async def silence(self, limit_s: float) -> bool:
+        """Let the time pass in which an answer has to come; tell whether it came."""
+        with trio.move_on_after(limit_s):
+            while (self.mute or self.stopped) and not self.dead.is_set():
+                await trio.sleep(SILENCE_LOOK_S)
+            return True
+        return False
+
+    def go_on(self) -> None:
+        """Obey what came while the process stood still."""
+        self.stopped = False
+        backlog, self.backlog = self.backlog, []
+        for obey in backlog:
+            # What it is to write to may be gone: it refuses that, and nobody hears it.
+            with contextlib.suppress(FileNotFoundError):
+                obey()
 
     def write(self, path: str, text: str) -> None:
         """Write a mark; to the disk only what the active layer then has."""
@@ -105,6 +131,10 @@ class World:
         self._misfortune: Callable[[Qemu | None], None] | None = None
         self._steps = 0
         self._next_start_fails = False
+        self.longest_silence_s = math.inf
+        """After it an answer is missing even if it might still come."""
+        self.holds_processes = True
+        """Whether none is checkpointed whose processes run, as is done of a mute guest."""
         self._substitute(patch)
 
     @property
@@ -171,7 +201,7 @@ class World:
         patch.setattr(supervisor, "Store", WatchedStore)
         for module in (orphans, recovery):
             patch.setattr(module, "find_machines", find_machines)
-        patch.setattr(lifecycle, "is_alive", alive)
+        patch.setattr(adoption, "is_alive", alive)
         patch.setattr(QemuProcess, "adopt", adopt_process)
         patch.setattr(host, "probe_accelerators", probe)
         patch.setattr(host, "probe_qemu", lambda _binary: QemuBuild(Path("qemu"), (7, 2, 0), "7.2.0", "build"))
@@ -179,7 +209,10 @@ class World:
         patch.setattr(start, "prove", self._prove)
         patch.setattr(start, "adopt", self._adopt)
         patch.setattr(templates, "REHEARSALS", 1)
-        patch.setattr(checkpoints, "ChangedMemory", lambda pid, _ram, target: Changed(world.by_pid(pid), target))
+        patch.setattr(checkpoints, "ChangedMemory", self._changed)
+
+    def _changed(self, pid: int, _ram: Path, target: int) -> Changed:
+        return Changed(self.by_pid(pid), target, strict=self.holds_processes)
 
     async def _prepare(
         self,
@@ -272,6 +305,7 @@ class Process:
         self._qemu = qemu
         self.pid = qemu.pid
         self.identity = ProcessIdentity(qemu.pid, 0, qemu.uuid)
+        self.exit_status = 0
 
     async def wait_exit(self) -> None:
         await self._qemu.dead.wait()
@@ -292,12 +326,28 @@ class Process:
         pass
 
 
+async def either(*events: trio.Event) -> None:
+    """Wait for the first of some events."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel(reason="one has come")
+
+        for event in events:
+            nursery.start_soon(wait, event)
+
+
 class Qmp:
     """The QMP commands that checkpoints and standstills use."""
 
     def __init__(self, world: World, qemu: Qemu) -> None:
         self._world = world
         self._qemu = qemu
+        self.shutdown = None
+
+    async def wait_ended(self) -> None:
+        await self._qemu.dead.wait()
 
     async def execute(
         self, command: str, arguments: dict[str, Any] | None = None, *, limit_s: float = 10.0
@@ -312,11 +362,35 @@ class Qmp:
         command, arguments = pending
         qemu = self._qemu
         await self._world.step(qemu)
+        answer: list[dict[str, Any]] = []
+        answered = trio.Event()
+
+        def obey() -> None:
+            answer.append(self._obey(command, arguments))
+            answered.set()
+
+        if not qemu.stopped:
+            obey()
+        else:
+            qemu.backlog.append(obey)
+            limit_s = limit_s if math.isinf(limit_s) else min(limit_s, self._world.longest_silence_s)
+            with trio.move_on_after(limit_s):
+                await either(answered, qemu.dead)
         if qemu.dead.is_set():
             raise MachineFailed("QEMU closed its QMP connection.")
+        if not answer:
+            raise MachineFailed(f"QEMU did not answer {command!r} within {limit_s:.0f} s.")
+        return answer[0]
+
+    def _obey(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        qemu = self._qemu
+        if qemu.dead.is_set():
+            return {}
         match command:
             case "stop" | "cont":
                 qemu.running = command == "cont"
+            case "query-status":
+                return {"running": qemu.running}
             case "xen-save-devices-state":
                 Path(arguments["filename"]).write_text("devices")
             case "blockdev-snapshot-sync":
@@ -354,16 +428,22 @@ class Guest:
     """The requests to a guest agent that workspaces make."""
 
     broken = False
+    mute_since = None
 
     def __init__(self, world: World, qemu: Qemu) -> None:
         self._world = world
         self._qemu = qemu
 
-    async def _answer(self) -> None:
+    async def _answer(self, limit_s: float = FREEZE_LIMIT_S) -> None:
         try:
             await self._world.step(self._qemu)
         except QmpError as error:
             raise GuestRefused("The guest refused the request.") from error
+        qemu = self._qemu
+        if qemu.mute or qemu.stopped:
+            limit_s = limit_s if math.isinf(limit_s) else min(limit_s, self._world.longest_silence_s)
+            if not await qemu.silence(limit_s):
+                raise GuestBroken(f"The guest cannot be reached: it did not answer within {limit_s:.0f} s.")
         if self._qemu.dead.is_set():
             raise GuestBroken("The guest's channel ended.")
 
@@ -374,16 +454,16 @@ class Guest:
         mac, address = (network.mac, network.address) if network else (None, None)
         return IdentityReply(before, 1, True, 0.0, identity.hostname, mac, address, 0, {}, (), ())
 
-    async def ping(self) -> None:
-        await self._answer()
+    async def ping(self, limit_s: float = FREEZE_LIMIT_S) -> None:
+        await self._answer(limit_s)
 
     async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
         await self._answer()
         self._qemu.held = True
         return True
 
-    async def sync_disks(self) -> None:
-        await self._answer()
+    async def sync_disks(self, limit_s: float = SYNC_LIMIT_S) -> None:
+        await self._answer(limit_s)
 
     async def grow_root(self, disk_bytes: int) -> int:
         await self._answer()
@@ -435,9 +515,10 @@ class Guest:
 class Changed:
     """What `ChangedMemory` is to a checkpoint; the machine has to stand still."""
 
-    def __init__(self, qemu: Qemu, target: int) -> None:
+    def __init__(self, qemu: Qemu, target: int, *, strict: bool) -> None:
         self._qemu = qemu
         self._target = target
+        self._strict = strict
         self._data = b""
 
     def __enter__(self) -> Self:
@@ -448,7 +529,7 @@ class Changed:
 
     def read(self) -> int:
         assert not self._qemu.running
-        assert self._qemu.held
+        assert self._qemu.held or not self._strict
         self._data = f"{self._qemu.memory:{MARK_BYTES}}{self._qemu.nonce}".encode()
         return len(self._data)
 

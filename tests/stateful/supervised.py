@@ -30,7 +30,6 @@ from actors.registry import workspaces
 from actors.registry.supervisor import open_supervisor
 from actors.runtime import background
 from actors.workspace import file_messages, lifecycle, lifetime
-from actors.workspace import messages as w
 from tests.stateful.simulated import DISK, MEMORY, Qemu, World
 
 LIMIT_S: Final = 60.0

@@ -60,9 +60,7 @@ def after(real: Callable[..., Any], then: Callable[[], None]) -> Callable[..., A
     return call
 
 
-async def instants(
-    site: Site, patch: pytest.MonkeyPatch, change: Callable[[], Awaitable[object]]
-) -> list[Remains]:
+async def instants(site: Site, patch: pytest.MonkeyPatch, change: Callable[[], Awaitable[object]]) -> list[Remains]:
     """Return what would be left by a supervisor that is killed at each step of a change."""
     left: list[Remains] = []
 
@@ -409,4 +407,3 @@ async def test_a_layer_that_cannot_be_removed_is_told_and_removed_later(
         broken[0] = False
         await site.wait_collected(layer)
         assert (await site.diagnosis()).healthy
-

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import trio
 
@@ -18,12 +17,11 @@ from actors.machine import start
 from actors.machine.machine import Machine
 from actors.model import record as records
 from actors.model.errors import AgentisoError, GuestBroken
-from actors.model.info import Lifetime, WorkspaceInfo
+from actors.model.info import WorkspaceInfo
 from actors.model.journal import JOURNAL
 from actors.registry import messages as r
 from actors.workspace import messages as w
 from actors.workspace.actor import WorkspaceActor
-from actors.workspace.host import Host
 from tests.stateful.simulated import BLANK
 from tests.stateful.supervised import READING, SOON_S, Site, unreadable
 

@@ -221,7 +221,11 @@ class TreeMachine(RuleBasedStateMachine):
         after = copy.deepcopy(workspace)
         change(after)
         try:
-            self.tell(workspace, message)
+            answer = self.tell(workspace, message)
+            if "cannot be undone" in getattr(answer, "note", ""):
+                # The machine that was to be left died: that is no reason to stay with it.
+                assert self.planned == "dies"
+                after.undo = workspace.undo
             self.model[workspace.name] = after
         except ActorGone:
             assert self.planned == "crashes"
@@ -337,7 +341,9 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def undo(self, which: int) -> None:
         workspace = self.one(which)
-        if workspace.undo:
+        if workspace.undo and workspace.undo[-1].state is FAILED and workspace.state not in (STOPPED, FAILED):
+            self.refuse(workspace, w.Undo(), "illegal_state")
+        elif workspace.undo:
             self.do(workspace, w.Undo(), Modelled.go_back)
         else:
             self.refuse(workspace, w.Undo(), "not_found")

@@ -16,7 +16,8 @@ from actors.workspace import job_messages
 from agentiso.access.audit import AuditLog, read_last
 from agentiso.library.jobs import Jobs
 from agentiso.library.system import System
-from agentiso.supervisor.live import Framed, serve_attach
+from agentiso.protocol.framed import Framed
+from agentiso.supervisor.live import serve_live
 from guest.wire import Data, Message
 from tests.unit.test_guest_agent import connected, until_gone
 
@@ -47,9 +48,7 @@ async def attached(tmp_path: Path) -> AsyncIterator[tuple[Guest, Framed]]:
     async with connected(tmp_path) as client:
         guest, (ours, theirs) = Guest(client), memory_stream_pair()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                serve_attach, cast("System", guest), cast("trio.SocketStream", theirs), AuditLog(tmp_path, Audit())
-            )
+            nursery.start_soon(serve_live, cast("System", guest), theirs, AuditLog(tmp_path, Audit()))
             with trio.fail_after(LIMIT_S):
                 yield guest, Framed(ours)
                 await ours.aclose()

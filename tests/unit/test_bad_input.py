@@ -50,7 +50,7 @@ VALID: dict[str, Any] = {
     "workspace_id": "mine", "workspace_ids": ["mine"], "command": "true", "commands": "true", "vars": {"A": "b"},
     "job_id": "0", "path": "/root/x", "content": "x", "old_string": "x", "new_string": "y", "pattern": "x",
     "host_path": "/nowhere/x", "guest_path": "/root/x", "name": "name", "snapshot_name": "name", "base": "name",
-    "guest_port": 80, "count": 1, "url": "https://example.com/x.git", "message": "x",
+    "guest_port": 80, "count": 1, "image": "base", "url": "https://example.com/x.git", "message": "x",
 }  # fmt: skip
 """Of each argument that some tool requires."""
 

@@ -159,3 +159,8 @@ def test_a_call_that_is_interrupted_is_cancelled_before_the_interrupt_goes_on(
             thing.wait()
     assert thing.ended.is_set()
     assert thing.double(1) == 2
+
+
+def test_a_system_is_opened_and_asked_without_async(tmp_path: Path) -> None:
+    with blocking.open_system(agentiso.Settings(state_dir=tmp_path)) as system:
+        assert system.list() == ()

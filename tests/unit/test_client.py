@@ -13,6 +13,6 @@ from agentiso.client.tools import call
 
 
 async def test_an_argument_that_is_not_utf8_is_refused_before_a_supervisor_is_asked(tmp_path: Path) -> None:
-    with trio.fail_after(5), pytest.raises(InvalidArgument, match=r"'a\\udcff' is not valid UTF-8"):
+    with trio.fail_after(30), pytest.raises(InvalidArgument, match=r"'a\\udcff' is not valid UTF-8"):
         await call(Settings(state_dir=tmp_path), None, "workspace_info", {"workspace_id": "a\udcff"}, print)
     assert not list(tmp_path.iterdir())

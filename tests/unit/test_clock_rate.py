@@ -9,9 +9,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from actors.machine.qemu import boot_timer, tsc
-from actors.machine.qemu.command_line import kernel_arguments
-from actors.machine.qemu.tsc import is_steady, measure_khz
+from actors.machine.accelerator import boot_timer, tsc
+from actors.machine.accelerator.kvm import Kvm
+from actors.machine.accelerator.tcg import Tcg
+from actors.machine.accelerator.tsc import is_steady, measure_khz
 from actors.model.machine import Fingerprint, same_rate
 
 FINGERPRINT = Fingerprint("7.2", "tcg", "max", 1, 128, "digest", "none", "serial", tsc_khz=2_000_000)
@@ -44,18 +45,18 @@ def test_only_an_emulated_kernel_is_told_how_to_be_cheap_and_which_counter_to_tr
     steady: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tsc, "is_steady", lambda: steady)
-    emulated, accelerated = kernel_arguments("tcg", 2_000_000).split(), kernel_arguments("kvm", 2_000_000).split()
+    emulated, accelerated = Tcg().kernel_arguments(2_000_000).split(), Kvm().kernel_arguments(2_000_000).split()
     assert {"tsc_early_khz=2000000", "norandmaps", "mitigations=off"} <= set(emulated)
     assert ("tsc=reliable" in emulated) is steady
     assert not {"tsc=reliable", "norandmaps", "mitigations=off"} & set(accelerated)
-    assert "tsc=reliable" not in kernel_arguments("tcg", None).split()
+    assert "tsc=reliable" not in Tcg().kernel_arguments(None).split()
 
 
 def test_an_emulated_boot_is_told_what_its_timer_must_come_out_as() -> None:
     # What Linux 6.1 finds on a quiet host, a few parts in a million off.
     assert abs(boot_timer.MULT - 268_434_382) < 2_000
-    assert boot_timer.ARGUMENT in kernel_arguments("tcg", None).split()
-    assert "agentiso.timer" not in kernel_arguments("kvm", None)
+    assert boot_timer.ARGUMENT in Tcg().kernel_arguments(None).split()
+    assert "agentiso.timer" not in Kvm().kernel_arguments(None)
 
 
 async def test_a_boot_is_ended_once_its_console_says_that_the_timer_was_measured_wrong(

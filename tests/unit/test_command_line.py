@@ -9,7 +9,12 @@ from typing import Any
 import attrs
 import pytest
 
-from actors.machine.qemu import command_line
+from actors.machine.channel.choice import channels
+from actors.machine.channel.protocol import Channel
+from actors.machine.channel.serial import Serial
+from actors.machine.network.choice import networks
+from actors.machine.network.protocol import Link, Network, Policy
+from actors.machine.network.user import UserNetwork
 from actors.machine.qemu.command_line import MachineSpec, build, machine_arguments
 from actors.model.image import BootImage
 from actors.model.info import Shape
@@ -21,15 +26,16 @@ IMAGE = BootImage(
 )
 SPEC = MachineSpec(
     qemu="qemu", uuid="12345678-0", shape=Shape(), accelerator="tcg", cpu_model="max", tsc_khz=1, image=IMAGE,
-    ram=Path("ram"), ram_read_only=False, disk=Path("disk"), network="user", allow_internet=False, mac="mac",
-    channel="serial", vsock_cid=None, directory=Path("machine"),
+    ram=Path("ram"), ram_read_only=False, disk=Path("disk"), network=UserNetwork(), policy=Policy(), mac="mac",
+    channel=Serial().open(Path("machine")), directory=Path("machine"),
 )  # fmt: skip
-KINDS = list(product(("user", "none"), ("serial", "vsock")))
+KINDS = list(product(networks(), channels()))
 
 
 @pytest.mark.parametrize(("network", "channel"), KINDS)
-def test_no_machine_has_more_devices_than_there_are_slots(network: str, channel: str) -> None:
-    words = build(attrs.evolve(SPEC, network=network, channel=channel), restoring=False)
+def test_no_machine_has_more_devices_than_there_are_slots(network: Network, channel: Channel) -> None:
+    link = Link(arguments=network.devices("mac"))
+    words = build(attrs.evolve(SPEC, link=link, channel=channel.open(Path())), restoring=False)
     assert words.count("-device") <= MAX_DEVICES
 
 
@@ -53,10 +59,10 @@ def test_each_kind_of_machine_has_arguments_of_its_own_and_no_path_changes_them(
     kinds = {machine_arguments(attrs.evolve(IMAGE, acpi=acpi), *kind) for acpi in (True, False) for kind in KINDS}
     assert len(kinds) == 2 * len(KINDS)
     elsewhere = attrs.evolve(IMAGE, kernel=Path("elsewhere"), layer=Path("elsewhere"))
-    assert machine_arguments(elsewhere, "user", "serial") == machine_arguments(IMAGE, "user", "serial")
+    assert machine_arguments(elsewhere, UserNetwork(), Serial()) == machine_arguments(IMAGE, UserNetwork(), Serial())
 
 
 def test_another_device_makes_other_arguments(monkeypatch: Any) -> None:
-    before = machine_arguments(IMAGE, "user", "serial")
-    monkeypatch.setattr(command_line, "_network", lambda _spec: ("-device", "virtio-net-device,netdev=net0,mq=on"))
-    assert machine_arguments(IMAGE, "user", "serial") != before
+    before = machine_arguments(IMAGE, UserNetwork(), Serial())
+    monkeypatch.setattr(UserNetwork, "devices", lambda _self, mac: ("-device", "virtio-net-device,netdev=net0,mq=on"))
+    assert machine_arguments(IMAGE, UserNetwork(), Serial()) != before

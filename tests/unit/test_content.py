@@ -85,7 +85,7 @@ def test_a_client_from_before_structured_content_gets_all_of_it_as_text(tool: To
         (FileReadResult("AA==", "base64", 1, 1), "[base64] AA=="),
         (FileReadResult("", "utf-8", 0, 0), "(an empty file)"),
         (Done("5 bytes were written."), "5 bytes were written."),
-        (ListResult([]), "no workspaces"),
+        (ListResult([], ""), "no workspaces"),
         (
             ForkToolResult("p", 9.5, 0, [8080, 9090], [FORKED, UNBORN]),
             'a  id  jobs {"j1": "j2"}\nb  No.\nnot forwarded to them: port 8080, 9090',

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,15 @@ import trio
 
 import agentiso
 from actors.model.settings import Settings
-from actors.runtime.unix_sockets import listen
-from agentiso.client import dialling
+from actors.registry.lock import LOCK
+from actors.runtime.unix_sockets import dial, listen
+from agentiso.client import stopping
+from agentiso.client.tools import ToolFailed, call
 from agentiso.protocol import places
+from agentiso.protocol.greeting import VERSION, OtherVersion
 from agentiso.supervisor import daemon
 from tests.machines import ARGV
-from tests.standins import open_stopped
+from tests.standins import Wire, open_stopped
 
 LIMIT_S = 120
 AT_ONCE = 3
@@ -45,7 +51,8 @@ class Host:
 async def host(tmp_path: Path) -> AsyncIterator[Host]:
     made = Host(tmp_path)
     yield made
-    dialling.stop_daemon(made.settings)
+    with trio.fail_after(LIMIT_S):
+        await stopping.stop(made.settings, report=print)
 
 
 @pytest.mark.parametrize("attempt", range(3))
@@ -96,25 +103,219 @@ async def test_a_supervisor_within_a_program_is_not_waited_for(host: Host) -> No
         async with open_stopped(host.settings, {}):
             refused = await host.run("list")
         assert refused.returncode == 1
-        assert f"(pid {os.getpid()}) holds {host.settings.state_dir}" in refused.stderr.decode()
+        assert f"(pid {os.getpid()}: " in refused.stderr.decode()
+        assert f") holds {host.settings.state_dir}" in refused.stderr.decode()
         assert host.log.read_text().count("holds") == 1
 
 
-@pytest.mark.parametrize("socket", [places.SOCKET, places.LIBRARY_SOCKET])
+@pytest.mark.parametrize("service", ["mcp", "library"])
 async def test_who_is_let_in_by_a_supervisor_that_ends_before_it_answers_starts_the_next_one(
-    host: Host, socket: str
+    host: Host, service: str
 ) -> None:
     async def use() -> None:
-        if socket == places.SOCKET:
+        if service == "mcp":
             assert (await host.run("list", "--json")).stdout == b"[]\n"
         else:
             async with agentiso.open_system(host.settings, attach=True) as system:
                 assert await system.list() == ()
 
-    with trio.fail_after(LIMIT_S), listen(host.settings.state_dir / socket) as ending:
+    with trio.fail_after(LIMIT_S), listen(host.settings.state_dir / places.SOCKET) as ending:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(use)
             await trio.lowlevel.wait_readable(ending)
             # Killed: what lies in its backlog is reset, and the socket's file stays.
             ending.close()
         assert host.log.read_text().count("serving ") == 1
+
+
+# -- ending it -------------------------------------------------------------------------------------------------------
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        # A zombie has no arguments any more.
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+async def test_stop_waits_until_the_supervisor_has_ended(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        assert (await host.run("list")).returncode == 0
+        pid = host.pid()
+        stopped = await host.run("daemon", "stop", "--json")
+        assert not is_alive(pid)
+        assert json.loads(stopped.stdout) == {
+            "stopped": True, "pid": pid, "machines": 0, "seconds": pytest.approx(5, abs=5),
+        }  # fmt: skip
+        again = await host.run("daemon", "stop")
+        assert (again.returncode, again.stdout) == (0, b"no supervisor ran\n")
+
+
+async def test_a_stale_lock_file_has_no_process_signalled(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        async with bystander() as innocent:
+            for name in (LOCK, places.DAEMON_LOCK):
+                (host.settings.state_dir / name).write_text(f"{innocent.pid}\n")
+            done = await host.run("daemon", "stop", "--json")
+            assert (done.returncode, json.loads(done.stdout)) == (0, {"stopped": False})
+            assert innocent.poll() is None
+
+
+@asynccontextmanager
+async def bystander(*argv: str) -> AsyncIterator[trio.Process]:
+    """Yield a process that has nothing to do with a supervisor, and end it."""
+    process = await trio.lowlevel.open_process([*(argv or ("sleep", "1000"))], stdout=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        await process.wait()
+        assert process.stdout is not None
+        await process.stdout.aclose()
+
+
+PROGRAM = """
+import sys, trio
+from pathlib import Path
+from actors.model.settings import Settings
+from tests.standins import open_stopped
+async def main():
+    async with open_stopped(Settings(state_dir=Path(sys.argv[1])), {}):
+        print("open", flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+
+
+async def test_a_persons_program_that_holds_the_directory_is_named_and_left_alone(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        async with bystander(sys.executable, "-c", PROGRAM, str(host.settings.state_dir)) as program:
+            assert program.stdout is not None
+            assert (await program.stdout.receive_some()).startswith(b"open")
+            for action in ("stop", "restart"):
+                refused = await host.run("daemon", action)
+                assert refused.returncode == 1
+                assert (
+                    f"runs the supervisor within itself (pid {program.pid}: {sys.executable} -c"
+                    in refused.stderr.decode()
+                )
+                assert f"`kill {program.pid}`" in refused.stderr.decode()
+            status = json.loads((await host.run("daemon", "status", "--json")).stdout)
+            assert status["running"] is False
+            assert str(program.pid) in status["text"]
+            assert program.poll() is None
+
+
+async def test_a_supervisor_that_does_not_end_in_time_is_named_with_what_to_do(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        assert (await host.run("list")).returncode == 0
+        pid = host.pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            late = await host.run("daemon", "stop", "--wait", "1.5")
+            assert late.returncode == 1
+            assert f"waiting for the supervisor to end (pid {pid}" in late.stderr.decode()
+            assert f"has not within 1.5 s. {host.log}" in late.stderr.decode()
+            assert f"`kill -9 {pid}`" in late.stderr.decode()
+            assert is_alive(pid)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        # It was told before it was stopped, and the second time changes nothing.
+        assert (await host.run("daemon", "stop")).returncode == 0
+
+
+async def test_a_supervisor_that_is_only_starting_can_be_stopped(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        starting = await trio.lowlevel.open_process(
+            [*ARGV, "daemon"], env={**os.environ, "AGENTISO_STATE_DIR": str(host.settings.state_dir)},
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while stopping.daemon_of(host.settings) is None:
+            await trio.sleep(0.01)
+        assert (await host.run("daemon", "stop")).returncode == 0
+        assert starting.poll() is not None
+
+
+async def test_restart_puts_a_new_supervisor_in_the_place_of_the_old_one(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        first = json.loads((await host.run("daemon", "restart", "--json", "--http", "127.0.0.1:0")).stdout)
+        assert first["stopped"] is None
+        second = json.loads((await host.run("daemon", "restart", "--json")).stdout)
+        assert second["stopped"]["pid"] == first["pid"]
+        assert second["pid"] == host.pid() != first["pid"]
+        assert second["version"] == VERSION
+        status = json.loads((await host.run("daemon", "status", "--json")).stdout)
+        assert (status["pid"], status["http"], status["idle_exit_s"]) == (host.pid(), "127.0.0.1:0", 60)
+        assert f"agentiso {VERSION}" in (await host.run("daemon", "status")).stdout.decode()
+
+
+async def test_status_starts_no_supervisor(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        done = await host.run("daemon", "status", "--json")
+        assert done.returncode == 0
+        assert json.loads(done.stdout)["running"] is False
+        assert not (host.settings.state_dir / places.SOCKET).exists()
+
+
+# -- of another version ----------------------------------------------------------------------------------------------
+
+OLD = """
+import fcntl, os, signal, socket, sys
+from pathlib import Path
+state = Path(sys.argv[1])
+locks = [open(state / name, "w") for name in ("daemon.lock", "lock")]
+for lock in locks:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+print(os.getpid(), file=locks[1], flush=True)
+os.chdir(state)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("supervisor.sock")
+listener.listen()
+print("open", flush=True)
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+while True:
+    stream, _ = listener.accept()
+    stream.recv(65536)
+    stream.sendall(sys.argv[2].encode() + b"\\n")
+"""
+UNNUMBERED = '{"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": "The line is not a message."}}'
+NEWER = json.dumps({"agentiso": {"refused": {"code": "other_version", "message": "It is newer.", "remedy": "Update."}}})
+
+
+@pytest.mark.parametrize(("answer", "said"), [(UNNUMBERED, "of an older version"), (NEWER, "It is newer.")])
+async def test_a_supervisor_of_another_protocol_is_reported_by_every_client_and_can_be_replaced(
+    host: Host, answer: str, said: str
+) -> None:
+    with trio.fail_after(LIMIT_S):
+        async with bystander(sys.executable, "-c", OLD, str(host.settings.state_dir), answer) as old:
+            assert old.stdout is not None
+            assert (await old.stdout.receive_some()).startswith(b"open")
+            for command in (["list"], ["exec", "x", "--", "true"], ["serve"]):
+                refused = await host.run(*command)
+                assert refused.returncode == 1
+                assert said in refused.stderr.decode()
+            with pytest.raises(OtherVersion, match=said):
+                async with agentiso.open_system(host.settings, attach=True):
+                    pass
+            assert said in (await host.run("daemon", "status")).stdout.decode()
+            assert (await host.run("daemon", "restart")).returncode == 0
+            assert await old.wait() == 0
+        assert (await host.run("list", "--json")).stdout == b"[]\n"
+
+
+async def test_an_unknown_tool_is_reported_as_a_difference_of_versions(host: Host) -> None:
+    with trio.fail_after(LIMIT_S), pytest.raises(ToolFailed) as caught:
+        await call(host.settings, None, "workspace_teleport", {}, print)
+    assert f"(agentiso {VERSION}, pid {host.pid()}) is another build than this command" in caught.value.message
+    assert "`agentiso daemon restart`" in caught.value.remedy
+    assert caught.value.facts["code"] == "unknown_tool"
+
+
+async def test_plain_mcp_on_the_socket_is_served_without_any_greeting(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        assert (await host.run("list")).returncode == 0
+        async with dial(host.settings.state_dir / places.SOCKET) as stream:
+            wire = Wire(stream)
+            listed = await wire.ask("tools/list")
+        assert any(tool["name"] == "workspace_create" for tool in listed["result"]["tools"])

@@ -7,7 +7,8 @@ from typing import Any
 import attrs
 import pytest
 
-from actors.machine.guest.identity import Identity, IdentityReply, NetworkIdentity
+from actors.machine.guest.identity import Identity, IdentityReply
+from actors.machine.network.protocol import NetworkIdentity
 from actors.machine.proof import faults
 
 IDENTITY = Identity(

@@ -66,9 +66,10 @@ async def test_a_wait_ends_when_the_text_appears_however_it_was_split(tmp_path: 
 
 async def test_exec_yields_a_job_that_goes_on(tmp_path: Path) -> None:
     async with jobs_of(tmp_path) as jobs:
-        result = await jobs.exec(CommandSpec("echo begun; sleep 0.5; echo done"), yield_s=0.2)
+        result = await jobs.exec(CommandSpec("echo begun; read go; echo done", stdin=True), yield_s=0.2)
         assert result.running
         assert result.exit_code is None
+        await jobs.feed(result.job_id, b"\n")
         rest = await jobs.read(result.job_id, cursors=(result.stdout_bytes, result.stderr_bytes), wait_s=LIMIT_S)
         assert (result.stdout + rest.stdout, rest.job.exit_code) == (b"begun\ndone\n", 0)
 
@@ -143,11 +144,12 @@ def test_a_guest_that_sends_more_than_it_may_breaks_the_protocol() -> None:
 
 async def test_a_kill_is_confirmed_and_a_dead_or_unknown_job_is_said_to_be(tmp_path: Path) -> None:
     async with jobs_of(tmp_path) as jobs:
-        started = await jobs.exec(CommandSpec("sleep 300 & echo $!; wait"), yield_s=0.3)
+        started = await jobs.start(CommandSpec("sleep 300 & echo $!; wait"))
+        named = await jobs.read(started.job_id, text="\n", wait_s=LIMIT_S)
         end = await jobs.kill(started.job_id)
         assert (end.signalled, end.gone, end.job.signal) == (True, True, signal.SIGKILL)
         assert "was sent" in end.job.note
-        await until_gone(int(started.stdout))
+        await until_gone(int(named.stdout))
         assert not (await jobs.kill(started.job_id)).signalled
         with pytest.raises(GuestRefused, match="no job 'nobody'"):
             await jobs.kill("nobody")
@@ -185,6 +187,10 @@ async def test_a_terminal_has_its_size_its_interrupt_key_and_its_end_of_input(tm
         job = await jobs.start(CommandSpec("trap 'stty size; exit 7' INT; stty size; cat", terminal=(30, 90)))
         assert (await jobs.read(job.job_id, text="30 90", wait_s=LIMIT_S)).matched
         await jobs.resize(job.job_id, 40, 100)
+        # Once the terminal's echo is followed by that of `cat`, it runs: a signal that finds the shell between fork and
+        # exec would be lost with the copy that had the trap.
+        await jobs.feed(job.job_id, b"here\n")
+        assert (await jobs.read(job.job_id, text="here\r\nhere", wait_s=LIMIT_S)).matched
         await jobs.feed(job.job_id, b"\x03")
         ended = await jobs.read(job.job_id, wait_s=LIMIT_S)
         assert ended.job.exit_code == 7

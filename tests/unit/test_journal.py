@@ -141,9 +141,7 @@ async def test_a_journal_is_on_stable_storage_once_it_was_flushed_and_its_name_t
     assert flushed == [journal.path, journal.path.parent]
 
 
-def test_a_long_journal_begins_anew_once_nothing_is_intended(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_journal_begins_anew_once_nothing_is_intended(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journals, "FRESH_BYTES", 10)
     journal.tidy()
     assert journal.intents() == (LAYER,)

@@ -10,8 +10,9 @@ import pytest
 import trio
 
 from actors.model.settings import Settings
-from agentiso.mcp import lines
-from agentiso.mcp.lines import EDGE_BYTES, Lines
+from agentiso.mcp.lines import Lines
+from agentiso.protocol import lines
+from agentiso.protocol.lines import EDGE_BYTES
 from tests.standins import open_stopped, wired
 
 LIMIT_S = 30

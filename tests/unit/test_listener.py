@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.machine.channel.address import VsockAddress
 from actors.machine.channel.cids import FIRST, LAST, Cids
+from actors.machine.channel.vsock import VsockEndpoint
 from actors.machine.guest.client import GuestClient
 from actors.model.errors import GuestBroken
 from guest.listener import MAX_CALLERS, MAX_STRANGE_BYTES
@@ -86,7 +86,7 @@ async def test_callers_without_the_key_disturb_nobody_however_many_they_are(tmp_
 
 
 async def test_a_host_that_calls_before_anybody_listens_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A guest that is booting refuses; `VsockAddress` calls until it is there."""
+    """A guest that is booting refuses; `VsockEndpoint` calls until it is there."""
     refused = 3
 
     class Socket:
@@ -104,7 +104,7 @@ async def test_a_host_that_calls_before_anybody_listens_calls_again(monkeypatch:
     monkeypatch.setattr(trio.socket, "socket", lambda *_: Socket())
     monkeypatch.setattr(trio, "SocketStream", lambda connected: connected)
     with trio.fail_after(LIMIT_S):
-        assert await VsockAddress(7, 5000).connect()
+        assert await VsockEndpoint(7).connect()
     assert refused == 0
 
 

@@ -11,7 +11,7 @@ import attrs
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.machine.accelerator import AcceleratorVerdict
+from actors.machine.accelerator.verdict import AcceleratorVerdict
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.store import Store
 from actors.model.errors import MachineFailed

@@ -17,6 +17,7 @@ from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store
 from actors.model import record as records
+from actors.model.end import End, EndReason
 from actors.model.errors import CheckpointUnusable
 from actors.model.files import earlier_of
 from actors.model.info import Evidence, HookOutcome, Lineage, Shape
@@ -53,7 +54,18 @@ RECORD = WorkspaceRecord(
     evidence=EVIDENCE,
     started_by="restore",
     start_seconds=0.1,
+    ended=End(EndReason.SIGNAL, "It was ended.", 2.5, "SIGKILL", "console", "qemu"),
 )
+
+
+def test_a_record_from_before_ends_were_written_down_can_be_read(tmp_path: Path) -> None:
+    directory = records.directory_of(tmp_path, RECORD.id)
+    directory.mkdir(parents=True)
+    path = records.save(tmp_path, attrs.evolve(RECORD, ended=None))
+    written = json.loads(path.read_bytes())
+    del written["ended"]
+    path.write_text(json.dumps(written))
+    assert records.load(directory) == attrs.evolve(RECORD, ended=None)
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections.abc
 import io
+import json
+import os
 import tempfile
 import types
 import typing
@@ -34,6 +36,7 @@ from actors.model.guest import CommandSpec, Edited, FileContent, JobInfo
 from actors.model.info import ForkedChild, ForkReport
 from actors.model.settings import Audit, Settings
 from actors.registry import messages as r
+from actors.registry.ephemeral import Ephemeral
 from actors.runtime import Actor, ActorRef, Mailbox, Message, Supervisor, open_plain_nursery
 from actors.workspace import messages as w
 from actors.workspace.file_messages import EditFile
@@ -55,8 +58,10 @@ from agentiso.protocol.carry import (
     typed_settings,
     vocabulary,
 )
-from agentiso.protocol.frames import Ask, Called, Done, Hello, from_body, to_body
+from agentiso.protocol.frames import Ask, Bye, Called, Done, Piece, from_body, to_body
+from agentiso.protocol.greeting import Greeting, OtherVersion
 from agentiso.protocol.wire import MAX_JSON_BYTES, Codec, encode
+from agentiso.supervisor import programs
 from agentiso.supervisor.programs import serve_library
 
 LIMIT_S = 20
@@ -183,7 +188,7 @@ def test_garbage_gives_frames_or_a_protocol_error_and_nothing_else(data: bytes) 
 
 @given(
     st.fixed_dictionaries(
-        {"frame": st.sampled_from(["Ask", "Done", "Hello", "Piece", "No"])},
+        {"frame": st.sampled_from(["Ask", "Done", "Consumed", "Piece", "No"])},
         optional={name: st.none() | st.integers() | st.text() | st.lists(st.none()) for name in ("ask", "to", "keep")},
     )
 )
@@ -215,7 +220,7 @@ def test_what_is_not_data_is_refused_by_its_sender() -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [Hello("x", True), Ask(1, 2, "Stop", {}, {}, 1.0), Called(1, "f", [b"x"]), Done(1, 2)]
+    "frame", [Bye(), Piece(1, "f", b"x"), Ask(1, 2, "Stop", {}, {}, 1.0), Called(1, "f", [b"x"]), Done(1, 2)]
 )
 def test_frames_arrive_as_they_were_sent(frame: Any) -> None:
     assert from_body(over_the_wire(to_body(frame))) == frame
@@ -250,9 +255,9 @@ async def attached(script: Script, *, keep: bool = True, log: Path | None = None
         audit = AuditLog(log or Path(scratch), Audit())
         async with open_plain_nursery() as nursery:
             actor = await Supervisor(nursery).start("scripted", lambda: Scripted(script))
-            nursery.start_soon(serve_library, theirs, actor, Settings(), audit)
-            async with open_remote(ours, keep=keep) as (remote, theirs_in_force):
-                assert theirs_in_force == Settings()
+            made = None if keep else Ephemeral.of_client(Path(scratch), os.getpid())
+            nursery.start_soon(serve_library, theirs, actor, audit, made)
+            async with open_remote(ours) as remote:
                 yield Attached(remote, actor, theirs)
             nursery.cancel_scope.cancel()
 
@@ -492,23 +497,34 @@ async def test_what_a_program_made_is_destroyed_when_it_leaves_unless_it_is_kept
     destroyed: list[str] = []
 
     async def script(message: Any) -> Any:
-        if isinstance(message, r.ForkWorkspace):
-            children = tuple(ForkedChild(number, "x", f"{number}") for number in range(3))
-            return ForkReport("x", "x", None, None, 0, 0.0, (*children, ForkedChild(3, "x", error="no")))
-        destroyed.append(message.workspace)
+        match message:
+            case r.ForkWorkspace():
+                children = tuple(ForkedChild(number, "x", f"{number}" * 8) for number in range(4))
+                return ForkReport("x", "x", None, None, 0, 0.0, (*children, ForkedChild(4, "x", error="no")))
+            case r.FindWorkspace(workspace):
+                owner = "somebody" if workspace == "33333333" else message_owner
+                return r.Found(workspace, "x", both.actor, owner)
+            case r.DestroyWorkspace(workspace):
+                destroyed.append(workspace)
         return None
 
+    message_owner = r.ForkWorkspace("x").owner
     async with attached(script, keep=keep) as both:
-        await both.remote.ask(r.ForkWorkspace("x", 4))
-        await both.remote.ask(r.DestroyWorkspace("1"))
-    assert sorted(destroyed) == (["1"] if keep else ["0", "1", "2"])
+        await both.remote.ask(r.ForkWorkspace("x", 5))
+        await both.remote.ask(r.DestroyWorkspace("11111111"))
+    # The one that somebody has adopted meanwhile is not the program's any more.
+    assert sorted(destroyed) == (["11111111"] if keep else ["00000000", "11111111", "22222222"])
 
 
-async def test_a_supervisor_of_another_version_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentiso.client.remote.vocabulary", lambda: "another")
-    with pytest.raises(InvalidArgument, match="daemon stop"):
-        async with attached(trio.sleep):
-            pass
+def test_a_program_that_knows_other_messages_is_refused_with_what_to_do() -> None:
+    programs.check(Greeting("library", vocabulary=vocabulary()))
+    with pytest.raises(OtherVersion, match=r"newer than this program .*daemon restart"):
+        programs.check(Greeting("library", vocabulary="another", version="0.0.9"))
+
+
+def test_a_program_is_told_the_settings_in_force() -> None:
+    chosen = Settings(images_dir=Path("/images"))
+    assert typed_settings(json.loads(json.dumps(programs.introduction(chosen)))["settings"]) == chosen
 
 
 async def test_the_audit_log_tells_of_every_message_and_no_secret(tmp_path: Path) -> None:
@@ -554,8 +570,8 @@ async def test_a_client_that_talks_nonsense_is_cut_off_and_harms_nobody(tmp_path
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             actor = await Supervisor(nursery).start("scripted", lambda: Scripted(trio.sleep))
-            nursery.start_soon(serve_library, theirs, actor, Settings(), AuditLog(tmp_path, Audit()))
-            await ours.send_all(encode(to_body(Hello(vocabulary(), True)), lambda _value: 1) + b"\xff" * 64)
+            nursery.start_soon(serve_library, theirs, actor, AuditLog(tmp_path, Audit()), None)
+            await ours.send_all(b"\xff" * 64)
             while await ours.receive_some(4096):
                 pass
             assert actor.alive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,15 @@ import attrs
 import pytest
 import trio
 
+from actors.model.end import End, EndReason
 from actors.model.errors import AgentisoError, NoCapacity
 from actors.model.info import Evidence, ForkedChild, ForkReport, NetworkInfo, Shape, SnapshotInfo, WorkspaceInfo
 from actors.model.settings import Settings
 from agentiso.access.gate import Gate
 from agentiso.library.system import System
-from agentiso.mcp.tools.results import state_result
+from agentiso.mcp.content import text_of
+from agentiso.mcp.tools.results import state_result, summary_result, workspace_result
+from agentiso.mcp.tools.workspaces import ListResult
 from tests.standins import Caller, caller
 
 LIMIT_S = 30
@@ -145,3 +149,18 @@ def test_a_start_tells_what_it_has_proven() -> None:
         in state_result(attrs.evolve(INFO, evidence=attrs.evolve(EVIDENCE, nonce_matched=False))).note
     )
     assert "Proven" not in state_result(attrs.evolve(INFO, evidence=EVIDENCE, state="stopped")).note
+
+
+def test_a_failed_workspace_tells_how_its_machine_ended_in_a_line_and_as_a_whole() -> None:
+    end = End(EndReason.PANIC, "Its guest's kernel panicked: why.", 1.0)
+    failed = attrs.evolve(INFO, state="failed", ended=end, failure="Its guest's kernel panicked: why. Start it again.")
+    assert summary_result(failed, owned=True).ended == workspace_result(failed).ended == "panic"
+    assert text_of(workspace_result(failed)).startswith("ws is failed (panic), 0123: Its guest's kernel panicked: why.")
+    assert text_of(ListResult([summary_result(failed, owned=True)])).startswith("ws  failed (panic)  base")
+    assert workspace_result(INFO).ended is None
+
+
+def test_a_mute_guest_is_told_of_with_the_time_it_has_been_so() -> None:
+    mute = workspace_result(attrs.evolve(INFO, mute_since=time.time() - 7200))
+    assert "its guest has not answered for 2 h" in text_of(mute)
+    assert "answered" not in text_of(workspace_result(INFO))

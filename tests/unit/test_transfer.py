@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 import pytest
@@ -174,6 +177,81 @@ async def test_a_pipe_gets_the_same_as_a_file(source: tuple[Store, Checkpoint], 
             reading.join()
         await transfer.export(*source, INFO, tmp_path / "file", nothing)
     assert bytes(got) == (tmp_path / "file").read_bytes()
+
+
+@contextmanager
+def idle_writer(path: Path) -> Iterator[None]:
+    """Have a pipe open for writing, and write nothing."""
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(path, os.O_WRONLY)
+    os.close(reader)
+    try:
+        yield
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["nobody writes to", "somebody has open and leaves alone"])
+async def test_a_cancelled_import_from_a_pipe_ends_its_thread(tmp_path: Path, *, opened: bool) -> None:
+    there, pipe = tmp_path / "there", tmp_path / "pipe"
+    store_in(there)
+    os.mkfifo(pipe)
+    before = threading.active_count()
+    with trio.fail_after(LIMIT_S), idle_writer(pipe) if opened else nullcontext():
+        with trio.move_on_after(0.1) as scope:
+            async with transfer.unpacked(there, pipe, accept, nothing):
+                raise AssertionError("there was nothing to take")
+    assert scope.cancelled_caught
+    # Those that trio keeps for the next work do not read.
+    assert threading.active_count() <= before + 1
+    assert not list((there / "imports").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["path", "raw", "buffered"])
+async def test_a_cancelled_export_to_a_pipe_that_nobody_reads_ends(
+    source: tuple[Store, Checkpoint], tmp_path: Path, kind: str
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with (
+        trio.fail_after(LIMIT_S),
+        os.fdopen(reader, "rb"),
+        pipe.open("wb", buffering=0 if kind == "raw" else -1) as stream,
+        trio.move_on_after(0.3) as scope,
+    ):
+        await transfer.export(*source, INFO, pipe if kind == "path" else stream, nothing)
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("kind", ["path", "raw", "buffered"])
+async def test_an_import_from_a_pipe_waits_for_its_writer_and_takes_what_a_file_holds(
+    source: tuple[Store, Checkpoint], tmp_path: Path, kind: str
+) -> None:
+    there, pipe = tmp_path / "there", tmp_path / "pipe"
+    store = store_in(there)
+    os.mkfifo(pipe)
+    with trio.fail_after(LIMIT_S):
+        await transfer.export(*source, INFO, tmp_path / "file", nothing)
+
+        async def take() -> None:
+            stream: Path | BinaryIO = pipe
+            if kind != "path":
+                reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+                os.set_blocking(reader, True)
+                stream = os.fdopen(reader, "rb", buffering=0 if kind == "raw" else -1)
+            with nullcontext() if isinstance(stream, Path) else stream:
+                async with transfer.unpacked(there, stream, accept, nothing) as found:
+                    made = await transfer.install(store, found, image(tmp_path), "owner")
+                    integrity.verify(store, store.load(made.id))
+
+        def write() -> None:
+            with pipe.open("wb") as target:
+                target.write((tmp_path / "file").read_bytes())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            await trio.to_thread.run_sync(write)
 
 
 def test_what_differs_is_named_and_the_disk_is_left() -> None:

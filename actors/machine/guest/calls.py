@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
+from actors.machine.guest.pulse import Patience
 from actors.model.errors import GuestBroken
 from guest.wire import Data, Message
 
@@ -22,6 +23,7 @@ class GuestCalls(Protocol):
         *,
         request_id: int | None = None,
         limit_s: float = REPLY_LIMIT_S,
+        patience: Patience | None = None,
         and_then: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any]:
         """Make a request and return what the guest answers."""

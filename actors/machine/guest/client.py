@@ -9,6 +9,7 @@ saying that its outcome is unknown.
 
 from __future__ import annotations
 
+import math
 import platform
 import secrets
 import time
@@ -24,7 +25,9 @@ from actors.machine.guest.calls import REPLY_LIMIT_S
 from actors.machine.guest.files import GuestFiles
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.guest.jobs import GuestJobs
+from actors.machine.guest.pulse import Patience, Pulse
 from actors.machine.guest.refusals import refusal
+from actors.machine.guest.sender import FrameSender
 from actors.model.errors import ConsumerFailed, GuestBroken, InvalidArgument, LocalProtocolError, RemoteProtocolError
 from guest.errors import only_error
 from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
@@ -39,6 +42,9 @@ from guest.wire import (
 
 RECEIVE_BYTES: Final = 256 * 1024
 FREEZE_LIMIT_S: Final = 10.0
+"""For what a guest does at once, or within this."""
+SYNC_LIMIT_S: Final = 60.0
+"""A guest that answers may have gigabytes to write to a slow disk; a mute one is found out by a ping before."""
 CLOCK_ERROR_S: Final = 0.02
 CLOCK_PROMISE_S: Final = 0.05
 CLOCK_TRIES: Final = 3
@@ -61,19 +67,24 @@ class _Request:
         self.reply: dict[str, Any] | None = None
         self.failure: Exception | None = None
         """Of what takes its data."""
+        self.mute_s = 0.0
+        """For how long the guest had given no sign of life when it was given up."""
 
 
 class GuestClient:
     """A connection to a guest agent that has proven its key, and to which we have proven ours."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
         self._stream = stream
+        self._nursery = nursery
         self._codec = Codec()
         self._ids = count(1)
         self._requests: dict[int, _Request] = {}
-        self._sending = trio.Lock()
+        self.pulse = Pulse()
+        self._sender = FrameSender(stream, self.pulse.took)
         self._scope = trio.CancelScope()
         self._reason: str | None = None
+        self._broken_at = 0.0
         self.hello: Hello
         self.files = GuestFiles(self)
         self.jobs = GuestJobs(self)
@@ -86,7 +97,7 @@ class GuestClient:
             GuestBroken: the guest is not the one that holds the key, speaks another version, or speaks nonsense.
 
         """
-        client = cls(stream)
+        client = cls(stream, nursery)
         host_nonce = secrets.token_bytes(NONCE_BYTES)
         try:
             guest_nonce, first = await client._resynchronise(key, host_nonce)
@@ -144,9 +155,9 @@ class GuestClient:
         except MALFORMED as error:
             raise self.broke(f"its identity reply is malformed: {error!r}") from error
 
-    async def ping(self) -> None:
+    async def ping(self, limit_s: float = FREEZE_LIMIT_S) -> None:
         """Have the guest answer."""
-        await self.call({"op": "ping"}, limit_s=FREEZE_LIMIT_S)
+        await self.call({"op": "ping"}, limit_s=limit_s)
 
     async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
         """Have all commands of the guest stand still; tell whether they do.
@@ -190,9 +201,9 @@ class GuestClient:
         except MALFORMED as error:
             raise self.broke(f"its answer to grow_root is malformed: {error!r}") from error
 
-    async def sync_disks(self) -> None:
-        """Have the guest write all dirty data to its disks."""
-        await self.call({"op": "sync"}, limit_s=120)
+    async def sync_disks(self, limit_s: float = SYNC_LIMIT_S) -> None:
+        """Have the guest write all dirty data to its disks, during which it does nothing else."""
+        await self.call({"op": "sync"}, limit_s=limit_s, patience=Patience(math.inf))
 
     async def shutdown(self) -> None:
         """Have the guest write its disks and end its machine."""
@@ -207,14 +218,18 @@ class GuestClient:
         *,
         request_id: int | None = None,
         limit_s: float = REPLY_LIMIT_S,
+        patience: Patience | None = None,
         and_then: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any]:
         """Make a request and return what the guest answers; ``on_data`` gets (stream, bytes) as they come.
 
+        One that has no ``patience`` is answered at once by every guest that is alive.
+
         Raises:
             InvalidArgument: the request is too large for the channel; nothing was asked.
             GuestRefused: the guest says that it cannot be done.
-            GuestBroken: the channel broke, or no answer came within ``limit_s``; the outcome is unknown.
+            GuestBroken: the channel broke, no answer came within ``limit_s``, or the guest went mute and ``patience``
+                is at its end; the outcome is unknown.
             ConsumerFailed: ``on_data`` raised something; the guest goes on with what was asked.
 
         """
@@ -224,6 +239,10 @@ class GuestClient:
         if self._reason is not None:
             # Nobody is there to mark it as done.
             request.done.set()
+        elif patience is None:
+            self.pulse.asked()
+        elif patience.mute_s < math.inf:
+            self._nursery.start_soon(self._watch, request, patience)
         try:
             with trio.move_on_after(limit_s):
                 await self._send(frame)
@@ -232,12 +251,15 @@ class GuestClient:
                 await request.done.wait()
         finally:
             del self._requests[request_id]
+            # Nobody has to watch it any more.
+            request.done.set()
         if request.failure is not None:
             raise ConsumerFailed(f"What takes the answer to {body['op']!r} failed: {request.failure!r:.200}.") from (
                 request.failure
             )
         if request.reply is None:
-            reason = self._reason or f"it did not answer {body['op']!r} within {limit_s:.0f} s"
+            mute = f"it has given no sign of life for {request.mute_s:.0f} s" if request.mute_s else None
+            reason = self._reason or mute or f"it did not answer {body['op']!r} within {limit_s:.0f} s"
             raise GuestBroken(f"The guest cannot be reached: {reason}. The outcome of {body['op']!r} is unknown.")
         if "error" in request.reply:
             raise refusal(body["op"], request.reply["error"])
@@ -255,20 +277,21 @@ class GuestClient:
         await self._send(encode(event))
 
     async def _send(self, frame: bytes) -> None:
-        async with self._sending:
-            if self._reason is None:
-                try:
-                    await self._send_whole(frame)
-                except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-                    self.broke("the channel broke")
+        if self._reason is not None:
+            # Whoever sends one after the other is to learn of it.
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self._sender.send(self._nursery, frame)
+        except trio.BrokenResourceError:
+            self.broke("the channel broke")
 
-    async def _send_whole(self, frame: bytes) -> None:
-        """Send a frame; a cancellation comes before all of it or after, since half a frame would spoil the stream."""
-        begun = 0
-        if isinstance(self._stream, trio.SocketStream):
-            begun = await self._stream.socket.send(frame)
-        with trio.CancelScope(shield=begun > 0):
-            await self._stream.send_all(memoryview(frame)[begun:])
+    async def _watch(self, request: _Request, patience: Patience) -> None:
+        """Give a request up whose guest goes mute."""
+        mute_s = await self.pulse.wait_mute(patience, request.done, self.ping)
+        if not request.done.is_set():
+            request.mute_s = mute_s
+            request.done.set()
 
     async def _read(self) -> None:
         reason = "the channel was given up"
@@ -283,6 +306,7 @@ class GuestClient:
         try:
             self._dispatch()
             while data := await self._stream.receive_some(RECEIVE_BYTES):
+                self.pulse.heard()
                 self._codec.receive_data(bytes(data))
                 self._dispatch()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -310,7 +334,9 @@ class GuestClient:
 
     def broke(self, reason: str) -> GuestBroken:
         """Mark the channel as of no further use, which fails all that is under way; return the error to raise."""
-        self._reason = self._reason or reason
+        if self._reason is None:
+            self._reason, self._broken_at = reason, time.time()
+        self._sender.give_up()
         for request in self._requests.values():
             request.done.set()
         return GuestBroken(f"The guest cannot be reached: {self._reason}.")
@@ -319,6 +345,11 @@ class GuestClient:
     def broken(self) -> bool:
         """Whether the channel is of no further use."""
         return self._reason is not None
+
+    @property
+    def mute_since(self) -> float | None:
+        """Wall-clock time, in s, since when the guest does not answer, as far as anybody asked; or ``None``."""
+        return self.pulse.mute_since if self._reason is None else self._broken_at
 
     async def aclose(self) -> None:
         """Close the channel; pending requests fail."""

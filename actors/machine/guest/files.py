@@ -1,7 +1,8 @@
 """What is asked of a guest's files.
 
 Whatever is large goes in pieces, both ways, and no faster than the slower side: what comes is bounded by credit that
-is given as it is consumed, what goes is taken by the guest as it writes.
+is given as it is consumed, what goes is taken by the guest as it writes.  It may take as long as it takes, and ends
+when the guest goes mute.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeAlias
 import trio
 
 from actors.machine.guest.calls import GuestCalls
+from actors.machine.guest.pulse import Patience
 from actors.model.errors import GuestRefused, NoCapacity, RemoteProtocolError
 from actors.model.guest import Edited, FileContent, FileEntry, Helper, TreeReport
 from actors.model.text import shown
@@ -105,7 +107,7 @@ class GuestFiles:
             if len(content) <= cap:
                 content.extend(data)
 
-        reply = await self._client.call(body, on_data, limit_s=math.inf)
+        reply = await self._client.call(body, on_data, limit_s=math.inf, patience=Patience())
         if len(content) > cap:
             raise GuestRefused(
                 f"What is at {shown(body['path'])} is larger than {cap // 2**20} MiB.",
@@ -149,7 +151,11 @@ class GuestFiles:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(consume)
                 reply = await client.call(
-                    {**body, "credit": WINDOW_BYTES}, on_data, request_id=request_id, limit_s=math.inf
+                    {**body, "credit": WINDOW_BYTES},
+                    on_data,
+                    request_id=request_id,
+                    limit_s=math.inf,
+                    patience=Patience(),
                 )
                 sending.close()
         except BaseException as caught:
@@ -191,7 +197,7 @@ class GuestFiles:
                     await client.send(Data(request_id, GIVEN_UP, b""))
                 raise
 
-        return await client.call(body, request_id=request_id, limit_s=math.inf, and_then=send)
+        return await client.call(body, request_id=request_id, limit_s=math.inf, patience=Patience(), and_then=send)
 
 
 async def _one(content: bytes) -> AsyncIterable[bytes]:

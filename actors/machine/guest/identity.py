@@ -7,23 +7,12 @@ from typing import Any, Final
 
 import attrs
 
+from actors.machine.network.protocol import NetworkIdentity
 from actors.model.info import CarriedJob, HookOutcome
 from guest.untrusted import finite, whole
 
 MAX_HOOKS: Final = 100
 MAX_CARRIED_JOBS: Final = 1000
-
-
-@attrs.frozen
-class NetworkIdentity:
-    """The addresses of the guest's one interface."""
-
-    interface: str
-    mac: str
-    address: str
-    prefix: int
-    gateway: str
-    dns: tuple[str, ...]
 
 
 @attrs.frozen

@@ -15,8 +15,9 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actors.machine.guest.calls import GuestCalls
+from actors.machine.guest.calls import REPLY_LIMIT_S, GuestCalls
 from actors.machine.guest.files import whole_number
+from actors.machine.guest.pulse import MUTE_S, Patience
 from actors.model.errors import GuestBroken, GuestRefused, RemoteProtocolError
 from actors.model.guest import CommandSpec, ExecResult, InputTaken, JobEnd, JobInfo, JobList, JobOutput
 from guest.untrusted import MALFORMED, finite, whole
@@ -105,6 +106,8 @@ class GuestJobs:
 
     def __init__(self, client: GuestCalls) -> None:
         self._client = client
+        self._ends: dict[str, float] = {}
+        """When jobs that were started here with a time limit are over, in trio's time."""
 
     async def exec(
         self,
@@ -135,7 +138,10 @@ class GuestJobs:
         limit_s = min(limits, default=math.inf) + GRACE_S
         try:
             reply = await self._client.call(
-                {"op": "exec", "job": chosen, "wait_s": yield_s, **_body(command)}, on_data, limit_s=limit_s
+                {"op": "exec", "job": chosen, "wait_s": yield_s, **_body(command)},
+                on_data,
+                limit_s=limit_s,
+                patience=_patience(min(limits, default=None)),
             )
         except GuestRefused:
             raise
@@ -172,7 +178,16 @@ class GuestJobs:
 
     async def start(self, command: CommandSpec, job_id: str | None = None) -> JobInfo:
         """Start a command that nobody waits for."""
-        return self._info(await self._client.call({"op": "job_start", "job": job_id or new_job_id(), **_body(command)}))
+        chosen, limit_s = job_id or new_job_id(), command.timeout_s
+        body = {"op": "job_start", "job": chosen, **_body(command)}
+        # A mute guest is not waited for longer than the command may take.
+        patience = None if limit_s is None else _patience(limit_s)
+        info = self._info(await self._client.call(body, limit_s=REPLY_LIMIT_S, patience=patience))
+        if limit_s is not None:
+            while len(self._ends) >= MAX_JOBS:
+                self._ends.pop(next(iter(self._ends)))
+            self._ends[chosen] = trio.current_time() + limit_s
+        return info
 
     async def follow(
         self,
@@ -200,8 +215,15 @@ class GuestJobs:
                 window.came(len(data))
             on_output(_known(stream), data)
 
-        limit_s = math.inf if wait_s is None else wait_s + GRACE_S
-        return self._followed(await self._client.call(body, on_data, limit_s=limit_s, request_id=request_id))
+        limit_s, patience = math.inf if wait_s is None else wait_s + GRACE_S, _patience(wait_s)
+        if wait_s is None and job_id in self._ends:
+            patience = _patience(max(0.0, self._ends[job_id] - trio.current_time()))
+        followed = self._followed(
+            await self._client.call(body, on_data, limit_s=limit_s, request_id=request_id, patience=patience)
+        )
+        if not followed.job.running:
+            self._ends.pop(job_id, None)
+        return followed
 
     async def _grant(self, request_id: int, more_bytes: int) -> None:
         body = {"op": "job_credit", "target": request_id, "bytes": more_bytes}
@@ -235,7 +257,8 @@ class GuestJobs:
             "op": "job_read", "job": job_id, "cursors": list(cursors), "limit": max_bytes, "wait_s": wait_s,
             "text": text, "eager": eager,
         }  # fmt: skip
-        reply = await self._client.call(body, on_data, limit_s=wait_s + GRACE_S + self.slack_s)
+        limit_s = wait_s + GRACE_S + self.slack_s
+        reply = await self._client.call(body, on_data, limit_s=limit_s, patience=_patience(wait_s))
         followed = self._followed(reply)
         return JobOutput(
             job=followed.job,
@@ -257,7 +280,8 @@ class GuestJobs:
 
         """
         body = {"op": "job_kill", "job": job_id, "signal": number, "wait_s": wait_s}
-        reply = await self._client.call(body, limit_s=wait_s + GRACE_S + self.slack_s)
+        limit_s = wait_s + GRACE_S + self.slack_s
+        reply = await self._client.call(body, limit_s=limit_s, patience=_patience(wait_s))
         return JobEnd(self._info(reply), reply.get("signalled") is not False, reply.get("gone") is True)
 
     async def feed(self, job_id: str, data: bytes, *, end: bool = False, wait_s: float = 10.0) -> InputTaken:
@@ -273,7 +297,8 @@ class GuestJobs:
                 "op": "job_input", "job": job_id, "data": base64.b64encode(piece).decode(), "end": end and last,
                 "wait_s": wait_s,
             }  # fmt: skip
-            reply = await self._client.call(body, limit_s=wait_s + GRACE_S + self.slack_s)
+            limit_s = wait_s + GRACE_S + self.slack_s
+            reply = await self._client.call(body, limit_s=limit_s, patience=_patience(wait_s))
             count, closed = whole_number(reply, "taken"), reply.get("closed") is True
             if count > len(piece):
                 raise self._client.broke("it took more input than it was given")
@@ -296,6 +321,7 @@ class GuestJobs:
 
     async def release(self, job_id: str) -> None:
         """Forget a finished job."""
+        self._ends.pop(job_id, None)
         await self._client.call({"op": "job_release", "job": job_id})
 
     async def set_env(self, variables: dict[str, str | None]) -> int:
@@ -329,6 +355,11 @@ class GuestJobs:
             )
         except MALFORMED as error:
             raise self._client.broke(f"its answer about a job is malformed: {error!r}") from error
+
+
+def _patience(limit_s: float | None) -> Patience:
+    """Wait for a mute guest as long as the caller allowed for its work, and hardly longer; without a limit a while."""
+    return Patience() if limit_s is None else Patience(MUTE_S, limit_s + 1.0)
 
 
 def _body(command: CommandSpec) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import trio
 
 from actors.machine.guest.client import GuestClient
+from actors.machine.guest.pulse import ANSWER_S, Patience
 from actors.model.diff import Entry, Walk
 from actors.model.errors import GuestRefused
 from guest.untrusted import MALFORMED, parse, whole
@@ -60,7 +61,7 @@ async def _collect(client: GuestClient, body: dict[str, Any]) -> tuple[bytes, di
         if len(content) <= MAX_WALK_BYTES:
             content.extend(data)
 
-    reply = await client.call(body, on_data, limit_s=LOOK_LIMIT_S)
+    reply = await client.call(body, on_data, limit_s=LOOK_LIMIT_S, patience=Patience(ANSWER_S))
     if len(content) > MAX_WALK_BYTES:
         raise GuestRefused(
             f"What the guest tells of its files exceeds {MAX_WALK_BYTES // 2**20} MiB.",

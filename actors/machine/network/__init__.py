@@ -1,1 +1,4 @@
-"""How a guest is wired."""
+"""How a machine is connected: one protocol, its implementations, and the choice of one by its name.
+
+Nothing outside this room asks which implementation it has; it asks that for what it can do.
+"""

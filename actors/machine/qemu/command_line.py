@@ -13,31 +13,21 @@ from typing import Final
 
 import attrs
 
-from actors.machine.qemu import boot_timer, tsc
+from actors.machine import descriptors
+from actors.machine.accelerator.choice import ACCELERATORS
+from actors.machine.channel.protocol import Channel, Endpoint
+from actors.machine.limits.none import NoLimits
+from actors.machine.limits.protocol import Bounds, Limits, Placement
+from actors.machine.network.protocol import Link, Network, Policy, Wanted
+from actors.machine.qemu import logs
 from actors.model.image import BootImage
 from actors.model.info import Shape
 
-QMP_FD: Final = 3
-CHANNEL_FD: Final = 4
-STATE_FD: Final = 5
-"""Numbers under which QEMU inherits its listening sockets and the device state to load."""
-
-PORT_NAME: Final = "agentiso.0"
-"""Name of the guest agent's virtio-serial port."""
-PORT_ID: Final = "agent"
-"""By which QEMU's VSERPORT_CHANGE events name that port."""
+CONSOLE_MARK: Final = f"fd={descriptors.CONSOLE},set=1,opaque="
+"""Before the path of the console's log, which QEMU does not open: it tells whose machine a process is."""
 KEY_FILE: Final = "opt/agentiso.key"
 """fw_cfg item with the channel's first key; the ``opt/`` prefix is QEMU's for users (docs/specs/fw_cfg.txt)."""
-VSOCK_PORT: Final = 5000
 ROOT_DEVICE: Final = "root"
-
-KERNEL_ARGUMENTS: Final = "console=ttyS0 reboot=t panic=-1 loglevel=5"
-"""``reboot=t`` (triple fault) with ``-no-reboot`` makes a guest's reboot or panic end the process.  Warnings are shown,
-of which `boot_timer` needs one."""
-EMULATED_ARGUMENTS: Final = "mitigations=off norandmaps psi=0 noautogroup lsm=landlock,yama"
-"""Emulation speculates nothing, so that defences against that only cost.  QEMU translates a program's code anew for
-each address at which it is loaded, so that random ones would make every command several times as slow.  And what a
-kernel does beside its work at every start of a process has to be translated as well."""
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -48,27 +38,39 @@ class MachinePlace:
     uuid: str
     ram: Path
     """RAM image, mapped privately; never written."""
-    network: str
+    network: Network
+    policy: Policy
     mac: str
-    channel: str
-    vsock_cid: int | None
+    channel: Endpoint
     directory: Path
     """The machine's own directory: logs, and the key of a cold boot."""
+    limits: Limits = attrs.field(factory=NoLimits)
+    link: Link = attrs.field(factory=Link)
+    """What its network has made for it, once that has."""
+    placement: Placement = attrs.field(factory=Placement)
+    """What its limits have made for it, once they have."""
+    keeps_logs: bool = True
+    """Whether its logs are kept for its workspace when it has ended."""
 
     @property
     def console_log(self) -> Path:
         """What the guest wrote to its serial console."""
-        return self.directory / "console.log"
+        return self.directory / logs.CONSOLE
 
     @property
     def qemu_log(self) -> Path:
         """QEMU's own standard output and error."""
-        return self.directory / "qemu.log"
+        return self.directory / logs.QEMU
 
     @property
     def key_file(self) -> Path:
         """The channel key that a cold boot hands to the guest."""
         return self.directory / "key"
+
+    @property
+    def wanted_link(self) -> Wanted:
+        """What is asked of its network."""
+        return Wanted(self.uuid, self.mac, self.policy)
 
 
 @attrs.frozen(kw_only=True)
@@ -86,22 +88,28 @@ class MachineSpec(MachinePlace):
     """Whether this QEMU can open the RAM image for reading only (8.2 and later)."""
     disk: Path
     """The active disk layer."""
-    allow_internet: bool
+
+    @property
+    def bounds(self) -> Bounds:
+        """What is asked of its limits."""
+        return Bounds(self.uuid, self.shape)
 
 
 def build(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
-    """Return QEMU's arguments for a cold boot, or for loading device state from `STATE_FD`."""
-    return (
-        spec.qemu,
-        *_machine(spec),
-        *_boot(spec, restoring=restoring),
-        *_disks(spec),
-        *_network(spec),
-        *_channel(spec),
+    """Return what starts QEMU in its place, for a cold boot or for loading the device state."""
+    return spec.placement.wrap(
+        (
+            spec.qemu,
+            *_machine(spec),
+            *_boot(spec, restoring=restoring),
+            *_disks(spec),
+            *spec.link.arguments,
+            *spec.channel.arguments,
+        )
     )
 
 
-def machine_arguments(image: BootImage, network: str, channel: str) -> str:
+def machine_arguments(image: BootImage, network: Network, channel: Channel) -> str:
     """Return a digest of what the arguments make of a machine: its type, and its devices in their order.
 
     Device state loads only into an equal one.  The kernel's arguments are in the guest's memory, and matter to no load.
@@ -109,19 +117,12 @@ def machine_arguments(image: BootImage, network: str, channel: str) -> str:
     nowhere = Path()
     spec = MachineSpec(
         qemu="", uuid="", shape=Shape(), accelerator="", cpu_model="", tsc_khz=None, image=image, ram=nowhere,
-        ram_read_only=False, disk=nowhere, network=network, allow_internet=False, mac="", channel=channel,
-        vsock_cid=None, directory=nowhere,
+        ram_read_only=False, disk=nowhere, network=network, policy=Policy(), mac="",
+        channel=channel.adopt(nowhere, cid=None), directory=nowhere, link=Link(arguments=network.devices(mac="")),
     )  # fmt: skip
     words = pairwise(build(spec, restoring=True))
     made = [value for option, value in words if option in ("-machine", "-device", "-serial", "-global")]
     return hashlib.sha256("\n".join(made).encode()).hexdigest()[:16]
-
-
-def kernel_arguments(accelerator: str, tsc_khz: int | None) -> str:
-    """Return the arguments that every kernel gets under an accelerator; ``tsc_khz`` is the host's."""
-    if accelerator != "tcg":
-        return KERNEL_ARGUMENTS
-    return f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} {boot_timer.ARGUMENT} {tsc.kernel_arguments(tsc_khz)}".rstrip()
 
 
 def _machine(spec: MachineSpec) -> tuple[str, ...]:
@@ -138,9 +139,10 @@ def _machine(spec: MachineSpec) -> tuple[str, ...]:
         *("-accel", spec.accelerator, "-cpu", spec.cpu_model, "-smp", str(spec.shape.vcpus)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", SANDBOX),
-        *("-chardev", f"file,id=console,path={_escape(spec.console_log)},append=on"),
+        *("-add-fd", f"{CONSOLE_MARK}{_escape(spec.console_log)}"),
+        *("-chardev", "file,id=console,path=/dev/fdset/1,append=on"),
         *("-serial", "chardev:console"),
-        *("-chardev", f"socket,id=qmp,fd={QMP_FD},server=on,wait=off"),
+        *("-chardev", f"socket,id=qmp,fd={descriptors.QMP},server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),
         *("-device", "virtio-rng-device"),
     )
@@ -150,9 +152,9 @@ def _boot(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     if restoring:
         # The saved state has no configuration section.  Nobody announces the guest's address, which is still another's.
         quiet = ("-global", "migration.send-configuration=off", "-global", "migration.announce-rounds=0")
-        return ("-incoming", f"fd:{STATE_FD}", *quiet)
-    general = kernel_arguments(spec.accelerator, spec.tsc_khz)
-    arguments = f"{general} agentiso.channel={spec.channel} {spec.image.cmdline}".rstrip()
+        return ("-incoming", f"fd:{descriptors.STATE}", *quiet)
+    general = ACCELERATORS.named(spec.accelerator).kernel_arguments(spec.tsc_khz)
+    arguments = f"{general} agentiso.channel={spec.channel.name} {spec.image.cmdline}".rstrip()
     return (
         *("-kernel", str(spec.image.kernel), "-initrd", str(spec.image.initrd), "-append", arguments),
         *("-fw_cfg", f"name={KEY_FILE},file={_escape(spec.key_file)}"),
@@ -165,26 +167,6 @@ def _disks(spec: MachineSpec) -> tuple[str, ...]:
     return (
         *("-drive", root, "-device", f"virtio-blk-device,drive={ROOT_DEVICE},serial=root"),
         *("-drive", layer, "-device", "virtio-blk-device,drive=layer,serial=layer"),
-    )
-
-
-def _network(spec: MachineSpec) -> tuple[str, ...]:
-    if spec.network == "none":
-        return ()
-    restrict = "off" if spec.allow_internet else "on"
-    return (
-        *("-netdev", f"user,id=net0,ipv6=off,restrict={restrict}"),
-        *("-device", f"virtio-net-device,netdev=net0,mac={spec.mac}"),
-    )
-
-
-def _channel(spec: MachineSpec) -> tuple[str, ...]:
-    if spec.channel == "vsock":
-        return ("-device", f"vhost-vsock-device,guest-cid={spec.vsock_cid}")
-    return (
-        *("-chardev", f"socket,id=channel,fd={CHANNEL_FD},server=on,wait=off"),
-        *("-device", "virtio-serial-device"),
-        *("-device", f"virtserialport,chardev=channel,name={PORT_NAME},id={PORT_ID}"),
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from actors.machine.qemu.command_line import CONSOLE_MARK
 from actors.model.errors import HostUnfit, MachineFailed
 from actors.model.machine import ProcessIdentity
 
@@ -55,33 +56,39 @@ def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
         OSError: a process of this user's cannot be looked at.
 
     """
-    prefix = "file,id=console,path="
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if entry.stat().st_uid != os.geteuid():
                 continue
             words = (entry / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
-            console = next((word for word in words if word.startswith(prefix)), "")
-            directory = Path(console.removeprefix(prefix).removesuffix(",append=on").replace(",,", ",")).parent
-            if not console or "-uuid" not in words or not directory.is_relative_to(state_dir):
+            console = _console_of(words)
+            if console is None or "-uuid" not in words or not console.is_relative_to(state_dir):
                 continue
             pid = int(entry.name)
-            yield ProcessIdentity(pid, start_time_of(pid), words[words.index("-uuid") + 1]), directory
+            yield ProcessIdentity(pid, start_time_of(pid), words[words.index("-uuid") + 1]), console.parent
         except (FileNotFoundError, ProcessLookupError):
             # It ended meanwhile.
             continue
 
 
+def _console_of(words: Sequence[str]) -> Path | None:
+    """Return the console's log that a machine's arguments name; machines of earlier releases open it themselves."""
+    for word in words:
+        for before, after in ((CONSOLE_MARK, ""), ("file,id=console,path=", ",append=on")):
+            if word.startswith(before) and word.endswith(after) and not word.startswith(f"{before}/dev/fdset/"):
+                return Path(word.removeprefix(before).removesuffix(after).replace(",,", ","))
+    return None
+
+
 class QemuProcess:
     """A running QEMU, child of this process or adopted."""
 
-    def __init__(self, identity: ProcessIdentity, pidfd: int, *, is_child: bool) -> None:
+    def __init__(self, identity: ProcessIdentity, pidfd: int) -> None:
         self.identity = identity
         self._pidfd = pidfd
-        self._is_child = is_child
         self._exited = trio.Event()
         self.exit_status: int | None = None
-        """Exit code, negative for a signal; ``None`` while running or when it was not our child."""
+        """Exit code, negative for a signal; ``None`` while running, or when another process is its parent."""
 
     @classmethod
     def spawn(cls, argv: Sequence[str], *, uuid: str, log: Path, descriptors: Mapping[int, int]) -> QemuProcess:
@@ -96,7 +103,7 @@ class QemuProcess:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
             raise MachineFailed(f"QEMU ended before it could be watched: {error}.") from error
-        return cls(ProcessIdentity(pid, start_time_of(pid), uuid), pidfd, is_child=True)
+        return cls(ProcessIdentity(pid, start_time_of(pid), uuid), pidfd)
 
     @classmethod
     def adopt(cls, identity: ProcessIdentity) -> QemuProcess | None:
@@ -119,7 +126,7 @@ class QemuProcess:
         if not alive:
             os.close(pidfd)
             return None
-        return cls(identity, pidfd, is_child=False)
+        return cls(identity, pidfd)
 
     @property
     def pid(self) -> int:
@@ -139,20 +146,19 @@ class QemuProcess:
         mine = os.dup(self._pidfd)
         try:
             await trio.lowlevel.wait_readable(mine)
+            self._reap(mine)
         finally:
             trio.lowlevel.notify_closing(mine)
             os.close(mine)
-        self._reap()
 
-    def _reap(self) -> None:
+    def _reap(self, pidfd: int) -> None:
         if self._exited.is_set():
             return
         self._exited.set()
-        if self._is_child:
-            # Somebody else may have reaped it, a test harness for one; the exit status is then unknown.
-            with contextlib.suppress(ChildProcessError):
-                _, status = os.waitpid(self.pid, 0)
-                self.exit_status = os.waitstatus_to_exitcode(status)
+        # An adopted one may be another's child, and a test harness may have reaped ours: the status is unknown then.
+        with contextlib.suppress(ChildProcessError):
+            if ended := os.waitid(os.P_PIDFD, pidfd, os.WEXITED):
+                self.exit_status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def kill(self) -> None:
         """Send SIGKILL to exactly this process; no-op once it has ended."""
@@ -161,14 +167,18 @@ class QemuProcess:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    async def end(self, grace_s: float = 0.0) -> None:
-        """Wait up to ``grace_s`` for the process to end by itself, then kill and reap it; shielded and bounded."""
+    async def end(self, grace_s: float = 0.0) -> bool:
+        """Wait up to ``grace_s`` for the process to end by itself, then kill and reap it; shielded and bounded.
+
+        Returns whether it has ended, which is known only of one that was not let go of before.
+        """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s + KILL_WAIT_S):
             if grace_s:
                 with trio.move_on_after(grace_s):
                     await self.wait_exit()
             self.kill()
             await self.wait_exit()
+        return self._exited.is_set()
 
     def release(self) -> None:
         """Let go of the process without touching it."""

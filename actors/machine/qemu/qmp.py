@@ -83,6 +83,9 @@ class QmpClient:
         self._scope = trio.CancelScope()
         self._on_event: OnEvent | None = None
         self._stalled = AsyncBool()
+        self._ended = trio.Event()
+        self.shutdown: dict[str, Any] | None = None
+        """The data of the SHUTDOWN event, once QEMU has sent one (QEMU: qapi/run-state.json)."""
 
     @classmethod
     async def open(cls, nursery: trio.Nursery, stream: trio.abc.Stream, on_event: OnEvent | None = None) -> QmpClient:
@@ -190,6 +193,10 @@ class QmpClient:
         self._stalled.value = self._closed is not None
         return self._closed is None
 
+    async def wait_ended(self) -> None:
+        """Wait until nothing more will be read, neither events nor answers."""
+        await self._ended.wait()
+
     def _take(self, message: dict[str, Any]) -> None:
         if "QMP" in message:
             self._greeted.set()
@@ -197,6 +204,8 @@ class QmpClient:
             if message["event"] == "BLOCK_IO_ERROR":
                 # Unless its action was "stop", the guest was told and runs on: then resuming it does no harm.
                 self._stalled.value = True
+            elif message["event"] == "SHUTDOWN":
+                self.shutdown = message.get("data", {})
             if self._on_event is not None:
                 self._on_event(str(message["event"]), message.get("data", {}))
         elif (pending := self._pending.get(message.get("id", 0))) is not None:
@@ -207,6 +216,7 @@ class QmpClient:
         self._closed = self._closed or reason
         self._greeted.set()
         self._stalled.value = True
+        self._ended.set()
         for pending in self._pending.values():
             pending.done.set()
 

@@ -9,7 +9,7 @@ import attrs
 import cattrs
 
 from actors.model.errors import CheckpointUnusable
-from actors.model.files import exhaustion_reported, read_json, replace_json
+from actors.model.files import failures_reported, read_json, replace_json
 from actors.model.machine import Fingerprint
 from guest.untrusted import MALFORMED
 
@@ -43,6 +43,8 @@ class Checkpoint:
     """The host's boot with which its files may be lost; empty once they are on stable storage."""
     processes_held: bool = False
     """Whether the guest's processes stood still; then none runs in a restored machine before it has proven itself."""
+    alone: bool = False
+    """Whether the guest did not answer when it was taken: a machine restored from its memory may not either."""
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
@@ -63,7 +65,7 @@ def read(directory: Path) -> Checkpoint:
     """
     path = directory / RECORD
     try:
-        with exhaustion_reported():
+        with failures_reported():
             return _converter.structure(read_json(path), Checkpoint)
     except (OSError, *MALFORMED, cattrs.BaseValidationError) as error:
         raise CheckpointUnusable(f"The checkpoint {directory.name} cannot be read from {path}: {error}.") from error

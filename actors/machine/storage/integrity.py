@@ -13,7 +13,7 @@ from actors.machine.storage.checkpoint import RECORD, Checkpoint
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store
 from actors.model.errors import CheckpointUnusable, NoCapacity
-from actors.model.files import exhaustion_reported, make_durable
+from actors.model.files import failures_reported, make_durable
 
 DIGEST_DELAY_S: Final = 2.0
 """A fresh checkpoint is most often restored, forked or let go of at once; reading it all would hold that up."""
@@ -34,7 +34,7 @@ def verify(store: Store, checkpoint: Checkpoint) -> None:
         return
     directory = store.checkpoint(checkpoint.id)
     try:
-        with exhaustion_reported():
+        with failures_reported():
             _compare(store, checkpoint, directory)
     except OSError as error:
         raise CheckpointUnusable(f"The memory of checkpoint {checkpoint.id} cannot be read: {error}.") from error

@@ -55,6 +55,9 @@ class Layers(Protocol):
     def depends_on(self, layer: str) -> tuple[str, ...]:
         """Return the layers that one stands on, nearest first."""
 
+    def base(self, layer: str) -> Path | None:
+        """Return the raw file at the bottom of what a layer stands on; ``None`` if there is none."""
+
     def owned(self) -> frozenset[str]:
         """Return all layers that there are; what is not named like one of ours is none."""
 

@@ -68,6 +68,11 @@ class Qcow2Layers:
         backing = qcow2.read_header(self.path(layer)).backing
         return backing.stem if backing is not None and backing.suffix == SUFFIX and is_id(backing.stem) else ""
 
+    def base(self, layer: str) -> Path | None:
+        """Read what the last header names."""
+        bottom = (layer, *self.depends_on(layer))[-1]
+        return qcow2.read_header(self.path(bottom)).backing
+
     def owned(self) -> frozenset[str]:
         """Look into the directory."""
         names = (path.stem for path in self._directory.iterdir() if path.suffix == SUFFIX)

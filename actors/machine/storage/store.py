@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -152,6 +152,12 @@ class Store:
         there = await trio.to_thread.run_sync(collection.inventory, self.layers, self._checkpoints)
         # Whoever creates something holds its id first, so that who holds what has to be looked at after the inventory.
         return await trio.to_thread.run_sync(collection.survey, self.layers, there, self.holds.holders())
+
+    @asynccontextmanager
+    async def nothing_removed(self) -> AsyncIterator[None]:
+        """Have no collection remove anything for the length of the block, so that all chains are whole."""
+        async with self._collecting:
+            yield
 
     async def collect(self) -> list[str]:
         """Remove what nobody holds and return the ids of what was removed; nothing while the store is `blocked`.

@@ -4,8 +4,10 @@ from typing import Final
 
 from agentiso.mcp.tools import (
     commands,
+    doctor,
     files,
     git,
+    images,
     jobs,
     lifecycle,
     network,
@@ -27,6 +29,8 @@ TOOLS: Final[tuple[Tool, ...]] = (
     *network.TOOLS,
     *ownership.TOOLS,
     *templates.TOOLS,
+    *images.TOOLS,
+    *doctor.TOOLS,
     *transfer.TOOLS,
     *git.TOOLS,
 )

@@ -31,6 +31,7 @@ class SnapshotCreateResult(SnapshotResult):
     pause_ms: float | None = describe()
     """The workspace stood still for it."""
     duration_secs: float | None = describe()
+    note: str = describe()
 
 
 @attrs.frozen
@@ -73,6 +74,7 @@ class SummaryResult(BriefResult):
     resources: Resources = outline()
     forked_from: str | None = describe()
     snapshot_count: int = describe()
+    ended: str | None = describe()
     created_at: float = describe("Unix time")
     owner: str = describe("Its session")
     owned: bool = describe("By you")
@@ -161,6 +163,9 @@ class WorkspaceResult(BriefResult):
     undo: list[UndoResult] = outline("Oldest first", parts=False)
     lifetime: IdleResult = outline("When it is suspended or destroyed", parts=False)
     failure: str | None = describe()
+    ended: str | None = describe()
+    """Why its machine did: ``panic``, ``oom``, ``signal``..."""
+    mute_since: float | None = describe("Unix time")
     owner: str = describe()
     """The session whose it is."""
 
@@ -184,7 +189,7 @@ class JobResult:
 
 def taken_result(s: SnapshotInfo) -> SnapshotCreateResult:
     """Describe a snapshot that was just taken, with what it cost."""
-    return SnapshotCreateResult(s.id, s.name, s.has_memory, s.created_at, s.size_bytes, s.pause_ms, s.seconds)
+    return SnapshotCreateResult(s.id, s.name, s.has_memory, s.created_at, s.size_bytes, s.pause_ms, s.seconds, s.note)
 
 
 def node_result(s: SnapshotInfo) -> NodeResult:
@@ -210,6 +215,7 @@ def summary_result(info: WorkspaceInfo, *, owned: bool) -> SummaryResult:
         resources=_resources(info),
         forked_from=info.forked_from.name if info.forked_from else None,
         snapshot_count=len(info.snapshots),
+        ended=_ended(info),
         created_at=info.created_at,
         owner=info.owner,
         owned=owned,
@@ -246,12 +252,18 @@ def workspace_result(info: WorkspaceInfo) -> WorkspaceResult:
         undo=[_undo(step) for step in info.undo],
         lifetime=IdleResult(info.idle_suspend_s, info.expires_at, info.idle_s, info.suspended_by),
         failure=info.failure,
+        ended=_ended(info),
+        mute_since=info.mute_since,
         owner=info.owner,
     )
 
 
 def _brief(info: WorkspaceInfo) -> tuple[str, str, str, str | None]:
     return info.workspace_id, info.name, info.state, info.network.ip
+
+
+def _ended(info: WorkspaceInfo) -> str | None:
+    return str(info.ended.reason) if info.ended else None
 
 
 def _note(info: WorkspaceInfo) -> str:

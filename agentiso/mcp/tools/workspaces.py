@@ -8,6 +8,7 @@ import attrs
 
 from actors.model.errors import InvalidArgument
 from actors.model.info import ForkedChild, ForkReport, Lifetime
+from actors.registry import messages as r
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.ownership import check_destroyable
 from agentiso.mcp.tools.results import (
@@ -19,6 +20,8 @@ from agentiso.mcp.tools.results import (
     workspace_result,
 )
 from agentiso.mcp.tools.tool import KEY, MAX_KEY_CHARS, Call, Done, Tool, WorkspaceArguments
+
+MAX_NOTED: Final = 5
 
 
 @attrs.frozen
@@ -44,6 +47,8 @@ class ListArguments:
 @attrs.frozen
 class ListResult:
     workspaces: list[SummaryResult] = outline("Oldest first")
+    note: str = describe()
+    """What is not listed, since it is damaged."""
 
 
 @attrs.frozen
@@ -132,7 +137,10 @@ async def _create(call: Call, a: CreateArguments) -> CreateResult:
 
 async def _list(call: Call, a: ListArguments) -> ListResult:
     infos = [info for info in await call.system.list() if a.state_filter in (None, info.state)]
-    return ListResult([summary_result(info, owned=call.gate.owns(call.client, info.owner)) for info in infos])
+    damaged = (await call.system.registry.ask(r.Diagnose(again=False))).damaged
+    whats = ", ".join(trouble.what for trouble in damaged[:MAX_NOTED])
+    note = f"Damaged, and left alone: {whats}; see agentiso://doctor" if damaged else ""
+    return ListResult([summary_result(info, owned=call.gate.owns(call.client, info.owner)) for info in infos], note)
 
 
 async def _info(call: Call, a: WorkspaceArguments) -> WorkspaceResult:
@@ -156,10 +164,11 @@ async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
     fork = await ws.fork(
         a.count, snapshot=a.snapshot_name, names=names, name_prefix=a.name_prefix, owner=call.client.session
     )
-    r = fork.report
+    report = fork.report
     return ForkToolResult(
-        ws.id, r.pause_ms, r.copied_bytes, list(r.dropped_forwards), [_fork_child(c) for c in r.children]
-    )
+        ws.id, report.pause_ms, report.copied_bytes, list(report.dropped_forwards),
+        [_fork_child(child) for child in report.children],
+    )  # fmt: skip
 
 
 def _fork_child(child: ForkedChild) -> ForkChild:

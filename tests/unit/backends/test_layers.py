@@ -195,9 +195,7 @@ def test_what_is_no_layer_is_not_received(layers: Layers, base: Base, tmp_path: 
 
 
 @pytest.mark.parametrize("content", [b"", b"QFI", b"\0" * 65536])
-def test_a_layer_whose_header_is_damaged_does_not_stand_on_nothing(
-    layers: Layers, base: Base, content: bytes
-) -> None:
+def test_a_layer_whose_header_is_damaged_does_not_stand_on_nothing(layers: Layers, base: Base, content: bytes) -> None:
     made = stack(layers, base, 3)
     layers.path(made[1]).write_bytes(content)
     for layer in made[1:]:

@@ -22,19 +22,17 @@ import attrs
 import cattrs
 import trio
 
-from actors.machine.probe import QemuBuild
-from actors.machine.qemu import boot_timer
-from actors.machine.qemu.command_line import kernel_arguments
-from actors.machine.qemu.tsc import measure_khz
+from actors.machine.accelerator import boot_timer
+from actors.machine.accelerator.choice import ACCELERATORS
+from actors.machine.accelerator.protocol import Accelerator
+from actors.machine.accelerator.tsc import measure_khz
+from actors.machine.qemu_build import QemuBuild
 from actors.model.errors import HostUnfit
 from actors.model.files import read_json, replace_json, tail
 from actors.model.machine import same_rate
 
 MARKER: Final = "agentiso-probe-ok"
-LIMITS_S: Final = {"kvm": 5.0, "tcg": 60.0}
-"""A KVM worth having boots a kernel in well under a second; emulation needs seconds, more on a busy host."""
 ORPHAN_GRACE_S: Final = 10.0
-CPU_MODELS: Final = {"kvm": "host", "tcg": "max"}
 
 
 @attrs.frozen
@@ -75,11 +73,11 @@ async def probe_accelerators(
     except (OSError, ValueError, cattrs.BaseValidationError):
         pass
     tried: list[Candidate] = []
-    for name in ("kvm", "tcg") if override == "auto" else (override,):
-        tsc_khz = await trio.to_thread.run_sync(measure_khz) if name == "tcg" else None
-        tried.append(await _try(qemu, kernel, initrd, name, tsc_khz))
+    for accelerator in ACCELERATORS if override == "auto" else (ACCELERATORS.named(override),):
+        tsc_khz = await trio.to_thread.run_sync(measure_khz) if accelerator.keeps_host_rate else None
+        tried.append(await _try(qemu, kernel, initrd, accelerator, tsc_khz))
         if tried[-1].ok:
-            verdict = AcceleratorVerdict(name, CPU_MODELS[name], tuple(tried), tsc_khz)
+            verdict = AcceleratorVerdict(accelerator.name, accelerator.cpu_model, tuple(tried), tsc_khz)
             cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_json(cached, cattrs.unstructure(verdict))
             return verdict
@@ -96,18 +94,19 @@ async def _keeps_time(verdict: AcceleratorVerdict) -> bool:
 
 
 async def _try(
-    qemu: QemuBuild, kernel: Path, initrd: Path, name: str, tsc_khz: int | None, *, again: int = 3
+    qemu: QemuBuild, kernel: Path, initrd: Path, accelerator: Accelerator, tsc_khz: int | None, *, again: int = 3
 ) -> Candidate:
     """Boot, and ``again`` at most so often while the kernel measures its timer wrong."""
-    if name == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return Candidate(name, False, "no access to /dev/kvm", 0.0)
+    name, limit_s, found = accelerator.name, accelerator.probe_limit_s, accelerator.probe()
+    if not found.ok:
+        return Candidate(name, False, f"{found.verdict}; {found.reason}", 0.0)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="agentiso-probe-") as scratch:
         console, log = Path(scratch) / "console", Path(scratch) / "log"
         argv = [
             # It ends even if this process is killed meanwhile and the kernel hangs.
-            *("timeout", "--signal=KILL", f"{LIMITS_S[name] + ORPHAN_GRACE_S:.0f}"),
-            *(str(qemu.path), "-machine", "microvm", "-accel", name, "-cpu", CPU_MODELS[name], "-m", "256M"),
+            *("timeout", "--signal=KILL", f"{limit_s + ORPHAN_GRACE_S:.0f}"),
+            *(str(qemu.path), "-machine", "microvm", "-accel", name, "-cpu", accelerator.cpu_model, "-m", "256M"),
             *(
                 "-nodefaults",
                 "-no-user-config",
@@ -118,12 +117,12 @@ async def _try(
                 f"file:{console}",
             ),
             *("-kernel", str(kernel), "-initrd", str(initrd)),
-            *("-append", f"{kernel_arguments(name, tsc_khz)} agentiso.probe=1"),
+            *("-append", f"{accelerator.kernel_arguments(tsc_khz)} agentiso.probe=1"),
         ]
         status: int | None = None
         with log.open("wb") as output:
             async with trio.open_nursery() as nursery:
-                nursery.cancel_scope.deadline = trio.current_time() + LIMITS_S[name]
+                nursery.cancel_scope.deadline = trio.current_time() + limit_s
                 nursery.start_soon(boot_timer.end_if_wrong, console, nursery.cancel_scope.cancel)
                 ended = await trio.run_process(
                     argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, start_new_session=True,
@@ -135,9 +134,9 @@ async def _try(
         if MARKER in tail(console):
             return Candidate(name, True, f"booted a kernel in {seconds:.1f} s", seconds)
         if again and boot_timer.went_wrong(tail(console)):
-            return await _try(qemu, kernel, initrd, name, tsc_khz, again=again - 1)
+            return await _try(qemu, kernel, initrd, accelerator, tsc_khz, again=again - 1)
         said = (tail(log, 500) or tail(console, 500)).strip().replace("\n", " / ")
-        outcome = f"no kernel came up within {LIMITS_S[name]:.0f} s"
+        outcome = f"no kernel came up within {limit_s:.0f} s"
         if status is not None:
             outcome = f"QEMU ended with exit status {status} before a kernel came up"
         return Candidate(name, False, f"{outcome}: {said}" if said else outcome, seconds)
@@ -156,6 +155,6 @@ def _cache_key(qemu: QemuBuild, kernel: Path, override: str) -> str:
     )
     with kernel.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    usable = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    usable = [accelerator.name for accelerator in ACCELERATORS if accelerator.probe().ok]
     facts = f"{qemu.version_text} {qemu.build_id} {platform.release()} {processor} {digest} {override} {usable} tsc"
     return hashlib.sha256(facts.encode()).hexdigest()[:32]

@@ -1,0 +1,157 @@
+"""Machines that an earlier supervisor started, or an earlier life of the actor: taken hold of, sought, given up.
+
+A machine is gone only if its process is.  What runs and cannot be reached runs on, and is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actors.machine import pause as standstill
+from actors.machine import start
+from actors.machine.machine import Machine
+from actors.machine.pause import FileSystem
+from actors.machine.qemu import logs
+from actors.machine.qemu.process import QemuProcess, is_alive
+from actors.model.errors import AgentisoError, MachineFailed
+from actors.model.machine import MachineRecord
+from actors.model.states import Event, State
+from actors.workspace import ports
+from actors.workspace.attendance import attend
+from actors.workspace.describe import failure_of
+from actors.workspace.resources import Resources
+
+log = logging.getLogger("agentiso.workspace")
+ADOPT_LIMIT_S: Final = 10.0
+"""How long a machine may take to answer a supervisor that has just started; it is tried again."""
+SEEK_LIMIT_S: Final = 3.0
+"""The same of later tries, during which the workspace cannot be changed."""
+SEEK_FIRST_S: Final = 1.0
+SEEK_MOST_S: Final = 30.0
+
+
+async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
+    """Take hold of the machine that the record names, or write down that it is gone, or that it cannot be reached.
+
+    It is gone only if its process is: what runs and does not answer runs on.
+
+    Raises:
+        OSError: it cannot be told whether the process runs.
+
+    """
+    record, machine_record = own.record, own.record.machine
+    assert machine_record is not None
+    if not is_alive(machine_record.process):
+        _bury(own, machine_record)
+        return
+    try:
+        machine = await _take_hold(own, machine_record, limit_s)
+    except (AgentisoError, OSError) as error:
+        if not is_alive(machine_record.process):
+            _bury(own, machine_record)
+            return
+        log.warning("workspace %s is unreachable: %s", record.name, error)
+        if own.lifecycle.state is not State.UNREACHABLE or own.record.failure is None:
+            own.note(Event.LOST, failure=_unreachable(record.name, error))
+        return
+    if machine is None:
+        _bury(own, machine_record)
+        return
+    machine.evidence, machine.start_seconds = record.evidence, record.start_seconds
+    own.machine = machine
+    found = Event.PAUSED if record.stands_still else Event.RESUMED
+    own.note(found if own.lifecycle.state is State.UNREACHABLE else None, layer=machine.layer, failure=None)
+    await ports.settle(own, machine, adopted=True)
+    attend(own, machine)
+
+
+async def _take_hold(own: Resources, machine_record: MachineRecord, limit_s: float) -> Machine | None:
+    """Connect to a machine, which runs on or stands still as its record says; ``None`` if its process has ended."""
+    record, host = own.record, own.host
+    fingerprint = machine_record.fingerprint
+    if fingerprint is None:
+        # Written down by an agentiso that did not note it.
+        image = await host.load_image(record.image_digest)
+        fingerprint = await host.fingerprint(image, record.shape, record.network, record.channel)
+    machine = await start.adopt(
+        own.nursery,
+        host.adopted_place(record, machine_record),
+        fingerprint,
+        machine_record,
+        layer=record.layer or "",
+        disk_bytes=record.disk_bytes,
+        limit_s=limit_s,
+    )
+    if machine is not None and record.stands_still:
+        try:
+            await standstill.hold(machine, FileSystem.QUIESCED)
+        except BaseException:
+            await machine.release()
+            raise
+    return machine
+
+
+def _bury(own: Resources, machine_record: MachineRecord) -> None:
+    """Write down that the machine's process has ended while nobody watched it."""
+    end = start.look_back(machine_record, Path(own.host.settings.qemu_binary))
+    own.note(
+        Event.MACHINE_DIED,
+        machine=None,
+        layer=own.last_layer(),
+        stands_still=False,
+        failure=f"{failure_of(end)} It happened while no supervisor watched it.",
+        ended=end,
+    )
+    logs.put_away(Path(machine_record.directory))
+
+
+def _unreachable(name: str, error: Exception) -> str:
+    return (
+        f"Its machine runs and cannot be reached: {error} It is left alone and tried again. To give it up: "
+        f"`agentiso stop {name}` (its disk stays), restore a snapshot, or destroy the workspace."
+    )
+
+
+async def seek(own: Resources, changing: trio.Lock) -> None:
+    """Try again and again to take hold of a machine that cannot be reached, until it is found or given up."""
+    pause_s = SEEK_FIRST_S
+    while own.lifecycle.state is State.UNREACHABLE:
+        await trio.sleep(pause_s)
+        pause_s = min(2 * pause_s, SEEK_MOST_S)
+        async with changing:
+            if own.lifecycle.state is State.UNREACHABLE:
+                await adopt(own, limit_s=SEEK_LIMIT_S)
+
+
+async def give_up_process(own: Resources) -> None:
+    """End the process of a machine that cannot be reached, if there is one: the workspace has failed then.
+
+    Raises:
+        MachineFailed: the process does not end.
+
+    """
+    machine_record = own.record.machine
+    if own.machine is not None or machine_record is None:
+        return
+    with trio.CancelScope(shield=True):
+        process = QemuProcess.adopt(machine_record.process)
+        if process is not None:
+            await process.end()
+            process.release()
+        if is_alive(machine_record.process):
+            raise MachineFailed(
+                f"Process {machine_record.process.pid} does not end.", remedy="The host's kernel holds it; try again."
+            )
+        own.note(
+            Event.MACHINE_DIED,
+            machine=None,
+            layer=own.last_layer(),
+            stands_still=False,
+            failure="Its machine could not be reached, and was given up.",
+            ended=None,
+        )
+        logs.put_away(Path(machine_record.directory))

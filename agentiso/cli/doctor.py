@@ -1,0 +1,99 @@
+"""Commands that look after what is kept: what is wrong, and what is not needed any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from actors.model.errors import AgentisoError
+from agentiso.cli.common import Commands, call_tool, show
+from agentiso.display.units import size
+from agentiso.library.config import load_settings
+
+DOCTOR_EXAMPLES: Final = """\
+  agentiso doctor                exit status 1 if anything needs a look
+"""
+GC_EXAMPLES: Final = """\
+  agentiso gc --dry-run          what would go, and what keeps each other file
+  agentiso gc
+"""
+PARTS: Final = {
+    "damaged": "damaged, and left alone",
+    "unreachable": "does not answer",
+    "half_done": "not finished yet",
+    "collection": "keeps unneeded files",
+}
+DIRECTORIES: Final = ("", "workspaces", "layers", "checkpoints", "templates")
+
+
+def register(commands: Commands) -> None:
+    """Add these commands."""
+    commands.add("doctor", _doctor, "tell what is damaged, unreachable or half-done, and what mends it",
+                 DOCTOR_EXAMPLES)  # fmt: skip
+    made = commands.add("gc", _gc, "remove disk layers and checkpoints that nobody needs", GC_EXAMPLES)
+    made.add_argument("--dry-run", action="store_true", help="remove nothing; tell who keeps what")
+
+
+def _doctor(a: Any) -> int:
+    try:
+        found = call_tool(a, "doctor")
+    except (AgentisoError, OSError) as error:
+        found = _without_supervisor(load_settings(a.config).state_dir, error)
+    text = "\n\n".join(_told(found)) or "nothing is wrong"
+    show(a, found, text)
+    return 0 if found["healthy"] else 1
+
+
+def _told(found: dict[str, Any]) -> Iterator[str]:
+    for part, meaning in PARTS.items():
+        for trouble in found[part]:
+            place = f"\n  at   {trouble['path']}" if trouble["path"] else ""
+            yield f"{trouble['what']}: {meaning}{place}\n  why  {trouble['why']}\n  do   {trouble['remedy']}"
+
+
+def _without_supervisor(state_dir: Path, error: AgentisoError | OSError) -> dict[str, Any]:
+    """Tell why the supervisor does not start, or answer, as far as that can be seen from here."""
+    remedy = error.remedy if isinstance(error, AgentisoError) else "Look at its disk and its rights."
+    unread = list(_unreadable(state_dir))
+    why = error.message if isinstance(error, AgentisoError) else f"{error}."
+    troubles = unread or [{"what": "the supervisor", "path": str(state_dir), "why": why, "remedy": remedy}]
+    return {"healthy": False, **{part: [] for part in PARTS}, "damaged": troubles}
+
+
+def _unreadable(state_dir: Path) -> Iterator[dict[str, str]]:
+    for name in DIRECTORIES:
+        path = state_dir / name
+        try:
+            for _ in path.iterdir():
+                pass
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield {
+                "what": f"the directory {name or 'of the state'}", "path": str(path),
+                "why": f"No supervisor can start, since it cannot be read: {error.strerror}.",
+                "remedy": "Mend its disk or its rights; nothing of it was changed. Machines that run, run on.",
+            }  # fmt: skip
+
+
+def _gc(a: Any) -> int:
+    found = call_tool(a, "collect", dry_run=a.dry_run)
+    show(a, found, "\n".join(_collected(found, dry_run=a.dry_run)))
+    return 1 if found["blocked"] else 0
+
+
+def _collected(found: dict[str, Any], *, dry_run: bool) -> Iterator[str]:
+    pieces = found["pieces"]
+    gone = [piece for piece in pieces if not piece["kept_by"]] if dry_run else pieces
+    for piece in gone:
+        yield f"{'would go' if dry_run else 'removed'}  {size(piece['size_bytes']):>8}  {piece['kind']} {piece['id']}"
+    if dry_run:
+        for piece in pieces:
+            if piece["kept_by"]:
+                keepers = ", ".join(piece["kept_by"])
+                yield f"kept      {size(piece['size_bytes']):>8}  {piece['kind']} {piece['id']}  by {keepers}"
+    total, done = size(sum(piece["size_bytes"] for piece in gone)), "not needed" if dry_run else "removed"
+    yield f"{len(gone)} {done}, {total}"
+    for trouble in found["blocked"]:
+        yield f"{trouble['why']} {trouble['remedy']}"
