@@ -232,7 +232,7 @@ def load(directory: Path) -> WorkspaceRecord:
                 # What has become of it since nobody knows: it is left alone.
                 raise ValueError("it was not written whole") from None
         if not isinstance(raw, dict):
-            raise ValueError("it is no record")  # noqa: TRY004 - what a file says is no type
+            raise ValueError("it is no record")
         if raw.get("state") == State.PAUSED:
             # Not every agentiso wrote this down.
             raw["stands_still"] = True

@@ -26,9 +26,8 @@ async def diagnose(workspaces: Workspaces, store: Store, troubles: Troubles, *, 
         if store.trouble:
             await store.collect()
     unreachable, half_done = list[Trouble](), list[Trouble]()
-    listed = await workspaces.list()
-    damaged = [*troubles.all(), *workspaces.unreadable(listed)]
-    for info in listed:
+    damaged = [*troubles.all(), *workspaces.unreadable()]
+    for info in await workspaces.list():
         what, why = f"workspace {info.name}", info.failure or f"It is {info.state}."
         if info.state == State.UNREACHABLE:
             unreachable.append(Trouble(what, "", why, GIVE_UP.format(info.name)))

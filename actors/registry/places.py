@@ -35,6 +35,8 @@ def claim(state_dir: Path) -> None:
         return
     except ValueError as error:
         raise HostFailed(f"{path} is damaged: {error}.", remedy=_remedy(path), path=str(path)) from error
+    if not isinstance(known, dict):
+        raise HostFailed(f"{path} is damaged: it is no record.", remedy=_remedy(path), path=str(path))
     for name in PLACES:
         _check(state_dir / name, known.get(name), path)
 

@@ -233,13 +233,12 @@ class Workspaces:
 
     # -- told of
 
-    def unreadable(self, listed: tuple[WorkspaceInfo, ...]) -> list[Trouble]:
-        """Tell of the workspaces that are there and could not be listed: without an actor, and without a record."""
-        missing = {found.workspace_id: found for found in self.directory.all()}
-        for info in listed:
-            missing.pop(info.workspace_id, None)
+    def unreadable(self) -> list[Trouble]:
+        """Tell of the workspaces that have no actor, and whose record cannot be read; they are listed as they were."""
         told = []
-        for found in missing.values():
+        for found in self.directory.all():
+            if found.ref.alive or found.workspace_id in self._destroying or found.workspace_id in self._unfinished:
+                continue
             path = records.directory_of(self._host.state_dir, found.workspace_id)
             try:
                 records.load(path)

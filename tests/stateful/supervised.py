@@ -29,7 +29,7 @@ from actors.registry import messages as r
 from actors.registry import workspaces
 from actors.registry.supervisor import open_supervisor
 from actors.runtime import background
-from actors.workspace import file_messages, lifecycle, lifetime
+from actors.workspace import adoption, file_messages, lifetime
 from tests.stateful.simulated import DISK, MEMORY, Qemu, World
 
 LIMIT_S: Final = 60.0
@@ -69,7 +69,7 @@ class Site:
         self.registry: r.RegistryRef
         self._root, self._numbers = root, count(1)
         for where, name in (
-            (background, "RETRY_S"), (lifetime, "CLOCK_LOOK_S"), (lifecycle, "SEEK_FIRST_S"), (workspaces, "REVIVE_S"),
+            (background, "RETRY_S"), (lifetime, "CLOCK_LOOK_S"), (adoption, "SEEK_FIRST_S"), (workspaces, "REVIVE_S"),
         ):  # fmt: skip
             patch.setattr(where, name, SOON_S)
         self.collected = RepeatedEvent()
@@ -180,9 +180,12 @@ class Site:
         return Remains(files, {uuid: attrs.evolve(qemu, owned=False, dead=_copy(qemu.dead)) for uuid, qemu in qemus})
 
     def put_back(self, remains: Remains) -> None:
-        """Have the world be as it was then; no supervisor runs now."""
-        shutil.rmtree(self.state_dir)
-        remains.files.rename(self.state_dir)
+        """Have the world be as it was then; no supervisor runs now.  The directories right below stay the same."""
+        for path in self.state_dir.glob("*/*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in remains.files.iterdir():
+            for inner in path.iterdir() if path.is_dir() else ():
+                inner.rename(self.state_dir / path.name / inner.name)
         self.world.qemus = remains.qemus
 
 

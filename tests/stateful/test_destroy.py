@@ -21,6 +21,7 @@ import trio
 
 from actors.machine import start
 from actors.machine.machine import Machine
+from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import ActorGone, AgentisoError, HostFailed, NameTaken
 from actors.model.info import Lifetime, WorkspaceInfo
@@ -30,8 +31,10 @@ from actors.registry import messages as r
 from actors.registry import workspaces
 from actors.registry.admission import QuotaExceeded
 from actors.registry.workspaces import Workspaces
+from actors.runtime import Supervisor
 from actors.workspace import messages as w
-from tests.stateful.simulated import BLANK
+from actors.workspace.actor import WorkspaceActor
+from tests.stateful.simulated import BLANK, Process
 from tests.stateful.supervised import LIMIT_S, SOON_S, Remains, Site
 
 OWNER = "session"
@@ -136,25 +139,40 @@ async def test_a_workspace_in_the_middle_of_a_long_change_is_destroyed_at_once(
         await check_gone(site, info)
 
 
-async def test_who_is_no_longer_waited_for_is_destroyed_all_the_same(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [(Journal, "flush"), (Process, "end"), (Supervisor, "stop"), (WorkspaceActor, "teardown"), (Store, "collect")],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+async def test_a_workspace_whose_destroyer_goes_away_is_destroyed_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
+) -> None:
     async with site.supervisor():
-        for checkpoints in range(12):
-            info = await create(site)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(site.registry.ask, r.DestroyWorkspace("one"))
-                for _ in range(checkpoints):
-                    await trio.lowlevel.checkpoint()
-                nursery.cancel_scope.cancel()
-            if "one" in await site.infos() and not await _is_being_destroyed(site, info):
-                # It was cancelled before it had begun.
+        info = await create(site)
+        asking, real, reached = trio.CancelScope(), getattr(where, name), trio.Event()
+
+        async def cancelled(*arguments: Any, **options: Any) -> Any:
+            reached.set()
+            asking.cancel()
+            return await real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, cancelled)
+            with asking:
                 await site.registry.ask(r.DestroyWorkspace("one"))
-            await site.wait_until(lambda infos: "one" not in infos)
-            await check_gone(site, info)
+        assert reached.is_set()
+        await site.wait_until(lambda infos: "one" not in infos)
+        await check_gone(site, info)
 
 
-async def _is_being_destroyed(site: Site, info: WorkspaceInfo) -> bool:
-    found = (await site.infos()).get(info.name)
-    return found is None or found.state == "destroying"
+async def test_a_destroy_that_is_cancelled_before_it_begins_changes_nothing(site: Site) -> None:
+    async with site.supervisor():
+        await create(site)
+        with trio.CancelScope() as asking:
+            asking.cancel()
+            await site.registry.ask(r.DestroyWorkspace("one"))
+        assert (await site.infos())["one"].state == "running"
+        assert await site.read("one") == (BLANK, BLANK)
 
 
 async def test_all_who_ask_for_the_same_end_learn_of_it(site: Site) -> None:

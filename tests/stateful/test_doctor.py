@@ -253,7 +253,7 @@ async def test_a_workspace_that_lost_both_its_actor_and_its_record_is_told(
     monkeypatch.setattr(Resources, "reload", lambda _own: (_ for _ in ()).throw(HostFailed("An error.")))
     async with place.supervised():
         place.record(workspace_id).write_text("damaged")
-        assert await place.states() == {}
+        assert await place.states() == {"demo": "unreachable"}
         (trouble,) = (await place.diagnosis()).damaged
         assert (trouble.what, trouble.path) == ("workspace demo", str(place.record(workspace_id).parent))
 

@@ -1,8 +1,8 @@
 """A state directory that an earlier version of agentiso wrote is taken over whole.
 
-``earlier_state.json`` is what one of its supervisors left: four workspaces with their snapshots and ways back, the template that
-the first was made from, two machines that run on, one of them paused.  Its paths begin with ``{state}``, or with
-``{root}`` for the image's.
+``earlier_state.json`` is what one of its supervisors left: four workspaces with their snapshots and ways back, the
+template that the first was made from, two machines that run on, one of them paused.  Its paths begin with ``{state}``,
+or with ``{root}`` for the image's.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def write(site: Site, root: Path) -> None:
         with path.open("a") as file:
             file.write(layer["written"])
     for uuid, machine in earlier["machines"].items():
-        places = {key: Path(machine.pop(key)) for key in ("directory", "disk", "ram")}
-        places["directory"].mkdir(parents=True)
-        site.world.qemus[uuid] = Qemu(uuid, **places, **machine)
+        directory, disk, ram = (Path(machine.pop(key)) for key in ("directory", "disk", "ram"))
+        directory.mkdir(parents=True)
+        site.world.qemus[uuid] = Qemu(uuid=uuid, directory=directory, disk=disk, ram=ram, **machine)
 
 
 async def check_whole(site: Site) -> None:

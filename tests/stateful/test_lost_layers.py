@@ -18,7 +18,7 @@ from actors.machine.storage import qcow2
 from actors.model import journal as journals
 from actors.model import record as records
 from actors.model.errors import AgentisoError, CheckpointUnusable
-from actors.model.files import earlier_of
+from actors.model.files import earlier_of, make_durable
 from actors.model.info import WorkspaceInfo
 from actors.model.journal import JOURNAL, Journal, Kind
 from actors.model.names import new_id
@@ -147,6 +147,7 @@ def _last_layer(site: Site, info: WorkspaceInfo) -> str | None:
     return site.world.qemus[record.machine.process.uuid].disk.stem if record.machine else record.layer
 
 
+@pytest.mark.usefixtures("unswept")
 @pytest.mark.parametrize("lost", [(), ("journal",), ("journal", "layer")], ids=["record", "journal", "layer"])
 async def test_a_parent_whose_record_a_power_loss_brought_back_never_writes_to_what_its_child_stands_on(
     site: Site, lost: tuple[str, ...]
@@ -264,7 +265,7 @@ async def test_a_layer_is_on_stable_storage_before_the_intent_that_names_it(
 ) -> None:
     """A power loss between the two would leave an intent of a layer that is not whole."""
     done: list[str] = []
-    make_durable, append = resources.make_durable, Journal._append
+    append = Journal._append
 
     async def flushed(*paths: Path) -> None:
         await make_durable(*paths)
@@ -302,9 +303,7 @@ async def test_the_checkpoint_of_a_fork_goes_by_itself_once_its_child_has_failed
     async with site.supervisor():
         await site.create("parent")
         report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
-        (child,) = report.children
-        (qemu,) = [each for each in site.world.alive if child.workspace_id[:8] in each.directory.parts]
-        qemu.dead.set()
+        site.qemu((await site.infos())["child"]).dead.set()
         await site.wait_for_state("child", "failed")
         assert report.checkpoint_id in site.stored()
         await site.tell("child", w.Start(None))
@@ -331,7 +330,8 @@ async def test_the_checkpoint_of_a_fork_without_children_goes_by_itself(site: Si
         before = site.stored()
         site.world.plan_start_failure()
         report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
-        assert report.children[0].error
+        (child,) = report.children
+        assert child.error
         await site.wait_collected(report.checkpoint_id)
         assert before <= site.stored()
 

@@ -113,10 +113,10 @@ def test_a_process_that_cannot_be_looked_at_is_not_gone(sleeper: Sleeper, name: 
     with unreadable(error, Path(f"/proc/{identity.pid}/{name}")):
         with pytest.raises(OSError, match=os.strerror(error)):
             is_alive(identity)
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(OSError, match=os.strerror(error)):
             QemuProcess.adopt(identity)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
         with pytest.raises(OSError, match=os.strerror(error)):
             list(find_machines(sleeper.directory.parent))
     assert adopted(identity)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from actors.machine.storage import qcow2
 from actors.machine.storage.layers import Base
 from actors.model.errors import CheckpointUnusable
-from actors.model.files import exhaustion_reported
+from actors.model.files import failures_reported
 from actors.model.names import is_id
 
 SUFFIX: Final = ".qcow2"
@@ -34,7 +34,7 @@ class Qcow2Layers:
     def create(self, layer: str, *, over: str | Base, size_bytes: int) -> Path:
         """Write an empty overlay."""
         path, (backing, backing_format) = self.path(layer), self._backing(over)
-        with exhaustion_reported():
+        with failures_reported():
             qcow2.create_overlay(path, backing=backing, backing_format=backing_format, virtual_size_bytes=size_bytes)
         return path
 

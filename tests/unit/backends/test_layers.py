@@ -46,9 +46,11 @@ def base(tmp_path: Path) -> Base:
 
 def stack(layers: Layers, base: Base, count: int) -> list[str]:
     """Make layers, each over the one before, and return them from the bottom up."""
-    made = [new_id() for _ in range(count)]
-    for layer, over in zip(made, [base, *made], strict=False):
-        layers.create(layer, over=over, size_bytes=SIZE_BYTES)
+    made: list[str] = []
+    for _ in range(count):
+        layer = new_id()
+        layers.create(layer, over=made[-1] if made else base, size_bytes=SIZE_BYTES)
+        made.append(layer)
     return made
 
 
