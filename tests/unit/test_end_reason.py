@@ -141,7 +141,7 @@ async def test_the_event_of_a_shutdown_is_kept_until_after_the_end() -> None:
 @pytest.mark.parametrize(
     ("word", "path"),
     [
-        ("fd=6,set=1,opaque=/state/workspaces/a,,b/console.log", "/state/workspaces/a,b/console.log"),
+        ("fd=7,set=1,opaque=/state/workspaces/a,,b/console.log", "/state/workspaces/a,b/console.log"),
         ("file,id=console,path=/state/console.log,append=on", "/state/console.log"),
         ("file,id=console,path=/dev/fdset/1,append=on", None),
     ],

@@ -156,7 +156,7 @@ def test_a_failed_workspace_tells_how_its_machine_ended_in_a_line_and_as_a_whole
     failed = attrs.evolve(INFO, state="failed", ended=end, failure="Its guest's kernel panicked: why. Start it again.")
     assert summary_result(failed, owned=True).ended == workspace_result(failed).ended == "panic"
     assert text_of(workspace_result(failed)).startswith("ws is failed (panic), 0123: Its guest's kernel panicked: why.")
-    assert text_of(ListResult([summary_result(failed, owned=True)])).startswith("ws  failed (panic)  base")
+    assert text_of(ListResult([summary_result(failed, owned=True)], "")).startswith("ws  failed (panic)  base")
     assert workspace_result(INFO).ended is None
 
 
