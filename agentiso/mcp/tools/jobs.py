@@ -56,7 +56,7 @@ class PollResult(JobResult):
 class KillArguments:
     workspace_id: str
     job_id: str
-    signal: int = describe("9 kills descendants too; others go to the process group", 9, minimum=1, maximum=64)
+    signal: int = describe("9 kills descendants too; others the process group", 9, minimum=1, maximum=64)
 
 
 @attrs.frozen

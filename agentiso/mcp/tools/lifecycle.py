@@ -19,7 +19,7 @@ LINE_BYTES: Final = 200
 @attrs.frozen
 class SuspendArguments:
     workspace_id: str
-    keep_in_memory: bool = describe("Only pause: back at once, but its memory stays in use", False)
+    keep_in_memory: bool = describe("Only pause: back at once; its memory stays in use", False)
 
 
 @attrs.frozen

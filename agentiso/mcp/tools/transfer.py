@@ -17,7 +17,7 @@ from agentiso.mcp.tools.tool import Call, Tool
 class ExportArguments:
     workspace_id: str
     path: str = describe("Absolute path of the host's file to write")
-    snapshot_name: str | None = describe("This snapshot; absent: the workspace as it is now", None)
+    snapshot_name: str | None = describe("This snapshot; absent: as it is now", None)
 
 
 @attrs.frozen
