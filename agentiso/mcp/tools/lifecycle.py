@@ -25,7 +25,7 @@ class SuspendArguments:
 @attrs.frozen
 class LifetimeArguments:
     workspace_id: str
-    idle_suspend_secs: float | None = describe("Suspend when idle so long. Absent: never", None)
+    idle_suspend_secs: float | None = describe("Suspend when idle so long; absent: never", None)
     ttl_secs: float | None = describe("Destroy it after this. Absent: never", None)
 
 

@@ -37,14 +37,14 @@ class SnapshotListResult:
 @attrs.frozen
 class SnapshotRestoreArguments:
     workspace_id: str
-    snapshot_name: str = describe("What to go back to")
+    snapshot_name: str = describe("To go back to")
     disk_only: bool = describe("Boot from its disk, without its memory", False)
 
 
 @attrs.frozen
 class SnapshotDeleteArguments:
     workspace_id: str
-    snapshot_name: str = describe("What to forget")
+    snapshot_name: str = describe("To forget")
     cascade: bool = describe("Also all on top of it; else they become its parent's", False)
 
 

@@ -32,7 +32,7 @@ class CreateArguments:
     memory_mb: int | None = None
     disk_gb: int | None = None
     allow_internet: bool | None = describe("Internet access; off by default", None)
-    idle_suspend_secs: float | None = describe("Suspend when idle so long; wakes on use", None)
+    idle_suspend_secs: float | None = describe("Suspend when idle so long", None)
     idempotency_key: str | None = describe(KEY, None, maxLength=MAX_KEY_CHARS)
     ttl_secs: float | None = describe("Destroy it after this", None)
 
