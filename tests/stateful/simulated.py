@@ -6,10 +6,14 @@ a mark on the disk is appended to the active qcow2 layer and looked for along it
 into the checkpoint's RAM image, with the nonce.
 
 At every step of a machine somebody else sweeps the store, so whatever is not held then is lost.
+
+A guest, or QEMU's QMP, may fall silent: what it is asked then it does when it speaks again, in order, whoever may
+still wait for it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -17,7 +21,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 import attrs
 import pytest
@@ -27,6 +31,8 @@ from actors.machine import checkpoint as checkpoints
 from actors.machine import start
 from actors.machine.accelerator import AcceleratorVerdict
 from actors.machine.checkpoint import settle_layer
+from actors.machine.guest.calls import REPLY_LIMIT_S
+from actors.machine.guest.client import FREEZE_LIMIT_S
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
 from actors.machine.probe import QemuBuild
@@ -35,6 +41,7 @@ from actors.machine.qemu.command_line import MachineSpec
 from actors.machine.qemu.process import QemuProcess
 from actors.machine.storage import qcow2
 from actors.machine.storage.checkpoint import Checkpoint
+from actors.machine.storage.ram_image import create_zero
 from actors.machine.storage.store import Store
 from actors.model.errors import GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
 from actors.model.guest import CommandSpec, ExecResult, FileContent
@@ -43,6 +50,10 @@ from actors.model.machine import Fingerprint, MachineRecord, ProcessIdentity
 from actors.model.names import new_id
 from actors.registry import supervisor, templates
 from actors.workspace import host
+from tests.stateful import lives
+from tests.stateful.silence import Line, Silent
+
+T = TypeVar("T")
 
 MARK_BYTES: Final = 16
 BLANK: Final = ""
@@ -50,6 +61,7 @@ BLANK: Final = ""
 MEMORY: Final = "/dev/shm/mark"
 DISK: Final = "/root/mark"
 NONCE_BYTES: Final = 16
+SYNC_LIMIT_S: Final = 120.0
 
 
 @attrs.define(eq=False)
@@ -65,9 +77,16 @@ class Qemu:
     nonce: str
     running: bool = True
     held: bool = False
-    owned: bool = False
-    """Whether a host is connected; there can be one."""
+    owner: object = None
+    """The supervisor's life that is connected; there can be one."""
     dead: trio.Event = attrs.field(factory=trio.Event)
+    qmp: Line = attrs.field(factory=Line)
+    guest: Line = attrs.field(factory=Line)
+
+    @property
+    def workspace(self) -> str:
+        """The short id of the workspace in whose directory it runs."""
+        return self.directory.parent.parent.name
 
     def write(self, path: str, text: str) -> None:
         """Write a mark; to the disk only what the active layer then has."""
@@ -81,6 +100,12 @@ class Qemu:
         return self.memory if path == MEMORY else mark_of(self.disk)
 
 
+def head_of(ram: Path) -> str:
+    """Return what the memory of a checkpoint holds: its mark and its nonce."""
+    with ram.open("rb") as file:
+        return file.read(MARK_BYTES + 2 * NONCE_BYTES).decode()
+
+
 def mark_of(layer: Path) -> str:
     """Return the last mark written to a disk, looked for along its chain."""
     for path in qcow2.backing_chain(layer):
@@ -88,7 +113,8 @@ def mark_of(layer: Path) -> str:
         tables = 3 + -(-(-(-header.virtual_size_bytes // qcow2.BYTES_PER_L1_ENTRY) * 8) // qcow2.CLUSTER)
         with path.open("rb") as file:
             file.seek(tables * qcow2.CLUSTER)
-            written = file.read()
+            # What a loss of power has made zeros of was not written.
+            written = file.read().rstrip(b"\0")
         if written:
             return written[-MARK_BYTES:].decode().strip()
     return BLANK
@@ -100,6 +126,10 @@ class World:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.qemus: dict[str, Qemu] = {}
         self.store: Store
+        self.sweeps = True
+        """Whether somebody else sweeps the store at every step."""
+        self.flushed: Callable[[Path], None] = lambda _path: None
+        """Called when a guest has had a disk be written to stable storage."""
         self._pids = count(1)
         self._misfortune: Callable[[Qemu | None], None] | None = None
         self._steps = 0
@@ -125,21 +155,33 @@ class World:
 
     async def step(self, qemu: Qemu | None) -> None:
         """Let the others go on; then what is planned befalls this machine."""
-        await self.store.sweep()
+        lives.check()
+        with lives.beside():
+            if self.sweeps:
+                await self.store.sweep()
+            else:
+                await trio.lowlevel.checkpoint()
+        lives.check()
         if self._misfortune is not None:
             self._steps -= 1
             if self._steps < 0:
                 misfortune, self._misfortune = self._misfortune, None
                 misfortune(qemu)
 
+    @lives.as_nobody
     def boot(self, spec: MachineSpec, checkpoint: Checkpoint | None) -> Qemu:
         memory, nonce = BLANK, ""
         if checkpoint is not None:
-            found = spec.ram.read_bytes()[: MARK_BYTES + 2 * NONCE_BYTES].decode()
+            found = head_of(spec.ram)
             memory, nonce = found[:MARK_BYTES].strip(), found[MARK_BYTES:]
         qemu = Qemu(spec.uuid, next(self._pids), spec.directory, spec.disk, spec.ram, memory, nonce)
         self.qemus[spec.uuid] = qemu
         return qemu
+
+    def lose_power(self) -> None:
+        """End all machines."""
+        for qemu in self.alive:
+            qemu.dead.set()
 
     def by_pid(self, pid: int) -> Qemu:
         return next(qemu for qemu in self.qemus.values() if qemu.pid == pid)
@@ -164,6 +206,7 @@ class World:
                 yield Process(qemu).identity, qemu.directory
 
         def kill(record: MachineRecord) -> None:
+            lives.check()
             world.qemus[record.process.uuid].dead.set()
 
         patch.setattr(supervisor, "Store", WatchedStore)
@@ -192,7 +235,7 @@ class World:
     ) -> Machine:
         spec.directory.mkdir(parents=True)
         if checkpoint is None:
-            spec.ram.touch()
+            create_zero(spec.ram, spec.shape.memory_mb * 2**20)
         qemu = self.boot(spec, checkpoint)
         try:
             await self.step(qemu)
@@ -201,6 +244,7 @@ class World:
                 raise MachineFailed("The machine ended by itself.")
             assert checkpoint is None or (state is not None and state.exists())
         except BaseException:
+            lives.check()
             qemu.dead.set()
             shutil.rmtree(spec.directory)
             raise
@@ -224,9 +268,9 @@ class World:
         machine.epoch = machine.evidence.epoch
 
     def _machine(self, qemu: Qemu, spec: MachineSpec, fingerprint: Fingerprint, layer: str, disk_bytes: int) -> Machine:
-        if qemu.owned:
+        if lives.is_alive(qemu.owner):
             raise MachineFailed("QEMU serves another host.")
-        qemu.owned = True
+        qemu.owner = lives.current()
         machine = Machine(spec, fingerprint, layer, disk_bytes)
         machine.nonce = qemu.nonce
         machine.process = Process(qemu)  # type: ignore[assignment]
@@ -250,9 +294,14 @@ class World:
             return None
         assert record.nonce == qemu.nonce
         machine = self._machine(qemu, spec, fingerprint, layer, disk_bytes)
-        await machine.qmp.execute("cont")
-        await machine.client.release()
-        await settle_layer(machine)
+        try:
+            await machine.qmp.execute("cont")
+            await machine.client.release()
+            await settle_layer(machine)
+        except BaseException:
+            lives.check()
+            qemu.owner = None
+            raise
         return machine
 
 
@@ -268,11 +317,16 @@ class Process:
         await self._qemu.dead.wait()
 
     def kill(self) -> None:
+        lives.check()
         self._qemu.dead.set()
 
-    async def end(self, _grace_s: float = 0.0) -> None:
-        await trio.lowlevel.checkpoint()
-        self._qemu.dead.set()
+    async def end(self, grace_s: float = 0.0) -> None:
+        with trio.CancelScope(shield=True):
+            if grace_s:
+                with trio.move_on_after(grace_s):
+                    await self._qemu.dead.wait()
+            await trio.lowlevel.checkpoint()
+            self.kill()
 
     def release(self) -> None:
         pass
@@ -292,12 +346,25 @@ class Qmp:
 
     async def begin(self, command: str, arguments: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         await trio.lowlevel.checkpoint()
+        lives.check()
         return command, arguments or {}
 
     async def finish(self, pending: tuple[str, dict[str, Any]], *, limit_s: float = 10.0) -> dict[str, Any]:
+        """Have QEMU do it, which it does whether or not somebody still waits."""
         command, arguments = pending
+        try:
+            await self._world.step(self._qemu)
+        except trio.Cancelled:
+            self._qemu.qmp.tell(lambda: self._do(command, arguments))
+            raise
+        try:
+            return await self._qemu.qmp.ask(lambda: self._do(command, arguments), self._qemu.dead, limit_s)
+        except Silent:
+            raise MachineFailed(f"QEMU did not answer {command!r} within {limit_s:.0f} s.") from None
+
+    @lives.as_nobody
+    def _do(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         qemu = self._qemu
-        await self._world.step(qemu)
         if qemu.dead.is_set():
             raise MachineFailed("QEMU closed its QMP connection.")
         match command:
@@ -307,12 +374,18 @@ class Qmp:
                 Path(arguments["filename"]).write_text("devices")
             case "blockdev-snapshot-sync":
                 made = Path(arguments["snapshot-file"])
+                if not made.exists():
+                    raise QmpError(f"QEMU could not open {made}.")
                 assert qcow2.read_header(made).backing == qemu.disk
+                # QEMU flushes what it is done with writing (block/snapshot: `bdrv_flush` of the old node).
+                self._world.flushed(qemu.disk)
                 qemu.disk = made
             case "block-stream":
                 self._merge(Path(arguments["base"]))
             case "query-block-jobs":
                 return {"return": []}
+            case "query-status":
+                return {"running": qemu.running}
             case "query-block":
                 return {"return": [{"device": "root", "inserted": {"file": str(qemu.disk)}}]}
             case _:
@@ -333,7 +406,8 @@ class Qmp:
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
-        self._qemu.owned = False
+        lives.check()
+        self._qemu.owner = None
 
 
 class Guest:
@@ -345,39 +419,61 @@ class Guest:
         self._world = world
         self._qemu = qemu
 
-    async def _answer(self) -> None:
+    async def _ask(self, do: Callable[[], T], limit_s: float = REPLY_LIMIT_S) -> T:
+        """Have the guest do something, which it does whether or not somebody still waits."""
         try:
             await self._world.step(self._qemu)
         except QmpError as error:
             raise GuestRefused("The guest refused the request.") from error
+        try:
+            return await self._qemu.guest.ask(lives.as_nobody(do), self._qemu.dead, limit_s)
+        except Silent:
+            raise GuestBroken(f"The guest did not answer within {limit_s:.0f} s.") from None
+
+    def _alive(self) -> None:
         if self._qemu.dead.is_set():
             raise GuestBroken("The guest's channel ended.")
 
+    def _hold(self, *, held: bool) -> None:
+        self._alive()
+        self._qemu.held = held
+
     async def identify(self, identity: Identity) -> IdentityReply:
-        await self._answer()
-        before, self._qemu.nonce = self._qemu.nonce, identity.nonce.hex()
+        def do() -> str:
+            self._alive()
+            before, self._qemu.nonce = self._qemu.nonce, identity.nonce.hex()
+            return before
+
+        before = await self._ask(do)
         network = identity.network
         mac, address = (network.mac, network.address) if network else (None, None)
         return IdentityReply(before, 1, True, 0.0, identity.hostname, mac, address, 0, {}, (), ())
 
     async def ping(self) -> None:
-        await self._answer()
+        await self._ask(self._alive, FREEZE_LIMIT_S)
 
     async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
-        await self._answer()
-        self._qemu.held = True
+        await self._ask(lambda: self._hold(held=True), FREEZE_LIMIT_S)
         return True
 
     async def sync_disks(self) -> None:
-        await self._answer()
+        await self._ask(self._sync, SYNC_LIMIT_S)
+
+    def _sync(self) -> None:
+        self._alive()
+        self._world.flushed(self._qemu.disk)
 
     async def grow_root(self, disk_bytes: int) -> int:
-        await self._answer()
+        await self._ask(self._alive)
         return disk_bytes
 
     async def shutdown(self) -> None:
-        await self._answer()
-        self._qemu.dead.set()
+        def do() -> None:
+            self._alive()
+            self._world.flushed(self._qemu.disk)
+            self._qemu.dead.set()
+
+        await self._ask(do)
 
     @property
     def files(self) -> Self:
@@ -389,33 +485,38 @@ class Guest:
 
     async def exec(self, _command: CommandSpec) -> ExecResult:
         """Run what every guest has; nothing comes of it."""
-        await self._answer()
+        await self._ask(self._alive)
         return cast("ExecResult", SimpleNamespace(job_id="job", exit_code=0))
 
     async def release(self, _job_id: str = "") -> float:
         """Have the processes run on; of a job, forget it."""
-        await self._answer()
-        self._qemu.held = False
+        await self._ask(lambda: self._hold(held=False), FREEZE_LIMIT_S)
         return 0.0
 
     async def read(self, path: str, offset: int = 0, limit: int | None = None) -> FileContent:
-        await self._answer()
-        self._check_runs()
-        text = self._qemu.read(path).encode()
+        def do() -> bytes:
+            self._check_runs()
+            return self._qemu.read(path).encode()
+
+        text = await self._ask(do, math.inf)
         return FileContent(text, len(text), 0)
 
     async def write(self, path: str, content: bytes, mode: int | None = None, *, max_bytes: int) -> int:
-        await self._answer()
-        self._check_runs()
-        self._qemu.write(path, content.decode())
+        def do() -> None:
+            self._check_runs()
+            self._qemu.write(path, content.decode())
+
+        await self._ask(do, math.inf)
         return len(content)
 
     def _check_runs(self) -> None:
+        self._alive()
         assert self._qemu.running
         assert not self._qemu.held
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
+        lives.check()
 
 
 class Changed:

@@ -40,7 +40,7 @@ from actors.workspace import file_messages
 from actors.workspace import messages as w
 from actors.workspace.actor import SETTLED_SOON
 from tests.stateful.modelled import FAILED, MAX_UNDO, PAUSED, RUNNING, STOPPED, SUSPENDED, Instant, Modelled, Node
-from tests.stateful.simulated import BLANK, DISK, MEMORY, World, dies, mark_of, refuses
+from tests.stateful.simulated import BLANK, DISK, MARK_BYTES, MEMORY, World, dies, head_of, mark_of, refuses
 
 MAX_WORKSPACES: Final = 4
 IDLE_S: Final = 100.0
@@ -481,7 +481,7 @@ class TreeMachine(RuleBasedStateMachine):
         memory = None
         if checkpoint.has_memory:
             integrity.verify(store, checkpoint)
-            memory = (store.checkpoint(checkpoint_id) / "ram").read_bytes()[:16].decode().strip("\0 ")
+            memory = head_of(store.checkpoint(checkpoint_id) / "ram")[:MARK_BYTES].strip("\0 ")
         return Instant(memory, mark_of(store.layer(checkpoint.layer)))
 
     @precondition(lambda self: self.planned is None)
