@@ -10,9 +10,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import groupby, islice
+from itertools import groupby, islice, product
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 import cattrs
@@ -22,8 +22,12 @@ from tests.stateful.operations import OPERATIONS, Operation
 from tests.stateful.points import Point
 from tests.stateful.trial import REPORTED, Trial, conduct
 
+T = TypeVar("T", Operation, Fault)
+
 SHARED_MEMORY: Final = Path("/dev/shm")
 """Flushing files to it costs nothing."""
+STAGE: Final = Path("/proc/self/cwd/stage")
+"""The same name for all processes: the order of sets of paths, and so that of some work, depends on it."""
 
 
 @attrs.frozen
@@ -66,6 +70,8 @@ class Plan:
     operation: str = ""
     """Only operations with these words in their names."""
     fault: str = ""
+    point: int | None = None
+    """Only the points with this number."""
     power: bool = False
     """Whether the power is lost; else everything but that goes wrong."""
     share: int = 0
@@ -75,15 +81,19 @@ class Plan:
     def cells(self) -> Iterator[tuple[Operation, Fault]]:
         """Give the operations and faults of this share."""
         faults = LOSSES if self.power else FAULTS
-        both = ((what, wrong) for what in OPERATIONS if self.operation in what.name for wrong in faults)
-        chosen = ((what, wrong) for what, wrong in both if self.fault in wrong.name)
-        return islice(chosen, self.share, None, self.shares)
+        both = product(_named(OPERATIONS, self.operation), _named(faults, self.fault))
+        return islice(both, self.share, None, self.shares)
+
+
+def _named(all_of_them: Sequence[T], words: str) -> Sequence[T]:
+    """Return the one that has this name, or all that have these words in theirs."""
+    return [each for each in all_of_them if each.name == words] or [each for each in all_of_them if words in each.name]
 
 
 def run(plan: Plan) -> list[Cell]:
     """Carry a plan out, with a process for every processor."""
     shares = os.cpu_count() or 1
-    # The order of sets, and so that of some work, depends on it.
+    # So does the order of sets of text on this.
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     with tempfile.TemporaryDirectory() as results:
         workers = [
@@ -104,13 +114,17 @@ def work(results: Path, plan: Plan) -> None:
     with tempfile.TemporaryDirectory(
         dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None, prefix="ai-trials-"
     ) as room:
-        cells = [_try(what, wrong, plan, Path(room) / "stage") for what, wrong in plan.cells()]
+        os.chdir(room)
+        cells = [_try(what, wrong, plan, STAGE) for what, wrong in plan.cells()]
+        os.chdir("/")
     (results / str(plan.share)).write_text(json.dumps(cattrs.unstructure(cells)))
 
 
 def _try(what: Operation, wrong: Fault, plan: Plan, directory: Path) -> Cell:
     """Fill one cell."""
     possible = [point for point in _points_of(what, directory) if wrong.possible(point)]
+    if plan.point is not None:
+        possible = [point for point in possible if point.number == plan.point]
     each = len(possible) if plan.each is None else min(plan.each, len(possible))
     chosen = random.Random(f"{plan.seed} {what.name} {wrong.name}").sample(possible, each)
     idle, violations = 0, list[Violation]()

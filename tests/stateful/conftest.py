@@ -16,6 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, default=1, help="chooses the sample")
     group.addoption("--operation", default="", help="only operations with these words in their names")
     group.addoption("--fault", default="", help="only faults with these words in their names")
+    group.addoption("--point", type=int, help="only the points with this number")
     group.addoption("--cells", type=Path, help="write what came of every operation with every fault, as JSON")
 
 

@@ -70,6 +70,8 @@ Hook = Callable[[Work], None]
 """Called before a piece of work; what it raises comes of that."""
 
 _hook: tuple[Path, Hook] | None = None
+_real: str = ""
+"""What the system calls the watched directory, which may have been named otherwise."""
 _installed = False
 
 
@@ -80,7 +82,7 @@ def watched(root: Path, hook: Hook) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         _install()
         _replace(patch)
-        _hook = root, hook
+        _hook, _real = (root, hook), os.path.realpath(root)
         try:
             yield
         finally:
@@ -116,9 +118,11 @@ def _resolve(path: Any, directory: int) -> Path | None:
     """Return the path of a name or a descriptor; ``None`` if it has none."""
     if isinstance(path, int):
         try:
-            return Path(os.readlink(f"/proc/self/fd/{path}"))  # noqa: PTH115 - this is called very often
+            text = os.readlink(f"/proc/self/fd/{path}")  # noqa: PTH115 - this is called very often
         except OSError:
             return None
+        inside = _hook is not None and text.startswith(_real)
+        return Path(f"{_hook[0]}{text[len(_real) :]}" if inside and _hook else text)
     text = os.fsdecode(path)
     if directory >= 0 and not text.startswith("/"):
         above = _resolve(directory, -1)

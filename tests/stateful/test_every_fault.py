@@ -18,7 +18,9 @@ def test_no_fault_at_any_point_loses_leaves_or_belies_anything(pytestconfig: pyt
     faulthandler.cancel_dump_traceback_later()
     option = pytestconfig.getoption
     each = None if option("every_point", False) else option("trials", 2)
-    cells = campaign.run(Plan(each, option("seed", 1), option("operation", ""), option("fault", "")))
+    cells = campaign.run(
+        Plan(each, option("seed", 1), option("operation", ""), option("fault", ""), option("point", None))
+    )
     pytestconfig.stash.setdefault(table.TABLE, []).extend(table.table(cells))
     if path := option("cells", None):
         table.save(cells, path)

@@ -18,7 +18,9 @@ def test_no_loss_of_power_at_any_point_takes_what_was_reported(pytestconfig: pyt
     faulthandler.cancel_dump_traceback_later()
     option = pytestconfig.getoption
     each = None if option("every_point", False) else option("trials", 2)
-    cells = campaign.run(Plan(each, option("seed", 1), option("operation", ""), option("fault", ""), power=True))
+    cells = campaign.run(
+        Plan(each, option("seed", 1), option("operation", ""), option("fault", ""), option("point", None), power=True)
+    )
     pytestconfig.stash.setdefault(table.TABLE, []).extend(table.table(cells))
     if path := option("cells", None):
         table.save(cells, path.with_stem(f"{path.stem}-power"))
