@@ -6,11 +6,13 @@ a mark on the disk is appended to the active qcow2 layer and looked for along it
 into the checkpoint's RAM image, with the nonce.
 
 At every step of a machine somebody else sweeps the store, so whatever is not held then is lost.
+
+A guest, or QEMU's QMP, may fall silent: what it is asked then it does when it speaks again, in order, whoever may
+still wait for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import secrets
@@ -19,7 +21,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 import attrs
 import pytest
@@ -29,6 +31,7 @@ from actors.machine import checkpoint as checkpoints
 from actors.machine import start
 from actors.machine.accelerator.verdict import AcceleratorVerdict
 from actors.machine.checkpoint import settle_layer
+from actors.machine.guest.calls import REPLY_LIMIT_S
 from actors.machine.guest.client import FREEZE_LIMIT_S, SYNC_LIMIT_S
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.machine import Machine
@@ -39,6 +42,7 @@ from actors.machine.qemu.process import QemuProcess
 from actors.machine.qemu_build import QemuBuild
 from actors.machine.storage import qcow2
 from actors.machine.storage.checkpoint import Checkpoint
+from actors.machine.storage.ram_image import create_zero
 from actors.machine.storage.store import Store
 from actors.model.errors import GuestBroken, GuestRefused, MachineFailed, QmpError, RestoreUnproven
 from actors.model.guest import CommandSpec, ExecResult, FileContent
@@ -47,6 +51,10 @@ from actors.model.machine import Fingerprint, MachineRecord, ProcessIdentity
 from actors.model.names import new_id
 from actors.registry import recovery, supervisor, templates
 from actors.workspace import adoption, host
+from tests.stateful import lives
+from tests.stateful.silence import Line, Silent
+
+T = TypeVar("T")
 
 MARK_BYTES: Final = 16
 BLANK: Final = ""
@@ -54,7 +62,6 @@ BLANK: Final = ""
 MEMORY: Final = "/dev/shm/mark"
 DISK: Final = "/root/mark"
 NONCE_BYTES: Final = 16
-SILENCE_LOOK_S: Final = 0.01
 
 
 @attrs.define(eq=False)
@@ -70,31 +77,46 @@ class Qemu:
     nonce: str
     running: bool = True
     held: bool = False
-    owned: bool = False
-    """Whether a host is connected; there can be one."""
+    owner: object = None
+    """The supervisor's life that is connected; there can be one."""
     dead: trio.Event = attrs.field(factory=trio.Event)
-    mute: bool = False
-    """Whether the guest answers nothing any more."""
-    stopped: bool = False
-    """Whether the whole process stands still, as by SIGSTOP; what it was told meanwhile it does when it goes on."""
-    backlog: list[Callable[[], None]] = attrs.field(factory=list)
+    qmp: Line = attrs.field(factory=Line)
+    guest: Line = attrs.field(factory=Line)
 
-    async def silence(self, limit_s: float) -> bool:
-        """Let the time pass in which an answer has to come; tell whether it came."""
-        with trio.move_on_after(limit_s):
-            while (self.mute or self.stopped) and not self.dead.is_set():
-                await trio.sleep(SILENCE_LOOK_S)
-            return True
-        return False
+    @property
+    def owned(self) -> bool:
+        """Whether a host is connected; there can be one."""
+        return lives.is_alive(self.owner)
+
+    @owned.setter
+    def owned(self, owned: bool) -> None:
+        self.owner = lives.Life() if owned else None
+
+    @property
+    def mute(self) -> bool:
+        """Whether the guest answers nothing any more."""
+        return self.guest.silent
+
+    @mute.setter
+    def mute(self, mute: bool) -> None:
+        if mute:
+            self.guest.hush()
+        else:
+            self.guest.speak()
+
+    def stop(self) -> None:
+        """Have the whole process stand still, as by SIGSTOP; what it is told meanwhile it does when it goes on."""
+        self.qmp.hush()
+        self.guest.hush()
 
     def go_on(self) -> None:
-        """Obey what came while the process stood still."""
-        self.stopped = False
-        backlog, self.backlog = self.backlog, []
-        for obey in backlog:
-            # What it is to write to may be gone: it refuses that, and nobody hears it.
-            with contextlib.suppress(FileNotFoundError):
-                obey()
+        """Have it run on, if it stood still; a guest that was mute stays so."""
+        self.qmp.speak()
+
+    @property
+    def workspace(self) -> str:
+        """The short id of the workspace in whose directory it runs."""
+        return self.directory.parent.parent.name
 
     def write(self, path: str, text: str) -> None:
         """Write a mark; to the disk only what the active layer then has."""
@@ -108,6 +130,12 @@ class Qemu:
         return self.memory if path == MEMORY else mark_of(self.disk)
 
 
+def head_of(ram: Path) -> str:
+    """Return what the memory of a checkpoint holds: its mark and its nonce."""
+    with ram.open("rb") as file:
+        return file.read(MARK_BYTES + 2 * NONCE_BYTES).decode()
+
+
 def mark_of(layer: Path) -> str:
     """Return the last mark written to a disk, looked for along its chain."""
     for path in qcow2.backing_chain(layer):
@@ -115,7 +143,8 @@ def mark_of(layer: Path) -> str:
         tables = 3 + -(-(-(-header.virtual_size_bytes // qcow2.BYTES_PER_L1_ENTRY) * 8) // qcow2.CLUSTER)
         with path.open("rb") as file:
             file.seek(tables * qcow2.CLUSTER)
-            written = file.read()
+            # What a loss of power has made zeros of was not written.
+            written = file.read().rstrip(b"\0")
         if written:
             return written[-MARK_BYTES:].decode().strip()
     return BLANK
@@ -127,6 +156,10 @@ class World:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.qemus: dict[str, Qemu] = {}
         self.store: Store
+        self.sweeps = True
+        """Whether somebody else sweeps the store at every step."""
+        self.flushed: Callable[[Path], None] = lambda _path: None
+        """Called when a guest has had a disk be written to stable storage."""
         self._pids = count(1)
         self._misfortune: Callable[[Qemu | None], None] | None = None
         self._steps = 0
@@ -156,21 +189,37 @@ class World:
 
     async def step(self, qemu: Qemu | None) -> None:
         """Let the others go on; then what is planned befalls this machine."""
-        await self.store.collect()
+        lives.check()
+        with lives.beside():
+            if self.sweeps:
+                await self.store.collect()
+            else:
+                await trio.lowlevel.checkpoint()
+        lives.check()
         if self._misfortune is not None:
             self._steps -= 1
             if self._steps < 0:
                 misfortune, self._misfortune = self._misfortune, None
                 misfortune(qemu)
 
+    @lives.as_nobody
     def boot(self, spec: MachineSpec, checkpoint: Checkpoint | None) -> Qemu:
         memory, nonce = BLANK, ""
         if checkpoint is not None:
-            found = spec.ram.read_bytes()[: MARK_BYTES + 2 * NONCE_BYTES].decode()
+            found = head_of(spec.ram)
             memory, nonce = found[:MARK_BYTES].strip(), found[MARK_BYTES:]
         qemu = Qemu(spec.uuid, next(self._pids), spec.directory, spec.disk, spec.ram, memory, nonce)
         self.qemus[spec.uuid] = qemu
         return qemu
+
+    def lose_power(self) -> None:
+        """End all machines."""
+        for qemu in self.alive:
+            qemu.dead.set()
+
+    def patience_s(self, limit_s: float) -> float:
+        """Return how long an answer is waited for."""
+        return limit_s if math.isinf(limit_s) else min(limit_s, self.longest_silence_s)
 
     def by_pid(self, pid: int) -> Qemu:
         return next(qemu for qemu in self.qemus.values() if qemu.pid == pid)
@@ -228,7 +277,7 @@ class World:
     ) -> Machine:
         spec.directory.mkdir(parents=True)
         if checkpoint is None:
-            spec.ram.touch()
+            create_zero(spec.ram, spec.shape.memory_mb * 2**20)
         qemu = self.boot(spec, checkpoint)
         try:
             await self.step(qemu)
@@ -237,6 +286,7 @@ class World:
                 raise MachineFailed("The machine ended by itself.")
             assert checkpoint is None or (state is not None and state.exists())
         except BaseException:
+            lives.check()
             qemu.dead.set()
             shutil.rmtree(spec.directory)
             raise
@@ -264,7 +314,7 @@ class World:
     ) -> Machine:
         if qemu.owned:
             raise MachineFailed("QEMU serves another host.")
-        qemu.owned = True
+        qemu.owner = lives.current()
         machine = Machine(spec, fingerprint, layer, disk_bytes)
         machine.nonce = qemu.nonce
         machine.process = Process(qemu)  # type: ignore[assignment]
@@ -293,7 +343,8 @@ class World:
             await machine.client.release()
             await settle_layer(machine)
         except BaseException:
-            qemu.owned = False
+            lives.check()
+            qemu.owner = None
             raise
         return machine
 
@@ -307,35 +358,28 @@ class Process:
         self.identity = ProcessIdentity(qemu.pid, 0, qemu.uuid)
         self.exit_status = 0
 
-    async def wait_exit(self) -> None:
-        await self._qemu.dead.wait()
-
     @property
     def has_ended(self) -> bool:
         return self._qemu.dead.is_set()
 
+    async def wait_exit(self) -> None:
+        await self._qemu.dead.wait()
+
     def kill(self) -> None:
+        lives.check()
         self._qemu.dead.set()
 
-    async def end(self, _grace_s: float = 0.0) -> None:
+    async def end(self, grace_s: float = 0.0) -> bool:
         with trio.CancelScope(shield=True):
+            if grace_s:
+                with trio.move_on_after(grace_s):
+                    await self._qemu.dead.wait()
             await trio.lowlevel.checkpoint()
-        self._qemu.dead.set()
+            self.kill()
+        return True
 
     def release(self) -> None:
         pass
-
-
-async def either(*events: trio.Event) -> None:
-    """Wait for the first of some events."""
-    async with trio.open_nursery() as nursery:
-
-        async def wait(event: trio.Event) -> None:
-            await event.wait()
-            nursery.cancel_scope.cancel(reason="one has come")
-
-        for event in events:
-            nursery.start_soon(wait, event)
 
 
 class Qmp:
@@ -356,51 +400,50 @@ class Qmp:
 
     async def begin(self, command: str, arguments: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         await trio.lowlevel.checkpoint()
+        lives.check()
         return command, arguments or {}
 
     async def finish(self, pending: tuple[str, dict[str, Any]], *, limit_s: float = 10.0) -> dict[str, Any]:
+        """Have QEMU do it, which it does whether or not somebody still waits."""
         command, arguments = pending
+        try:
+            await self._world.step(self._qemu)
+        except trio.Cancelled:
+            self._qemu.qmp.tell(lambda: self._do(command, arguments))
+            raise
+        limit_s = self._world.patience_s(limit_s)
+        try:
+            return await self._qemu.qmp.ask(lambda: self._do(command, arguments), self._qemu.dead, limit_s)
+        except Silent:
+            raise MachineFailed(f"QEMU did not answer {command!r} within {limit_s:.0f} s.") from None
+
+    @lives.as_nobody
+    def _do(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         qemu = self._qemu
-        await self._world.step(qemu)
-        answer: list[dict[str, Any]] = []
-        answered = trio.Event()
-
-        def obey() -> None:
-            answer.append(self._obey(command, arguments))
-            answered.set()
-
-        if not qemu.stopped:
-            obey()
-        else:
-            qemu.backlog.append(obey)
-            limit_s = limit_s if math.isinf(limit_s) else min(limit_s, self._world.longest_silence_s)
-            with trio.move_on_after(limit_s):
-                await either(answered, qemu.dead)
         if qemu.dead.is_set():
             raise MachineFailed("QEMU closed its QMP connection.")
-        if not answer:
-            raise MachineFailed(f"QEMU did not answer {command!r} within {limit_s:.0f} s.")
-        return answer[0]
-
-    def _obey(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        qemu = self._qemu
-        if qemu.dead.is_set():
-            return {}
         match command:
             case "stop" | "cont":
                 qemu.running = command == "cont"
-            case "query-status":
-                return {"running": qemu.running}
             case "xen-save-devices-state":
-                Path(arguments["filename"]).write_text("devices")
+                target = Path(arguments["filename"])
+                if not target.parent.is_dir():
+                    raise QmpError(f"QEMU could not open {target}.")
+                target.write_text("devices")
             case "blockdev-snapshot-sync":
                 made = Path(arguments["snapshot-file"])
+                if not made.exists():
+                    raise QmpError(f"QEMU could not open {made}.")
                 assert qcow2.read_header(made).backing == qemu.disk
+                # QEMU flushes what it is done with writing (block/snapshot: `bdrv_flush` of the old node).
+                self._world.flushed(qemu.disk)
                 qemu.disk = made
             case "block-stream":
                 self._merge(Path(arguments["base"]))
             case "query-block-jobs":
                 return {"return": []}
+            case "query-status":
+                return {"running": qemu.running}
             case "query-block":
                 return {"return": [{"device": "root", "inserted": {"file": str(qemu.disk)}}]}
             case _:
@@ -421,7 +464,8 @@ class Qmp:
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
-        self._qemu.owned = False
+        lives.check()
+        self._qemu.owner = None
 
 
 class Guest:
@@ -434,44 +478,62 @@ class Guest:
         self._world = world
         self._qemu = qemu
 
-    async def _answer(self, limit_s: float = FREEZE_LIMIT_S) -> None:
+    async def _ask(self, do: Callable[[], T], limit_s: float = REPLY_LIMIT_S) -> T:
+        """Have the guest do something, which it does whether or not somebody still waits."""
         try:
             await self._world.step(self._qemu)
         except QmpError as error:
             raise GuestRefused("The guest refused the request.") from error
-        qemu = self._qemu
-        if qemu.mute or qemu.stopped:
-            limit_s = limit_s if math.isinf(limit_s) else min(limit_s, self._world.longest_silence_s)
-            if not await qemu.silence(limit_s):
-                raise GuestBroken(f"The guest cannot be reached: it did not answer within {limit_s:.0f} s.")
+        limit_s = self._world.patience_s(limit_s)
+        try:
+            return await self._qemu.guest.ask(lives.as_nobody(do), self._qemu.dead, limit_s)
+        except Silent:
+            raise GuestBroken(f"The guest did not answer within {limit_s:.0f} s.") from None
+
+    def _alive(self) -> None:
         if self._qemu.dead.is_set():
             raise GuestBroken("The guest's channel ended.")
 
+    def _hold(self, *, held: bool) -> None:
+        self._alive()
+        self._qemu.held = held
+
     async def identify(self, identity: Identity) -> IdentityReply:
-        await self._answer()
-        before, self._qemu.nonce = self._qemu.nonce, identity.nonce.hex()
+        def do() -> str:
+            self._alive()
+            before, self._qemu.nonce = self._qemu.nonce, identity.nonce.hex()
+            return before
+
+        before = await self._ask(do)
         network = identity.network
         mac, address = (network.mac, network.address) if network else (None, None)
         return IdentityReply(before, 1, True, 0.0, identity.hostname, mac, address, 0, {}, (), ())
 
     async def ping(self, limit_s: float = FREEZE_LIMIT_S) -> None:
-        await self._answer(limit_s)
+        await self._ask(self._alive, limit_s)
 
     async def freeze(self, *, write: bool = False, quiesce: bool = False) -> bool:
-        await self._answer()
-        self._qemu.held = True
+        await self._ask(lambda: self._hold(held=True), FREEZE_LIMIT_S)
         return True
 
     async def sync_disks(self, limit_s: float = SYNC_LIMIT_S) -> None:
-        await self._answer(limit_s)
+        await self._ask(self._sync, limit_s)
+
+    def _sync(self) -> None:
+        self._alive()
+        self._world.flushed(self._qemu.disk)
 
     async def grow_root(self, disk_bytes: int) -> int:
-        await self._answer()
+        await self._ask(self._alive)
         return disk_bytes
 
     async def shutdown(self) -> None:
-        await self._answer()
-        self._qemu.dead.set()
+        def do() -> None:
+            self._alive()
+            self._world.flushed(self._qemu.disk)
+            self._qemu.dead.set()
+
+        await self._ask(do)
 
     @property
     def files(self) -> Self:
@@ -483,33 +545,38 @@ class Guest:
 
     async def exec(self, _command: CommandSpec) -> ExecResult:
         """Run what every guest has; nothing comes of it."""
-        await self._answer()
+        await self._ask(self._alive)
         return cast("ExecResult", SimpleNamespace(job_id="job", exit_code=0))
 
     async def release(self, _job_id: str = "") -> float:
         """Have the processes run on; of a job, forget it."""
-        await self._answer()
-        self._qemu.held = False
+        await self._ask(lambda: self._hold(held=False), FREEZE_LIMIT_S)
         return 0.0
 
     async def read(self, path: str, offset: int = 0, limit: int | None = None) -> FileContent:
-        await self._answer()
-        self._check_runs()
-        text = self._qemu.read(path).encode()
+        def do() -> bytes:
+            self._check_runs()
+            return self._qemu.read(path).encode()
+
+        text = await self._ask(do, math.inf)
         return FileContent(text, len(text), 0)
 
     async def write(self, path: str, content: bytes, mode: int | None = None, *, max_bytes: int) -> int:
-        await self._answer()
-        self._check_runs()
-        self._qemu.write(path, content.decode())
+        def do() -> None:
+            self._check_runs()
+            self._qemu.write(path, content.decode())
+
+        await self._ask(do, math.inf)
         return len(content)
 
     def _check_runs(self) -> None:
+        self._alive()
         assert self._qemu.running
         assert not self._qemu.held
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
+        lives.check()
 
 
 class Changed:

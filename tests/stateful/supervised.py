@@ -177,7 +177,7 @@ class Site:
         files = self._root / f"remains-{next(self._numbers)}"
         shutil.copytree(self.state_dir, files, symlinks=True)
         qemus = self.world.qemus.items()
-        return Remains(files, {uuid: attrs.evolve(qemu, owned=False, dead=_copy(qemu.dead)) for uuid, qemu in qemus})
+        return Remains(files, {uuid: attrs.evolve(qemu, owner=None, dead=_copy(qemu.dead)) for uuid, qemu in qemus})
 
     def put_back(self, remains: Remains) -> None:
         """Have the world be as it was then; no supervisor runs now.  The directories right below stay the same."""

@@ -118,7 +118,7 @@ def mute(qemu: Qemu) -> None:
 
 
 def stopped(qemu: Qemu) -> None:
-    qemu.stopped = True
+    qemu.stop()
 
 
 SILENCES: Final = pytest.mark.parametrize("silence", [mute, stopped])
@@ -302,7 +302,9 @@ async def test_state_and_virtual_cpus_agree_wherever_an_operation_is_broken_off(
 
             def silent(qemu: Qemu | None) -> None:
                 assert qemu is not None
-                qemu.mute, qemu.stopped = True, misfortune != "guest mute"
+                qemu.mute = True
+                if misfortune != "guest mute":
+                    qemu.stop()
 
             befalls: dict[str, Callable[[Qemu | None], None]] = {
                 "refused": refuses,

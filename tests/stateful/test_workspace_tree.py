@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import attrs
 import pytest
 import trio
 from anyio.from_thread import start_blocking_portal
@@ -40,9 +39,9 @@ from actors.runtime import RestartPolicy
 from actors.workspace import file_messages
 from actors.workspace import messages as w
 from actors.workspace.actor import SETTLED_SOON
-from tests.stateful.simulated import BLANK, DISK, MEMORY, World, dies, mark_of, refuses
+from tests.stateful.modelled import FAILED, MAX_UNDO, PAUSED, RUNNING, STOPPED, SUSPENDED, Instant, Modelled, Node
+from tests.stateful.simulated import BLANK, DISK, MARK_BYTES, MEMORY, World, dies, head_of, mark_of, refuses
 
-MAX_UNDO: Final = 2
 MAX_WORKSPACES: Final = 4
 IDLE_S: Final = 100.0
 LOOK_S: Final = 0.25
@@ -56,77 +55,6 @@ SHARED_MEMORY = Path("/dev/shm")
 """Flushing files to it costs nothing."""
 WHICH = st.integers(0, 11)
 """Chooses one of however many there are."""
-RUNNING, PAUSED, SUSPENDED, STOPPED, FAILED = (
-    State.RUNNING, State.PAUSED, State.SUSPENDED, State.STOPPED, State.FAILED,
-)  # fmt: skip
-
-
-@attrs.define
-class Instant:
-    """What a checkpoint holds."""
-
-    memory: str | None
-    """``None`` where it is a disk alone."""
-    disk: str
-
-
-@attrs.define
-class Node:
-    parent: str | None
-    instant: Instant
-
-
-@attrs.define
-class Step:
-    head: str | None
-    state: State
-    instant: Instant
-
-
-@attrs.define
-class Modelled:
-    """One workspace as it has to be."""
-
-    name: str
-    memory: str
-    disk: str
-    state: State = RUNNING
-    head: str | None = None
-    nodes: dict[str, Node] = attrs.field(factory=dict)
-    undo: list[Step] = attrs.field(factory=list)
-    idle: bool = False
-    """Whether it was suspended for idleness."""
-
-    @property
-    def instant(self) -> Instant:
-        return Instant(self.memory if self.state in (RUNNING, PAUSED, SUSPENDED) else None, self.disk)
-
-    def stand_on(self, instant: Instant, head: str | None) -> None:
-        """Run from an instant; without memory that is a boot."""
-        self.memory, self.disk, self.head = instant.memory or BLANK, instant.disk, head
-        self.state, self.idle = RUNNING, False
-
-    def restore(self, name: str) -> None:
-        self.undo = [*self.undo, Step(self.head, self.state, self.instant)][-MAX_UNDO:]
-        self.stand_on(self.nodes[name].instant, name)
-
-    def go_back(self) -> None:
-        step = self.undo.pop()
-        self.stand_on(step.instant, step.head)
-        if step.instant.memory is None and step.state is not RUNNING:
-            self.state, self.memory = STOPPED, BLANK
-
-    def delete(self, name: str, *, cascade: bool) -> set[str]:
-        gone, parent = {name}, self.nodes[name].parent
-        while cascade and (more := {n for n, node in self.nodes.items() if node.parent in gone} - gone):
-            gone |= more
-        self.nodes = {n: node for n, node in self.nodes.items() if n not in gone}
-        for node in self.nodes.values():
-            node.parent = parent if node.parent in gone else node.parent
-        for step in self.undo:
-            step.head = parent if step.head in gone else step.head
-        self.head = parent if self.head in gone else self.head
-        return gone
 
 
 class TreeMachine(RuleBasedStateMachine):
@@ -218,7 +146,7 @@ class TreeMachine(RuleBasedStateMachine):
 
     def do(self, workspace: Modelled, message: Any, change: Callable[[Modelled], object]) -> None:
         """Have something done that is legal now; it may fail only because of what was planned."""
-        after = copy.deepcopy(workspace)
+        undone, after = self.undone(workspace, message), copy.deepcopy(workspace)
         change(after)
         try:
             answer = self.tell(workspace, message)
@@ -230,12 +158,22 @@ class TreeMachine(RuleBasedStateMachine):
         except ActorGone:
             assert self.planned == "crashes"
             self.wait_for_restart()
-            self.model[workspace.name] = self.found_one_of(workspace, after)
+            self.model[workspace.name] = self.found_one_of(*undone, after)
         except AgentisoError:
             if self.planned is None or self.world.forget_plans():
                 raise
+            self.model[workspace.name] = self.found_one_of(*undone)
         finally:
             self.settle_plans()
+
+    @staticmethod
+    def undone(workspace: Modelled, message: Any) -> list[Modelled]:
+        """Return where a workspace may be once something has failed; that it was woken for guest work is not undone."""
+        if not workspace.idle or not isinstance(message, w.GuestWork):
+            return [workspace]
+        woken = copy.deepcopy(workspace)
+        woken.state, woken.idle = RUNNING, False
+        return [workspace, woken]
 
     def refuse(self, workspace: Modelled, message: Any, code: str) -> None:
         with pytest.raises(AgentisoError) as caught:
@@ -549,7 +487,7 @@ class TreeMachine(RuleBasedStateMachine):
         memory = None
         if checkpoint.has_memory:
             integrity.verify(store, checkpoint)
-            memory = (store.checkpoint(checkpoint_id) / "ram").read_bytes()[:16].decode().strip("\0 ")
+            memory = head_of(store.checkpoint(checkpoint_id) / "ram")[:MARK_BYTES].strip("\0 ")
         return Instant(memory, mark_of(store.layer(checkpoint.layer)))
 
     @precondition(lambda self: self.planned is None)
@@ -595,3 +533,21 @@ class TreeMachine(RuleBasedStateMachine):
 
 TestTree = TreeMachine.TestCase
 TestTree.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize("what", ["dies", "refuses", "crashes"])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_what_befalls_a_workspace_while_it_is_woken_leaves_it_asleep_or_awake_and_whole(steps: int, what: str) -> None:
+    tree = TreeMachine()
+    try:
+        tree.there_is_a_workspace()
+        tree.write(0, memory=True)
+        tree.nobody_needs_it_for_long(0)
+        tree.something_will_go_wrong(steps=steps, what=what)
+        tree.write(0, memory=False)
+        tree.every_workspace_is_where_it_should_be()
+        tree.memory_and_disks_hold_what_was_written_last_on_their_branch()
+        tree.files_are_kept_that_somebody_needs_and_no_others()
+        tree.every_machine_belongs_to_a_workspace()
+    finally:
+        tree.teardown()

@@ -1,0 +1,25 @@
+"""Options of the campaigns, and their tables at the end of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.stateful.table import TABLE
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("simulation", "what goes wrong at every point of every operation")
+    group.addoption("--every-point", action="store_true", help="try every point, and not a sample of them")
+    group.addoption("--trials", type=int, default=2, help="of each operation with each fault, unless every point is")
+    group.addoption("--seed", type=int, default=1, help="chooses the sample")
+    group.addoption("--operation", default="", help="only operations with these words in their names")
+    group.addoption("--fault", default="", help="only faults with these words in their names")
+    group.addoption("--point", type=int, help="only the points with this number")
+    group.addoption("--cells", type=Path, help="write what came of every operation with every fault, as JSON")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(TABLE, []):
+        terminalreporter.write_line(line)
