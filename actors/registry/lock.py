@@ -56,10 +56,12 @@ def held(path: Path) -> Iterator[None]:
         raise
     finally:
         # A cancelled block ends in order too.
-        if in_order:
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, 0)
-        os.close(fd)
+        try:
+            if in_order:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
 
 
 def holder_of(path: Path) -> Holder | None:
