@@ -117,7 +117,7 @@ class Resources:
             await self.journal.flush()
 
     def settle_intents(self) -> None:
-        """Strike out the switches of layers whose outcome the record on stable storage tells."""
+        """Strike out the switches of layers whose outcome the flushed record tells; no change may be under way."""
         doubtful = self.machine.doubtful_layer if self.machine else None
         if self.behind or self.has_process or not self.store.is_flushed(self.directory / records.RECORD):
             return

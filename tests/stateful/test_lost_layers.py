@@ -11,8 +11,10 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from actors.machine.storage import qcow2
+from actors.machine.storage.store import Store
 from actors.model import journal as journals
 from actors.model import record as records
 from actors.model.errors import CheckpointUnusable
@@ -132,6 +134,43 @@ def _last_layer(site: Site, info: WorkspaceInfo) -> str | None:
     """Return the layer to which the machine that a workspace's record names wrote last."""
     record = site.record(info)
     return site.world.qemus[record.machine.process.uuid].disk.stem if record.machine else record.layer
+
+
+async def test_a_flush_that_ends_in_the_middle_of_a_checkpoint_does_not_have_its_switch_be_forgotten(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_unswept(monkeypatch)
+    flush, go_on, finish = Store.flush, trio.Event(), Qmp.finish
+    left: list[Remains] = []
+
+    async def flush_later(store: Store) -> None:
+        await go_on.wait()
+        await flush(store)
+
+    async def finish_and_wait(qmp: Qmp, pending: Any, **options: Any) -> dict[str, Any]:
+        found = await finish(qmp, pending, **options)
+        if pending[0] == "xen-save-devices-state":
+            # The disk has been switched by now.
+            go_on.set()
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+            left.append(site.remains())
+        return found
+
+    monkeypatch.setattr(Store, "flush_soon", flush_later)
+    async with site.supervisor():
+        info = await site.create("one")
+        await site.world.store.flush()
+        monkeypatch.setattr(Qmp, "finish", finish_and_wait)
+        await site.tell("one", w.CreateSnapshot("point"))
+    site.put_back(left[0])
+    qemu = site.qemu(info)
+    assert qemu.disk.stem != site.record(info).layer
+    qemu.write(DISK, "late")
+    qemu.dead.set()
+    async with site.supervisor():
+        await site.tell("one", w.Start(None))
+        assert await site.read("one") == (BLANK, "late")
 
 
 @pytest.mark.parametrize("lost", [(), ("journal",), ("journal", "layer")], ids=["record", "journal", "layer"])
