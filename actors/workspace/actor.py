@@ -159,7 +159,9 @@ class WorkspaceActor(Actor):
 
     async def _settle_soon(self) -> None:
         await self._own.store.flush_soon()
-        self._own.settle_intents()
+        async with self._changing:
+            # In the middle of a change the record does not tell yet what becomes of a switch.
+            self._own.settle_intents()
 
     async def _work(self, message: w.GuestWork) -> Any:
         if isinstance(message, job_messages.JobWork):

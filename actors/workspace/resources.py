@@ -117,12 +117,11 @@ class Resources:
             await self.journal.flush()
 
     def settle_intents(self) -> None:
-        """Strike out the switches of layers whose outcome is told by the record on stable storage."""
+        """Strike out the switches of layers whose outcome the flushed record tells; no change may be under way."""
+        doubtful = self.machine.doubtful_layer if self.machine else None
         if self.behind or self.has_process or not self.store.is_flushed(self.directory / records.RECORD):
             return
-        # What may follow the record's layer may be under way at this moment, unless its file is not there any more.
-        open_yet = {layer for layer in self._following(self._written.layer) if self.store.layer(layer).exists()}
-        for layer in self._intended.keys() - open_yet:
+        for layer in self._intended.keys() - {doubtful}:
             # One that stays is looked at and found to be settled by whoever reads it.
             with contextlib.suppress(NoCapacity, HostFailed):
                 self.journal.made(Kind.LAYER, layer)

@@ -218,3 +218,12 @@ def unreadable(error: int, *paths: Path) -> Iterator[None]:
         for name in ("stat", "read_bytes", "open"):
             patch.setattr(Path, name, refused(getattr(Path, name)))
         yield
+
+
+def leave_unswept(patch: pytest.MonkeyPatch) -> None:
+    """Have nobody collect the store at each step of a machine."""
+
+    async def step(_world: World, _qemu: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    patch.setattr(World, "step", step)

@@ -5,7 +5,6 @@ The actors, records, store and checkpoints are the real ones, over simulated mac
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,35 +14,25 @@ import pytest
 import trio
 
 from actors.machine.storage import qcow2
+from actors.machine.storage.store import Store
 from actors.model import journal as journals
 from actors.model import record as records
-from actors.model.errors import AgentisoError, CheckpointUnusable
+from actors.model.errors import CheckpointUnusable
 from actors.model.files import earlier_of, make_durable
 from actors.model.info import WorkspaceInfo
 from actors.model.journal import JOURNAL, Journal, Kind
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord
-from actors.registry import actor as registry
 from actors.registry import messages as r
 from actors.workspace import messages as w
 from actors.workspace import resources
 from tests.stateful.simulated import BLANK, DISK, MARK_BYTES, Qmp, World, mark_of
-from tests.stateful.supervised import READING, SOON_S, Remains, Site, unreadable
+from tests.stateful.supervised import Remains, Site, leave_unswept
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have nobody collect at each step of a machine."""
-
-    async def step(_world: World, _qemu: object) -> None:
-        await trio.lowlevel.checkpoint()
-
-    monkeypatch.setattr(World, "step", step)
 
 
 # -- who ends in the middle of a checkpoint
@@ -147,11 +136,48 @@ def _last_layer(site: Site, info: WorkspaceInfo) -> str | None:
     return site.world.qemus[record.machine.process.uuid].disk.stem if record.machine else record.layer
 
 
-@pytest.mark.usefixtures("unswept")
+async def test_a_flush_that_ends_in_the_middle_of_a_checkpoint_does_not_have_its_switch_be_forgotten(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_unswept(monkeypatch)
+    flush, go_on, finish = Store.flush, trio.Event(), Qmp.finish
+    left: list[Remains] = []
+
+    async def flush_later(store: Store) -> None:
+        await go_on.wait()
+        await flush(store)
+
+    async def finish_and_wait(qmp: Qmp, pending: Any, **options: Any) -> dict[str, Any]:
+        found = await finish(qmp, pending, **options)
+        if pending[0] == "xen-save-devices-state":
+            # The disk has been switched by now.
+            go_on.set()
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+            left.append(site.remains())
+        return found
+
+    monkeypatch.setattr(Store, "flush_soon", flush_later)
+    async with site.supervisor():
+        info = await site.create("one")
+        await site.world.store.flush()
+        monkeypatch.setattr(Qmp, "finish", finish_and_wait)
+        await site.tell("one", w.CreateSnapshot("point"))
+    site.put_back(left[0])
+    qemu = site.qemu(info)
+    assert qemu.disk.stem != site.record(info).layer
+    qemu.write(DISK, "late")
+    qemu.dead.set()
+    async with site.supervisor():
+        await site.tell("one", w.Start(None))
+        assert await site.read("one") == (BLANK, "late")
+
+
 @pytest.mark.parametrize("lost", [(), ("journal",), ("journal", "layer")], ids=["record", "journal", "layer"])
 async def test_a_parent_whose_record_a_power_loss_brought_back_never_writes_to_what_its_child_stands_on(
-    site: Site, lost: tuple[str, ...]
+    site: Site, monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...]
 ) -> None:
+    leave_unswept(monkeypatch)
     async with site.supervisor():
         parent = await site.create("parent")
         await site.write("parent", "before")
@@ -295,71 +321,7 @@ async def test_a_journal_does_not_grow_with_the_life_of_its_workspace(
         assert not path.exists() or path.stat().st_size < 1500
 
 
-# -- what nobody needs any more
-
-
-@pytest.mark.usefixtures("unswept")
-async def test_the_checkpoint_of_a_fork_goes_by_itself_once_its_child_has_failed_and_was_started(site: Site) -> None:
-    async with site.supervisor():
-        await site.create("parent")
-        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
-        site.qemu((await site.infos())["child"]).dead.set()
-        await site.wait_for_state("child", "failed")
-        assert report.checkpoint_id in site.stored()
-        await site.tell("child", w.Start(None))
-        await site.wait_collected(report.checkpoint_id)
-
-
-@pytest.mark.usefixtures("unswept")
-async def test_the_checkpoint_of_a_fork_goes_by_itself_once_its_child_was_suspended(site: Site) -> None:
-    async with site.supervisor():
-        await site.create("parent")
-        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
-        await site.tell("parent", w.Suspend())
-        assert report.checkpoint_id in site.stored()
-        await site.tell("child", w.Suspend())
-        await site.wait_collected(report.checkpoint_id)
-        await site.tell("child", w.Resume())
-        await site.tell("parent", w.Resume())
-
-
-@pytest.mark.usefixtures("unswept")
-async def test_the_checkpoint_of_a_fork_without_children_goes_by_itself(site: Site) -> None:
-    async with site.supervisor():
-        await site.create("parent")
-        before = site.stored()
-        site.world.plan_start_failure()
-        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
-        (child,) = report.children
-        assert child.error
-        await site.wait_collected(report.checkpoint_id)
-        assert before <= site.stored()
-
-
-@pytest.mark.parametrize("error", READING)
-@pytest.mark.usefixtures("unswept")
-async def test_a_checkpoint_whose_record_cannot_be_read_keeps_everything_until_it_can(
-    site: Site, monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
-    monkeypatch.setattr(registry, "COLLECT_AGAIN_S", SOON_S)
-    async with site.supervisor():
-        info = await site.create("one")
-        await site.write("one", "before")
-        await site.tell("one", w.CreateSnapshot("kept"))
-        await site.tell("one", w.CreateSnapshot("gone"))
-        kept, gone = (each.checkpoint for each in site.record(info).snapshots)
-        before = site.stored()
-        with unreadable(error, site.world.store.checkpoint(kept) / "checkpoint.json"):
-            await site.tell("one", w.DeleteSnapshot("gone"))
-            assert site.stored() == before
-            (told,) = (await site.diagnosis()).collection
-            assert kept in told.why
-            with pytest.raises(AgentisoError):
-                await site.tell("one", w.RestoreSnapshot("kept"))
-        await site.wait_collected(gone)
-        await site.tell("one", w.RestoreSnapshot("kept"))
-        assert await site.read("one") == ("before", "before")
-        assert (await site.diagnosis()).healthy
+# -- what is left of it
 
 
 async def test_what_a_killed_checkpoint_has_left_goes_at_the_next_start(
@@ -381,28 +343,3 @@ async def test_what_a_killed_checkpoint_has_left_goes_at_the_next_start(
 def _templates(site: Site) -> set[str]:
     owners = site.world.store.holds.holders()
     return {name for name, held_by in owners.items() if any(owner.startswith("template:") for owner in held_by)}
-
-
-async def test_a_layer_that_cannot_be_removed_is_told_and_removed_later(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "COLLECT_AGAIN_S", SOON_S)
-    unlink, broken = Path.unlink, [True]
-
-    def fail(path: Path, *arguments: Any, **options: Any) -> None:
-        if path.suffix == ".qcow2" and broken[0]:
-            raise OSError(errno.EIO, "an error of the disk", str(path))
-        unlink(path, *arguments, **options)
-
-    async with site.supervisor():
-        info = await site.create("one")
-        layer = site.record(info).layer
-        assert layer is not None
-        monkeypatch.setattr(Path, "unlink", fail)
-        await site.registry.ask(r.DestroyWorkspace("one"))
-        assert layer in site.stored()
-        (told,) = (await site.diagnosis()).collection
-        assert "an error of the disk" in told.why
-        broken[0] = False
-        await site.wait_collected(layer)
-        assert (await site.diagnosis()).healthy
