@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from actors.machine import descriptors
 from actors.machine.qemu import command_line
@@ -46,19 +46,21 @@ class BareMachine:
         self._streams = [unix_sockets.connect(path) for path in paths]
         for stream in self._streams:
             stream.settimeout(LIMIT_S)
-        handed = {descriptors.QMP: listeners[0].fileno(), descriptors.CHANNEL: listeners[1].fileno()}
-        state_file = state.open("rb") if state else None
-        if state_file:
-            handed[descriptors.STATE] = state_file.fileno()
-        else:
+        console, state_file = spec.console_log.open("ab"), state.open("rb") if state else None
+        files: dict[int, socket.socket | IO[bytes]] = {
+            descriptors.QMP: listeners[0],
+            descriptors.CHANNEL: listeners[1],
+            descriptors.CONSOLE: console,
+            **({descriptors.STATE: state_file} if state_file else {}),
+        }
+        handed = {number: file.fileno() for number, file in files.items()}
+        if not state_file:
             spec.key_file.write_bytes(key)
             ram_image.create_zero(spec.ram, spec.shape.memory_mb * 2**20)
         argv = command_line.build(spec, restoring=state is not None)
         self.process = QemuProcess.spawn(argv, uuid=spec.uuid, log=spec.qemu_log, descriptors=handed)
-        for listener in listeners:
-            listener.close()
-        if state_file:
-            state_file.close()
+        for file in files.values():
+            file.close()
 
     def exec_true(self) -> None:
         """Run ``true`` and wait for its end; the first time the channel is opened."""

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 import agentiso
+from actors.machine.descriptors import CONSOLE
 from actors.machine.qemu import logs
 from actors.model.errors import GuestBroken, IllegalState, MachineFailed
 from tests.faults.helpers import LIMIT_S, CommandLine, output, processes, qemu_pid, until, write_program
@@ -128,7 +129,7 @@ async def test_the_logs_of_a_machine_that_does_not_come_up_can_be_read(
     broken = write_program(
         tmp_path / "qemu",
         '#!/bin/sh\ncase " $* " in *" --version "*|*agentiso.probe=1*) exec qemu-system-x86_64 "$@" ;; esac\n'
-        "echo 'the console speaks' >&6; echo 'no such luck' >&2; exit 3\n",
+        f"echo 'the console speaks' >&{CONSOLE}; echo 'no such luck' >&2; exit 3\n",
     )
     with trio.fail_after(LIMIT_S):
         async with agentiso.open_system(settings, keep=True) as system:

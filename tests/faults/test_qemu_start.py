@@ -10,13 +10,14 @@ import pytest
 import trio
 
 import agentiso
+from actors.machine.descriptors import CONSOLE
 from actors.model.errors import HostUnfit, MachineFailed
 from tests.faults.helpers import LIMIT_S, files, output, processes, write_program
 
 pytestmark = pytest.mark.faults
 PROBES = "*' --version '*|*agentiso.probe=1*"
-KERNEL_HANGS = """
-echo '[    0.503129] APIC frequency too slow, disabling apic timer' >&6
+KERNEL_HANGS = f"""
+echo '[    0.503129] APIC frequency too slow, disabling apic timer' >&{CONSOLE}
 exec sleep infinity
 """
 INIT_REFUSES = """

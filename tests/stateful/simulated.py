@@ -431,13 +431,7 @@ class Qmp:
                     raise QmpError(f"QEMU could not open {target}.")
                 target.write_text("devices")
             case "blockdev-snapshot-sync":
-                made = Path(arguments["snapshot-file"])
-                if not made.exists():
-                    raise QmpError(f"QEMU could not open {made}.")
-                assert qcow2.read_header(made).backing == qemu.disk
-                # QEMU flushes what it is done with writing (block/snapshot: `bdrv_flush` of the old node).
-                self._world.flushed(qemu.disk)
-                qemu.disk = made
+                self._switch(Path(arguments["snapshot-file"]))
             case "block-stream":
                 self._merge(Path(arguments["base"]))
             case "query-block-jobs":
@@ -449,6 +443,16 @@ class Qmp:
             case _:
                 raise AssertionError(command)
         return {}
+
+    def _switch(self, made: Path) -> None:
+        """Have the disk go on on a layer over its present one."""
+        qemu = self._qemu
+        if not made.exists():
+            raise QmpError(f"QEMU could not open {made}.")
+        assert qcow2.read_header(made).backing == qemu.disk
+        # QEMU flushes what it is done with writing (block/snapshot: `bdrv_flush` of the old node).
+        self._world.flushed(qemu.disk)
+        qemu.disk = made
 
     def _merge(self, base: Path) -> None:
         """Have the active layer stand on ``base``, with all that the layers between hold."""
