@@ -19,6 +19,7 @@ import trio
 from actors.model import record as records
 from actors.model.errors import ActorGone, AgentisoError, HostFailed
 from actors.model.info import Trouble, WorkspaceInfo
+from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
 from actors.registry import messages as r
@@ -32,7 +33,7 @@ from actors.workspace import messages as w
 from actors.workspace.actor import WorkspaceActor
 from actors.workspace.describe import describe
 from actors.workspace.host import Host
-from actors.workspace.resources import owner_of
+from actors.workspace.resources import intents_of, owner_of
 
 log = logging.getLogger("agentiso.registry")
 REVIVE_S: Final = 30.0
@@ -114,13 +115,19 @@ class Workspaces:
     async def _take_up(self, record: WorkspaceRecord) -> None:
         """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
         await self._finish_exports(record)
-        if not self._lives(record):
-            # Until its actor does so, should that be late.
-            self._host.store.hold(owner_of(record.id), record.needs)
         try:
+            if not self._lives(record):
+                self._hold(record)
             await self.start_actor(record)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are taken up
             self.gave_up(record, error, lived=False)
+
+    def _hold(self, record: WorkspaceRecord) -> None:
+        """Hold what a workspace stands on until its actor does so, should that be late."""
+        store, directory = self._host.store, records.directory_of(self._host.state_dir, record.id)
+        store.hold(owner_of(record.id), record.needs)
+        layers = {each.name for each in Journal(directory).intents() if each.kind is Kind.LAYER}
+        store.hold(intents_of(record.id), layers)
 
     async def _finish_exports(self, record: WorkspaceRecord) -> None:
         try:

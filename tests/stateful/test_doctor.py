@@ -18,7 +18,7 @@ from actors.model import record as records
 from actors.model.errors import HostFailed, NotFound
 from actors.model.image import BootImage
 from actors.model.info import Diagnosis, Shape
-from actors.model.journal import JOURNAL
+from actors.model.journal import JOURNAL, Journal, Kind
 from actors.model.settings import Limits, Settings
 from actors.registry import messages as r
 from actors.registry import recovery, troubles
@@ -28,6 +28,7 @@ from actors.workspace.resources import Resources
 from tests.stateful.simulated import World
 
 LIMIT_S = 60
+FOLLOWING = "5e1f7a52-0000-4000-8000-000000000001"
 
 
 @attrs.define
@@ -229,9 +230,15 @@ async def test_a_workspace_whose_actor_cannot_begin_keeps_its_layers(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.supervised():
-        await place.registry.ask(r.CreateWorkspace("demo"))
+        workspace_id = (await place.registry.ask(r.CreateWorkspace("demo"))).workspace_id
         await place.tell("demo", w.Stop())
+    # Its disk was about to be switched to this one when its supervisor ended.
+    record = records.load(place.record(workspace_id).parent)
+    assert record.layer is not None
+    switched = place.world.store.layers.create(FOLLOWING, over=record.layer, size_bytes=record.disk_bytes)
+    Journal(place.record(workspace_id).parent).will(Kind.LAYER, FOLLOWING, over=record.layer)
     layers = place.layers()
+    assert switched.name in layers
 
     def fails(_own: Resources) -> None:
         raise HostFailed("Too many open files.")

@@ -12,6 +12,8 @@ import pytest
 from tests.stateful import campaign, table
 from tests.stateful.campaign import Plan
 
+pytestmark = pytest.mark.whole
+
 
 def test_no_fault_at_any_point_loses_leaves_or_belies_anything(pytestconfig: pytest.Config) -> None:
     # It may take longer than a test that hangs is waited for.

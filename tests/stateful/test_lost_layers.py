@@ -120,6 +120,37 @@ async def test_what_a_guest_wrote_survives_the_end_of_qemu_and_its_supervisor_at
     assert switched > 0
 
 
+async def test_a_create_that_is_flushed_in_the_middle_of_a_snapshot_settles_nothing_of_that(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switched, flushed, finish = trio.Event(), trio.Event(), Qmp.finish
+    intended: list[str] = []
+
+    async def flush_late(store: Store) -> None:
+        await switched.wait()
+        await store.flush()
+        flushed.set()
+
+    async def finish_and_wait(qmp: Qmp, pending: Any, **options: Any) -> dict[str, Any]:
+        found = await finish(qmp, pending, **options)
+        if pending[0] == "cont":
+            # The disk was switched, and the guest runs on.
+            switched.set()
+            await flushed.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            intended.extend(each.name for each in Journal(site.directory(info)).intents())
+        return found
+
+    monkeypatch.setattr(Store, "flush_soon", flush_late)
+    async with site.supervisor():
+        info = await site.create("one")
+        monkeypatch.setattr(Qmp, "finish", finish_and_wait)
+        await site.tell("one", w.CreateSnapshot("point", with_memory=False))
+        # Until the record named it, the journal alone told of the layer that the guest wrote to.
+        assert intended == [site.record(info).layer]
+        assert Journal(site.directory(info)).intents() == ()
+
+
 def _write_late(site: Site, info: WorkspaceInfo) -> str:
     """Have the guest of a workspace's machine write to its disk, if it runs; return what the disk has to hold."""
     machine = site.record(info).machine

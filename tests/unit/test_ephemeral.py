@@ -131,16 +131,22 @@ async def test_a_client_that_nobody_could_know_again_is_noted_in_no_file(tmp_pat
 PROGRAM = """
 import signal, sys, trio, agentiso
 from pathlib import Path
-async def main():
+async def stay():
     async with agentiso.open_system(agentiso.Settings(state_dir=Path(sys.argv[1]))):
         try:
             print("open", flush=True)
             await trio.sleep_forever()
         finally:
             print("cleaned", flush=True)
-if len(sys.argv) > 2:
-    signal.signal(signal.SIGTERM, lambda *_: (print("its own", flush=True), sys.exit(9)))
-trio.run(main)
+async def stay_until_told():
+    with trio.open_signal_receiver(signal.SIGTERM) as told:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stay)
+            await told.__anext__()
+            print("its own", flush=True)
+            nursery.cancel_scope.cancel()
+    sys.exit(9)
+trio.run(stay_until_told if len(sys.argv) > 2 else stay)
 """
 
 
