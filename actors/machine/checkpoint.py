@@ -8,8 +8,8 @@ instant.  Then the machine runs on.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
@@ -56,6 +56,7 @@ async def take(
     *,
     with_memory: bool,
     durable: bool,
+    whole: bool | None = None,
     guest_needed: bool = True,
     intend: Intend | None = None,
 ) -> Taken:
@@ -64,9 +65,10 @@ async def take(
     ``intend`` is waited for before the disk is switched; who needs none has nothing to lose.
 
     `Machine.layer` may have moved when this returns or raises, and the result is held by nobody: the caller holds
-    both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns, and
-    its disk is whole by itself, as it always is without memory.  Unless the guest is needed, QEMU alone does it where
-    the guest does not answer: the checkpoint is ``alone`` then, and its disk as after a power cut.
+    both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns.  If
+    ``whole``, as what is durable is unless told otherwise, and as it always is without memory, its disk is whole by
+    itself.  Unless the guest is needed, QEMU alone does it where the guest does not answer: the checkpoint is
+    ``alone`` then, and its disk as after a power cut.
 
     Raises:
         NoCapacity: the host's disk is full.
@@ -82,10 +84,10 @@ async def take(
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_recover, machine, next_layer, store.layer(next_layer))
             directory.mkdir(mode=0o700)
-            undo.callback(shutil.rmtree, directory, ignore_errors=True)
+            undo.callback(store.discard, directory)
             next_path = store.layers.create(next_layer, over=layer, size_bytes=machine.disk_bytes)
             if with_memory:
-                file_system = FileSystem.WRITTEN if durable else FileSystem.AS_IS
+                file_system = FileSystem.WRITTEN if (durable if whole is None else whole) else FileSystem.AS_IS
                 async with open_plain_nursery() as nursery:
                     if intend is not None:
                         nursery.start_soon(intend, next_layer, layer)
@@ -146,8 +148,9 @@ def take_disk(store: Store, layer: str, next_layer: str, disk_bytes: int) -> Che
             store.layers.create(next_layer, over=layer, size_bytes=disk_bytes)
             store.save(checkpoint)
         except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            store.layer(next_layer).unlink(missing_ok=True)
+            store.discard(directory)
+            with contextlib.suppress(OSError):
+                store.layer(next_layer).unlink(missing_ok=True)
             raise
     return checkpoint
 
@@ -224,7 +227,9 @@ async def _recover(machine: Machine, next_layer: str, next_path: Path) -> None:
             if machine.doubtful_layer is not None:
                 await settle_layer(machine)
             if machine.layer != next_layer:
-                next_path.unlink(missing_ok=True)
+                # One that stays is collected.
+                with contextlib.suppress(OSError):
+                    next_path.unlink(missing_ok=True)
             # QEMU pauses a guest whose disk cannot be written; what filled the host's disk is gone now.
             async with machine.pausing:
                 await machine.settle()

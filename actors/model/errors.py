@@ -11,6 +11,7 @@ The tree (all under `guest.errors.AgentisoError`)::
     ├── DeadlineExceeded                      late, and rolled back
     │   ├── NeverBegun                        late, and still waiting for its turn: nothing was done
     │   └── OutcomeUnknown                    late, and still under way
+    ├── Unfinished                            begun, and gone on with by itself until it is done
     ├── HostFailed                            the host's files cannot be read or written
     ├── HostUnfit                             the host lacks something; the remedy names it
     ├── CheckpointUnusable            a checkpoint or what it stands on does not fit
@@ -59,6 +60,7 @@ __all__ = [
     "SupervisorEnding",
     "SupervisorGone",
     "SupervisorRunning",
+    "Unfinished",
 ]
 
 
@@ -142,6 +144,13 @@ class ActorGone(AgentisoError):
 
     code = "gone"
     usual_remedy = "Ask once more: what crashed begins anew. Of what is gone for good, workspace_list says no more."
+
+
+class Unfinished(AgentisoError):
+    """It was begun and cannot be undone; what could not be done yet is tried again until it is."""
+
+    code = "unfinished"
+    usual_remedy = "It goes on by itself; `agentiso doctor` tells what is in the way."
 
 
 class HostUnfit(AgentisoError):

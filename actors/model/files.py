@@ -31,6 +31,8 @@ REFUSED = frozenset(
     }
 )
 """What a disk, a file system or its rights may answer to what is asked rightly."""
+TEMPORARY = ".new"
+"""How the name of a record ends that is about to replace another one."""
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 """A record larger than this was not written by us."""
 
@@ -88,25 +90,40 @@ def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed
         NoCapacity: the disk is full.
 
     """
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
     with failures_reported():
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            with os.fdopen(fd, "w") as file:
-                json.dump(value, file, indent=1, sort_keys=True)
-                if flushed:
-                    file.flush()
-                    os.fsync(file.fileno())
-        except OSError:
+            _write_new(temporary, value, flushed=flushed)
+            if earlier is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(earlier)
+            temporary.rename(path)
+        except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+            if earlier is not None and not path.exists():
+                with contextlib.suppress(OSError):
+                    earlier.rename(path)
             raise
-        if earlier is not None:
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(earlier)
-        temporary.rename(path)
         if flushed:
-            _fsync_all((path.parent,))
+            make_durable_here(path.parent)
+
+
+def _write_new(path: Path, value: Any, *, flushed: bool) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        json.dump(value, file, indent=1, sort_keys=True)
+        if flushed:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def sweep_temporaries(directory: Path) -> None:
+    """Remove what was left in a directory of records that were being replaced, by whoever nobody else is any more."""
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            if path.name.startswith(".") and path.name.endswith(TEMPORARY):
+                path.unlink(missing_ok=True)
 
 
 def earlier_of(path: Path) -> Path:
@@ -129,11 +146,14 @@ def read_json(path: Path) -> Any:
 
 async def make_durable(*paths: Path) -> None:
     """Flush files, and the directories that name them, to stable storage; what is gone by now needs no more."""
-    await trio.to_thread.run_sync(_fsync_all, paths)
+    await trio.to_thread.run_sync(lambda: make_durable_here(*paths))
 
 
-def _fsync_all(paths: tuple[Path, ...]) -> None:
-    for path in (*paths, *{path.parent for path in paths}):
+def make_durable_here(*paths: Path) -> None:
+    """Do so in this thread, which is blocked meanwhile."""
+    # Files before the directories that name them.
+    deepest_first = sorted(paths, key=lambda path: len(path.parts), reverse=True)
+    for path in (*deepest_first, *{path.parent for path in paths}):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

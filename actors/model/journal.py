@@ -1,4 +1,4 @@
-"""A workspace's journal of intents: what is about to be, so that it is found again whatever ends meanwhile.
+"""A journal of intents: what is about to be, so that it is found again whatever ends meanwhile.
 
 ``will`` is written before a resource exists, ``made`` once something else that is kept names it, ``gone`` once it is
 removed or was never made.  Whoever finds a workspace again finishes or undoes what is still intended.  It is appended
@@ -36,7 +36,7 @@ class Kind(enum.StrEnum):
     LAYER = "layer"
     """A running machine's disk goes on on this layer; ``over`` has the one before."""
     EXPORT = "export"
-    """A file outside the state directory is being written; ``path`` has it, ``inode`` and ``device`` once it exists."""
+    """A file outside the state directory is being written: ``path``; once it exists ``file`` tells which it is."""
     DESTROY = "destroy"
     """The workspace is being destroyed."""
 

@@ -223,14 +223,27 @@ def load(directory: Path) -> WorkspaceRecord:
     """
     path = directory / RECORD
     try:
-        try:
-            raw = read_json(path)
-        except (FileNotFoundError, ValueError):
-            # The host lost its power before what was written last was on its disk, or it was being replaced.
-            raw = read_json(earlier_of(path))
-            if raw["state"] in UNOWNED:
-                # What has become of it since nobody knows: it is left alone.
-                raise ValueError("it was not written whole") from None
+        return read(path)
+    except DamagedRecord as error:
+        # The host lost its power before what was written last was on its disk, or it was being replaced.
+        if not isinstance(error.__cause__, FileNotFoundError | ValueError) or not earlier_of(path).exists():
+            raise
+        record = read(earlier_of(path))
+        if record.state in UNOWNED:
+            # What has become of it since nobody knows: it is left alone.
+            raise
+        return record
+
+
+def read(path: Path) -> WorkspaceRecord:
+    """Read one file that holds a record.
+
+    Raises:
+        DamagedRecord: as above.
+
+    """
+    try:
+        raw = read_json(path)
         if not isinstance(raw, dict):
             raise ValueError("it is no record")
         if raw.get("state") == State.PAUSED:
@@ -242,7 +255,7 @@ def load(directory: Path) -> WorkspaceRecord:
         raise DamagedRecord(
             f"The workspace record {path} cannot be read: {why}.",
             remedy="The workspace is left alone, its machine too. Mend what keeps the file from being read; or, to "
-            f"forget the workspace, end its machine and move {directory} away.",
+            f"forget the workspace, end its machine and move {path.parent} away.",
         ) from error
 
 

@@ -27,11 +27,12 @@ from actors.model.info import (
     WorkspaceInfo,
 )
 from actors.model.record import WorkspaceRecord
+from actors.registry import exports, plans, recovery, transfer
 from actors.registry import messages as r
-from actors.registry import plans, transfer
 from actors.registry.admission import Admission, Claim, Entrant, Ledger
 from actors.registry.bundle import Manifest
 from actors.registry.doctor import STARTING, collect, diagnose
+from actors.registry.exports import Exports
 from actors.registry.images import Images
 from actors.registry.pool import Pool, PoolKeeper
 from actors.registry.templates import Templates, Wanted
@@ -67,7 +68,8 @@ class RegistryActor(Actor):
         self._templates = Templates(host, self._troubles)
         self._ledger = Ledger(host.settings.quotas)
         self._workspaces = Workspaces(host, supervisor, self._ledger, self._troubles)
-        self._pool = Pool(host, supervisor, self._templates, self._workspaces.gave_up)
+        self._pool = Pool(host, supervisor, self._templates, self._workspaces)
+        self._exports = Exports(host.state_dir)
         self._images = Images(host, self._workspaces, self._templates, self._pool)
         self._directory = self._workspaces.directory
         self._admission = Admission(
@@ -83,7 +85,8 @@ class RegistryActor(Actor):
         store.blocked[STARTING] = "What there is is still being read."
         with failures_reported():
             store.make_directories()
-            transfer.sweep(self._host.state_dir)
+            transfer.sweep(self._host.state_dir, store)
+            await self._finish_exports()
             await self._templates.take_up()
             await workspaces.take_up()
         del store.blocked[STARTING]
@@ -97,6 +100,14 @@ class RegistryActor(Actor):
             await self._supervisor.start("pool", lambda: PoolKeeper(self._pool), on_giveup=_pool_gave_up)
         # Only now is it known what is needed; who said so before says it again.
         self._host.expired = workspaces.expire
+
+    async def _finish_exports(self) -> None:
+        """Remove what an earlier supervisor was exporting, now or later."""
+        try:
+            await trio.to_thread.run_sync(self._exports.finish)
+        except AgentisoError as error:
+            path = self._host.state_dir / exports.DIRECTORY
+            self._troubles.add(recovery.trouble("an export", path, error), self._finish_exports)
 
     async def teardown(self) -> None:
         """Be told of no more expiries; the next registry is."""
@@ -195,7 +206,7 @@ class RegistryActor(Actor):
             return None
         claimed = attrs.evolve(record, id=pooled.record.id, mac=pooled.record.mac)
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._undo, claimed.id)
+            undo.push_async_callback(self._workspaces.abandon, claimed.id)
             # What was taken of the quota is that of the machine's workspace from now on.
             quota = Claim(record.owner, record.shape)
             self._ledger.give_back(record.id)
@@ -232,7 +243,7 @@ class RegistryActor(Actor):
     async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> WorkspaceInfo:
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._undo, record.id)
+            undo.push_async_callback(self._workspaces.abandon, record.id)
             with failures_reported():
                 records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
                 records.save(self._host.state_dir, record)
@@ -240,14 +251,6 @@ class RegistryActor(Actor):
             info: WorkspaceInfo = await found.ref.ask(w.Start(source))
             undo.pop_all()
         return info
-
-    async def _undo(self, workspace_id: str) -> None:
-        """Leave nothing of a workspace that did not come to be; what cannot be removed now is at the next start."""
-        with trio.CancelScope(shield=True):
-            try:
-                await self._workspaces.destroy(workspace_id)
-            except AgentisoError as error:
-                log.warning("workspace %s could not be removed wholly: %s", workspace_id, error)
 
     # -- export and import
 
@@ -259,7 +262,7 @@ class RegistryActor(Actor):
                 report("taking a checkpoint")
                 source = (await self._fork_point(found, message.snapshot, owner, durable=True)).checkpoint
                 info: WorkspaceInfo = await found.ref.ask(w.Describe())
-                size_bytes = await transfer.export(store, source, info, message.target, report)
+                size_bytes = await transfer.export(store, source, info, message.target, report, self._exports)
         finally:
             with trio.CancelScope(shield=True):
                 await store.collect()
@@ -278,7 +281,7 @@ class RegistryActor(Actor):
 
             try:
                 async with (
-                    transfer.unpacked(self._host.state_dir, message.source, admit, report) as found,
+                    transfer.unpacked(self._host.state_dir, message.source, admit, report, self._host.store) as found,
                     plans.image_of_import(self._host, found) as image,
                 ):
                     record = await plans.of_import(self._host, found, image, entrants[0])
@@ -363,6 +366,6 @@ class RegistryActor(Actor):
                     nursery.start_soon(one, index, record)
         except BaseException:  # a cancellation comes in a group
             for workspace_id in made:
-                await self._undo(workspace_id)
+                await self._workspaces.abandon(workspace_id)
             raise
         return [children[index] for index in sorted(children)]

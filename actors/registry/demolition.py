@@ -38,8 +38,10 @@ async def demolish(host: Host, supervisor: Supervisor, workspace_id: str, ref: A
         for port in [port for port, owner in host.forwarded.items() if owner == workspace_id]:
             del host.forwarded[port]
         await clear(host.state_dir, directory)
-        host.store.release(owner_of(workspace_id))
-        host.store.release(intents_of(workspace_id))
+        # Also by the first digits of an id, which is all that a directory tells.
+        for owner in host.store.holds.owners:
+            if owner.startswith((owner_of(workspace_id), intents_of(workspace_id))):
+                host.store.release(owner)
 
 
 async def clear(state_dir: Path, directory: Path) -> None:

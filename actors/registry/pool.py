@@ -10,10 +10,9 @@ does stops a machine of the pool that is being restored.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Final, TypeAlias
+from typing import Final
 
 import attrs
 import trio
@@ -26,8 +25,8 @@ from actors.model.files import exhaustion_reported
 from actors.model.image import BootImage
 from actors.model.info import Lifetime, PoolInfo, Shape
 from actors.model.record import WorkspaceRecord, new_record
-from actors.registry.demolition import demolish
 from actors.registry.templates import Templates, Wanted
+from actors.registry.workspaces import Workspaces
 from actors.runtime import Actor, Supervisor
 from actors.workspace import messages as w
 from actors.workspace.actor import WorkspaceActor
@@ -39,9 +38,6 @@ THE_POOL: Final = "the pool"
 """What uses an image while a machine of it is being made for the pool."""
 RETRY_S: Final = 30.0
 """After a failure, which the next machine would most likely meet too."""
-GaveUp: TypeAlias = Callable[[WorkspaceRecord, BaseException], None]
-"""Told of an actor that cannot live, which may be a workspace's by then."""
-log = logging.getLogger("agentiso.registry")
 OF_ITS_WORKSPACE: Final = frozenset(
     {"id", "name", "image", "mac", "created_at", "idle_suspend_s", "expires_at", "owner"}
 )
@@ -67,11 +63,11 @@ class Pooled:
 class Pool:
     """The pool of one supervisor; empty, and idle, unless the settings give it a size."""
 
-    def __init__(self, host: Host, supervisor: Supervisor, templates: Templates, gave_up: GaveUp) -> None:
+    def __init__(self, host: Host, supervisor: Supervisor, templates: Templates, workspaces: Workspaces) -> None:
         self._host = host
         self._supervisor = supervisor
         self._templates = templates
-        self._gave_up = gave_up
+        self._workspaces = workspaces
         self._ready: list[Pooled] = []
         self._filling: set[Shape] = set()
         self._creating = AsyncValue(0)
@@ -224,7 +220,7 @@ class Pool:
             ref = await self._supervisor.start(
                 records.actor_name(record.id),
                 lambda: WorkspaceActor(record, self._host),
-                on_giveup=lambda _name, failure: self._gave_up(record, failure),
+                on_giveup=lambda _name, failure: self._workspaces.gave_up(record, failure),
             )
             await ref.ask(w.Prepare(template))
             undo.pop_all()
@@ -242,14 +238,8 @@ class Pool:
                 await self._discard(pooled.record)
 
     async def _discard(self, record: WorkspaceRecord) -> None:
-        """End a machine of the pool; what cannot be removed now is at the next start."""
-        with trio.CancelScope(shield=True):
-            ref = self._supervisor.find(records.actor_name(record.id))
-            try:
-                await demolish(self._host, self._supervisor, record.id, ref)
-            except (AgentisoError, OSError) as error:
-                log.warning("a machine of the pool could not be removed wholly: %s", error)
-            await self._host.store.collect()
+        """End a machine of the pool."""
+        await self._workspaces.abandon(record.id)
 
 
 class PoolKeeper(Actor):

@@ -8,28 +8,29 @@ All else stays, is told as `Trouble`, and keeps the store from collecting.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import attrs
 import trio
 
 from actors.machine.qemu.orphans import end_machines
 from actors.machine.qemu.process import find_machines
+from actors.machine.storage.checkpoint import layer_of
+from actors.machine.storage.integrity import host_boot
+from actors.machine.storage.store import Store
 from actors.model import record as records
-from actors.model.errors import AgentisoError
-from actors.model.files import failures_reported
+from actors.model.errors import AgentisoError, CheckpointUnusable
+from actors.model.files import earlier_of, failures_reported, read_json, replace_json
 from actors.model.info import Trouble
-from actors.model.journal import Intent, Journal, Kind
-from actors.model.names import is_id
+from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
 from actors.model.states import UNOWNED
 
 log = logging.getLogger("agentiso.registry")
-PART: str = ".part"
-"""How the name of a file ends that is being exported."""
+BOOT: Final = "boot.json"
+"""Has the id of the host's boot in which a supervisor was here last."""
 
 
 @attrs.define
@@ -44,8 +45,28 @@ class Found:
     """What could not be read, or is not understood."""
 
 
-def read_all(root: Path) -> Found:
+def lost_power(state_dir: Path) -> bool:
+    """Tell whether the host has booted since a supervisor was here, so that what was not flushed may be gone.
+
+    Raises:
+        HostFailed, NoCapacity: what is needed to tell that the next time cannot be read, or written.
+
+    """
+    path = state_dir / BOOT
+    with failures_reported():
+        try:
+            known = read_json(path)
+        except (FileNotFoundError, ValueError):
+            known = None
+        if known != host_boot():
+            replace_json(path, host_boot(), flushed=True)
+    return known not in (None, host_boot())
+
+
+def read_all(root: Path, lost: Store | None = None) -> Found:
     """Read every workspace's directory; what is wrong with one keeps no other from being read.
+
+    With the store that may have ``lost`` what was not flushed, a workspace goes back to what was.
 
     Raises:
         OSError: the directory of workspaces itself cannot be listed, so that nothing is known.
@@ -54,14 +75,42 @@ def read_all(root: Path) -> Found:
     found = Found()
     for directory in sorted(root.iterdir()):
         try:
-            read_one(directory, found)
+            read_one(directory, found, lost)
         except (AgentisoError, OSError) as error:
             found.troubles.append(trouble(f"workspace {directory.name}", directory, error))
     return found
 
 
-def read_one(directory: Path, found: Found) -> None:
-    """Read a workspace's directory.
+def _roll_back(store: Store, directory: Path) -> None:
+    """Have a workspace be as its last flushed record says, if the one after it names what a power loss has taken."""
+    path = directory / records.RECORD
+    earlier = earlier_of(path)
+    if not earlier.exists():
+        # What is written down is on stable storage.
+        return
+    try:
+        now, before = records.read(path), records.read(earlier)
+    except records.DamagedRecord:
+        # Whoever reads it makes of it what can be made.
+        return
+    if not _is_whole(store, now) and _is_whole(store, before):
+        log.warning("workspace %s goes back to what was on stable storage when the host lost its power", now.name)
+        earlier.rename(path)
+
+
+def _is_whole(store: Store, record: WorkspaceRecord) -> bool:
+    """Tell whether all that a record names is there."""
+    try:
+        for name in record.needs:
+            layer = layer_of(store.checkpoint(name)) or name
+            store.layers.depends_on(layer)
+    except (FileNotFoundError, CheckpointUnusable):
+        return False
+    return True
+
+
+def read_one(directory: Path, found: Found, lost: Store | None = None) -> None:
+    """Read a workspace's directory; ``lost`` as above.
 
     Raises:
         OSError, DamagedRecord, DamagedJournal: it cannot be read, or is not understood.
@@ -70,6 +119,8 @@ def read_one(directory: Path, found: Found) -> None:
     if records.is_empty(directory):
         found.unowned.append(directory)
         return
+    if lost is not None:
+        _roll_back(lost, directory)
     destroying = any(intent.kind is Kind.DESTROY for intent in Journal(directory).intents())
     if destroying and not (directory / records.RECORD).exists():
         found.unowned.append(directory)
@@ -143,32 +194,3 @@ def _unknown(pid: int, directory: Path, why: str) -> Trouble:
         f"QEMU's process {pid} runs, and whose it is cannot be told: {why}.",
         f"It is left alone. Mend the record; or, if nobody needs it, end it: kill {pid}",
     )
-
-
-async def finish_exports(state_dir: Path, record: WorkspaceRecord) -> None:
-    """Remove what is left of exports that were under way when their supervisor ended."""
-    journal = Journal(records.directory_of(state_dir, record.id))
-    for intent in journal.intents():
-        if intent.kind is Kind.EXPORT:
-            with failures_reported():
-                await trio.to_thread.run_sync(_remove_part, intent)
-                journal.gone(Kind.EXPORT, intent.name)
-    journal.tidy()
-
-
-def _remove_part(intent: Intent) -> None:
-    """Remove a half-written file if it is the one that was written, and nothing that has its name since."""
-    path = Path(intent.facts.get("path", ""))
-    try:
-        facts = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    mine = f"{facts.st_dev}:{facts.st_ino}" == intent.facts.get("file")
-    if stat.S_ISREG(facts.st_mode) and path.name.endswith(PART) and mine:
-        path.unlink(missing_ok=True)
-        log.info("removed %s, an export that was not finished", path)
-
-
-def staging_left(directory: Path) -> list[Path]:
-    """Return the directories of imports that were under way when their supervisor ended."""
-    return [path for path in directory.iterdir() if is_id(path.name)] if directory.is_dir() else []

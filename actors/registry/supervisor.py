@@ -78,6 +78,7 @@ async def _run_actors(
 ) -> AsyncIterator[r.RegistryRef]:
     """Run the actors; at the end the workspaces whose directories are not among ``earlier`` are destroyed."""
     store = Store(settings.state_dir)
+    await trio.to_thread.run_sync(store.sweep)
     async with open_plain_nursery() as nursery:
         supervisor = Supervisor(nursery)
         host = Host(settings, store, load_image, shelf)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from actors.machine.storage.checkpoint import Checkpoint, layer_of
 from actors.machine.storage.layers import Base
 from actors.machine.storage.store import allocated_bytes
 from actors.model.errors import AgentisoError, CheckpointUnusable, InvalidArgument, NotFound
-from actors.model.files import read_json, replace_json
+from actors.model.files import read_json, replace_json, sweep_temporaries
 from actors.model.image import BootImage
 from actors.model.info import Shape, TemplateInfo, Trouble
 from actors.model.machine import Fingerprint
@@ -81,10 +80,11 @@ class Templates:
         What cannot be read is left alone, and told; a template whose checkpoint is not there is none.
         """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sweep_temporaries(self._directory)
         for path in sorted(self._directory.iterdir()):
             if path.name.startswith("boot-"):
                 # Of a boot that its supervisor did not live to end; its machine was ended before.
-                shutil.rmtree(path, ignore_errors=True)
+                self._host.store.discard(path)
             if path.suffix == ".json":
                 await self._take_up(path)
 
@@ -191,7 +191,7 @@ class Templates:
                 finally:
                     await machine.end()
             finally:
-                shutil.rmtree(directory, ignore_errors=True)
+                store.discard(directory)
         return taken.checkpoint
 
     # -- all of them

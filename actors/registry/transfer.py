@@ -40,6 +40,7 @@ from actors.registry.bundle import (
     Memory,
     layer_name,
 )
+from actors.registry.exports import Exports
 from actors.registry.streams import Write, pipe_writing, reading, stream_writer
 
 MIB: Final = 2**20
@@ -90,7 +91,14 @@ def _failure_reported(what: str) -> Iterator[None]:
 # -- export -------------------------------------------------------------------------------------------------------
 
 
-async def export(store: Store, source: Checkpoint, info: WorkspaceInfo, target: Path | BinaryIO, report: Report) -> int:
+async def export(
+    store: Store,
+    source: Checkpoint,
+    info: WorkspaceInfo,
+    target: Path | BinaryIO,
+    report: Report,
+    exports: Exports,
+) -> int:
     """Write a checkpoint, which the caller holds, as a bundle, and return its size in bytes.
 
     A path is taken only if there is nothing yet, or a pipe.
@@ -105,32 +113,20 @@ async def export(store: Store, source: Checkpoint, info: WorkspaceInfo, target: 
     with _failure_reported("The export could not be written"), exhaustion_reported():
         if not isinstance(target, Path):
             return await trio.to_thread.run_sync(lambda: _write(store, source, info, stream_writer(target), report))
-        return await trio.to_thread.run_sync(_write_to_path, store, source, info, target, report)
+        return await trio.to_thread.run_sync(_write_to_path, store, source, info, target, report, exports)
 
 
-def _write_to_path(store: Store, source: Checkpoint, info: WorkspaceInfo, target: Path, report: Report) -> int:
+def _write_to_path(
+    store: Store, source: Checkpoint, info: WorkspaceInfo, target: Path, report: Report, exports: Exports
+) -> int:
     if target.is_fifo():
         with pipe_writing(target) as write:
             return _write(store, source, info, write, report)
     if target.exists() or not target.parent.is_dir():
         why = "there is something already" if target.exists() else "its directory does not exist"
         raise InvalidArgument(f"{target} cannot be written: {why}.", remedy="Choose another file.")
-    part = target.with_name(f".{target.name[:100]}.{new_id()[:8]}.part")
-    try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb", buffering=BUFFER_BYTES) as file:
-            size_bytes = _write(store, source, info, stream_writer(file), report)
-            file.flush()
-            os.fsync(fd)
-        # Unlike a rename, this replaces nothing that has come meanwhile.
-        target.hardlink_to(part)
-    except FileExistsError as error:
-        raise InvalidArgument(
-            f"{target} was made by somebody else meanwhile.", remedy="Choose another file."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return size_bytes
+    with exports.file(target) as fd, os.fdopen(fd, "wb", buffering=BUFFER_BYTES, closefd=False) as file:
+        return _write(store, source, info, stream_writer(file), report)
 
 
 def _write(store: Store, source: Checkpoint, info: WorkspaceInfo, target: Write, report: Report) -> int:
@@ -218,7 +214,7 @@ class Unpacked:
 
 @asynccontextmanager
 async def unpacked(
-    state_dir: Path, source: Path | BinaryIO, admit: Callable[[Manifest], None], report: Report
+    state_dir: Path, source: Path | BinaryIO, admit: Callable[[Manifest], None], report: Report, store: Store
 ) -> AsyncIterator[Unpacked]:
     """Read a bundle into a directory of its own, for the length of the block.
 
@@ -239,12 +235,14 @@ async def unpacked(
         yield Unpacked(manifest, directory)
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+            await trio.to_thread.run_sync(store.discard, directory)
 
 
-def sweep(state_dir: Path) -> None:
+def sweep(state_dir: Path, store: Store) -> None:
     """Remove what a supervisor was importing when it was killed."""
-    shutil.rmtree(state_dir / STAGING, ignore_errors=True)
+    directory = state_dir / STAGING
+    for path in directory.iterdir() if directory.is_dir() else ():
+        store.discard(path)
 
 
 def _unpack(source: Path | BinaryIO, directory: Path, admit: Callable[[Manifest], None], report: Report) -> Manifest:

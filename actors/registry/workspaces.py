@@ -6,6 +6,7 @@ actor: its name and its quota are kept as long.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +17,9 @@ from typing import Final
 import attrs
 import trio
 
+from actors.machine.storage.store import Store
 from actors.model import record as records
-from actors.model.errors import ActorGone, AgentisoError, HostFailed
+from actors.model.errors import ActorGone, AgentisoError, Unfinished
 from actors.model.info import Trouble, WorkspaceInfo
 from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
@@ -60,6 +62,10 @@ class Workspaces:
         self._destroying: dict[str, Destruction] = {}
         self._unfinished: dict[str, AgentisoError] = {}
         """Why a workspace could not be destroyed wholly, by its id."""
+        self._maybe_lost: Store | None = None
+        """The store, if the host has lost its power since it was used last."""
+        self._again: set[str] = set()
+        """Of which of these that is tried again."""
         self._expiring: set[str] = set()
         self._lost: dict[str, str] = {}
         """Why a workspace has no actor at the moment, by its id."""
@@ -79,7 +85,9 @@ class Workspaces:
         """
         root = self._host.state_dir / "workspaces"
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await self._take_up_all(await trio.to_thread.run_sync(recovery.read_all, root))
+        if await trio.to_thread.run_sync(recovery.lost_power, self._host.state_dir):
+            self._maybe_lost = self._host.store
+        await self._take_up_all(await trio.to_thread.run_sync(recovery.read_all, root, self._maybe_lost))
 
     async def _take_up_all(self, found: recovery.Found, *, within: Path | None = None) -> None:
         for trouble in found.troubles:
@@ -98,7 +106,7 @@ class Workspaces:
         """Take up a workspace that could not be read, if it can be by now; one that is not there any more is none."""
         found = recovery.Found()
         try:
-            await trio.to_thread.run_sync(recovery.read_one, directory, found)
+            await trio.to_thread.run_sync(recovery.read_one, directory, found, self._maybe_lost)
         except FileNotFoundError:
             directory.parent.lstat()
         except (AgentisoError, OSError) as error:
@@ -114,7 +122,6 @@ class Workspaces:
 
     async def _take_up(self, record: WorkspaceRecord) -> None:
         """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
-        await self._finish_exports(record)
         try:
             if not self._lives(record):
                 self._hold(record)
@@ -128,14 +135,6 @@ class Workspaces:
         store.hold(owner_of(record.id), record.needs)
         layers = {each.name for each in Journal(directory).intents() if each.kind is Kind.LAYER}
         store.hold(intents_of(record.id), layers)
-
-    async def _finish_exports(self, record: WorkspaceRecord) -> None:
-        try:
-            await recovery.finish_exports(self._host.state_dir, record)
-        except (AgentisoError, OSError) as error:
-            path = records.directory_of(self._host.state_dir, record.id)
-            trouble = recovery.trouble(f"an export of workspace {record.name}", path, error)
-            self._troubles.add(trouble, partial(self._finish_exports, record))
 
     async def _clear(self, directory: Path) -> None:
         """Go on with the end of a workspace that nobody has."""
@@ -198,11 +197,22 @@ class Workspaces:
             self._expiring.add(workspace_id)
             self.background(f"expiry of {workspace_id}", self.destroy, workspace_id)
 
+    async def abandon(self, workspace_id: str) -> None:
+        """Leave nothing of a workspace that nobody was given; what cannot be removed now is later.  Not cancellable."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self.destroy(workspace_id)
+            except AgentisoError as error:
+                self._forget(workspace_id)
+                directory = records.directory_of(self._host.state_dir, workspace_id)
+                trouble = recovery.trouble(f"what is left of workspace {directory.name}", directory, error)
+                self._troubles.add(trouble, partial(self._clear, directory))
+
     async def destroy(self, workspace_id: str) -> None:
         """Destroy a workspace, which goes on whatever becomes of whoever waits here.
 
         Raises:
-            AgentisoError: something of it could not be removed; it is being destroyed until that is done.
+            Unfinished: something of it could not be removed; it is being destroyed until that is done.
 
         """
         if workspace_id not in self._destroying:
@@ -217,26 +227,43 @@ class Workspaces:
         found = self.directory.get(workspace_id)
         if found is not None:
             self._host.changes.note(workspace_id)
+        ref = found.ref if found else self._supervisor.find(records.actor_name(workspace_id))
         try:
-            await demolish(self._host, self._supervisor, workspace_id, found.ref if found else None)
+            await demolish(self._host, self._supervisor, workspace_id, ref)
         except (AgentisoError, OSError) as error:
-            destruction.failure = error if isinstance(error, AgentisoError) else HostFailed(f"{error}.")
+            destruction.failure = Unfinished(f"{found.name if found else workspace_id} is being destroyed: {error}")
             self._unfinished[workspace_id] = destruction.failure
             if found is not None:
                 self._host.changes.note(workspace_id)
+            self._destroy_later(workspace_id)
         else:
-            self._unfinished.pop(workspace_id, None)
-            self._lost.pop(workspace_id, None)
-            self._known.pop(workspace_id, None)
-            if found is not None:
-                self.directory.remove(workspace_id)
-                self._host.changes.forget(workspace_id)
-            self._ledger.give_back(workspace_id)
+            self._forget(workspace_id)
             with trio.CancelScope(shield=True):
                 await self._host.store.collect()
         finally:
             del self._destroying[workspace_id]
             destruction.over.set()
+
+    def _destroy_later(self, workspace_id: str) -> None:
+        if workspace_id not in self._again:
+            self._again.add(workspace_id)
+            self.background(f"destruction of {workspace_id}", self._destroy_again, workspace_id)
+
+    async def _destroy_again(self, workspace_id: str) -> None:
+        await trio.sleep(REVIVE_S)
+        self._again.discard(workspace_id)
+        if workspace_id in self._unfinished:
+            with contextlib.suppress(Unfinished):
+                await self.destroy(workspace_id)
+
+    def _forget(self, workspace_id: str) -> None:
+        """Have no entry for a workspace any more."""
+        for known in (self._unfinished, self._lost, self._known):
+            known.pop(workspace_id, None)
+        if workspace_id in self.directory:
+            self.directory.remove(workspace_id)
+            self._host.changes.forget(workspace_id)
+        self._ledger.give_back(workspace_id)
 
     # -- told of
 

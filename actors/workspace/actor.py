@@ -7,13 +7,14 @@ from its record and adopts the machine, if that still runs.
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any, Final, assert_never
 
 import attrs
 import trio
 
 from actors.machine.guest.client import GuestClient
-from actors.machine.qemu.orphans import end_machines, remove_others
+from actors.machine.qemu.orphans import end_machines
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import CheckpointUnusable, IllegalState
 from actors.model.files import failures_reported
@@ -34,12 +35,14 @@ from actors.workspace import (
     snapshots,
 )
 from actors.workspace import messages as w
+from actors.workspace.chores import Chores
 from actors.workspace.describe import describe, ways_back
 from actors.workspace.host import Host
 from actors.workspace.idleness import Idleness
 from actors.workspace.launch import discard
 from actors.workspace.resources import Resources
 
+log = logging.getLogger("agentiso.workspace")
 REMEDIES: Final = {
     State.RUNNING: "It is there to be used.",
     State.STOPPED: "Start it first.",
@@ -65,6 +68,8 @@ class WorkspaceActor(Actor):
         """Held by whoever changes the workspace's state."""
         self._idleness = Idleness()
         self._watch = lifetime.Watch(self._own, self._idleness, self._changing)
+        self._chores = Chores(self._own, self._changing)
+        self._own.due = self._chores.due
 
     async def setup(self) -> None:
         """Take up the record: hold what it needs, and adopt the machine if it still runs."""
@@ -81,13 +86,15 @@ class WorkspaceActor(Actor):
         if self._own.lifecycle.state is State.UNREACHABLE:
             self.background("search for its machine", adoption.seek, self._own, self._changing)
         self.background("watch over its lifetime", self._watch.run)
+        self.background("chores", self._chores.run)
+        # An earlier life, or another supervisor, may have left some.
+        self._chores.due()
 
     async def _end_forgotten(self) -> None:
         """End what an actor that crashed has left: machines that were being started, or ended."""
         own = self._own
         its = own.record.machine.directory if own.record.machine else None
         await end_machines(own.host.state_dir, own.directory, but=its)
-        await trio.to_thread.run_sync(remove_others, own.directory / "machines", its)
 
     async def teardown(self) -> None:
         """Let go of the machine, which runs on: the record is enough to find it again.  One without identity ends."""
@@ -143,25 +150,20 @@ class WorkspaceActor(Actor):
                 self.check(message)
                 try:
                     answer = await self._change(message)
-                    await self._settle(message)
+                    # Where somebody waits for a start, it survives a power loss soon; all else before it is reported.
+                    note = "" if isinstance(message, SETTLED_SOON) else await self._own.settle()
                 finally:
                     self._own.settle_intents()
-                return answer
+                    self._chores.due()
+                return self._told(answer, note)
 
-    async def _settle(self, message: w.WorkspaceChange) -> None:
-        """Have a change survive a power loss before it is reported, or soon where somebody waits for a start."""
-        if isinstance(message, SETTLED_SOON):
-            self.background("flush", self._settle_soon)
-        else:
-            with trio.CancelScope(shield=True), failures_reported():
-                await self._own.store.flush()
-            self._own.settle_intents()
-
-    async def _settle_soon(self) -> None:
-        await self._own.store.flush_soon()
-        async with self._changing:
-            # In the middle of a change the record does not tell yet what becomes of a switch.
-            self._own.settle_intents()
+    def _told(self, answer: Any, note: str) -> Any:
+        """Have an answer say one more thing, if it can; the log does so otherwise."""
+        if note and hasattr(answer, "note"):
+            return attrs.evolve(answer, note=f"{answer.note} {note}".strip())
+        if note:
+            log.warning("workspace %s: %s", self._own.record.name, note)
+        return answer
 
     async def _work(self, message: w.GuestWork) -> Any:
         if isinstance(message, job_messages.JobWork):

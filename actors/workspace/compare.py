@@ -47,6 +47,7 @@ async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClien
 
     """
     prepared = None
+    own.helpers += 1
     try:
         # A guest that did not answer when it was checkpointed would hardly do so now.
         if source.has_memory and not source.alone:
@@ -60,6 +61,8 @@ async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClien
     finally:
         if prepared is not None:
             await discard(own.host, prepared)
+        own.helpers -= 1
+        own.due()
         with trio.CancelScope(shield=True):
             # Also the disk layer of one that did not come up.
             await own.store.collect()

@@ -37,11 +37,14 @@ PAUSED_ALONE: Final = (
 )
 
 
-async def bring_back(own: Resources, source: Checkpoint | None, *, head: str | None) -> None:
-    """Start a machine from a checkpoint, or from the disk; the earlier machine runs until that is proven."""
+async def bring_back(own: Resources, source: Checkpoint | None, *, head: str | None, **changes: Any) -> None:
+    """Start a machine from a checkpoint, or from the disk; the earlier machine runs until that is proven.
+
+    Then all ``changes`` of the record come to pass at once.
+    """
     machine = await launch(own.nursery, own.host, own.record, source)
     resumed = source is not None and source.has_memory
-    await _take_over(own, machine, source, head=head, started_by="restore" if resumed else "cold_boot")
+    await _take_over(own, machine, source, head=head, started_by="restore" if resumed else "cold_boot", **changes)
 
 
 async def prepare(own: Resources, source: Checkpoint) -> None:
@@ -71,7 +74,7 @@ async def claim(own: Resources, record: WorkspaceRecord) -> None:
 
 
 async def _take_over(
-    own: Resources, machine: Machine, source: Checkpoint | None, *, head: str | None, started_by: str
+    own: Resources, machine: Machine, source: Checkpoint | None, *, head: str | None, started_by: str, **changes: Any
 ) -> None:
     """Have a proven machine be the workspace's, and end the earlier one; on failure it is ended itself."""
     resumed = source is not None and source.has_memory
@@ -90,6 +93,7 @@ async def _take_over(
             suspended=None,
             suspended_by=None,
             stands_still=False,
+            **changes,
         )
     except BaseException:
         with trio.CancelScope(shield=True):
@@ -154,7 +158,7 @@ async def _leave(own: Resources, machine: Machine, event: Event, *, grace_s: flo
     return written  # noqa: RET504 - the shield keeps nothing from returning, which a type checker cannot know
 
 
-def settle_on(own: Resources, source: Checkpoint, *, head: str | None) -> None:
+def settle_on(own: Resources, source: Checkpoint, *, head: str | None, **changes: Any) -> None:
     """Have a workspace be stopped, its disk on a fresh layer over a checkpoint's; the caller ends its machine."""
     layer = new_id()
     with own.store.held(layer, source.id):
@@ -170,6 +174,7 @@ def settle_on(own: Resources, source: Checkpoint, *, head: str | None) -> None:
             suspended_by=None,
             head=head,
             failure=None,
+            **changes,
         )
 
 
@@ -202,9 +207,8 @@ async def suspend(own: Resources, by: str) -> None:
             if not was_held:
                 await standstill.give_up(machine)
         raise
-    with trio.CancelScope(shield=True):
-        # Nobody may have asked for it who would wait for that.
-        await own.store.flush()
+    # Nobody may have asked for it who would wait for that.
+    await own.settle()
     own.background("digest", integrity.add_digest_later, own.store, taken.checkpoint)
 
 

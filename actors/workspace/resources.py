@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import trio
@@ -24,6 +24,11 @@ from actors.model.states import Event, Lifecycle
 from actors.workspace.host import Host
 from actors.workspace.launch import Prepared
 
+NOT_SETTLED: Final = (
+    "It is done, but it is not on the host's disk yet, and is tried again: until then a loss of power, or of the "
+    "supervisor, may undo it. Why: {}"
+)
+
 
 class Resources:
     """Changed only by the work of one workspace actor."""
@@ -41,6 +46,10 @@ class Resources:
         """Starts whatever else does (`Actor.background`)."""
         self.behind = False
         """Whether the record on disk lacks what `note` could not write; the next `save` or `note` writes it."""
+        self.due: Callable[[], None] = lambda: None
+        """Has what could not be done now be done as soon as it can be (`Chores`)."""
+        self.helpers = 0
+        """How many machines run in its directory that only look into its checkpoints."""
         self._written = record
         """The record on disk."""
         self._intended: dict[str, str] = {}
@@ -115,6 +124,18 @@ class Resources:
             self._intended[layer] = over
             self.hold()
             await self.journal.flush()
+
+    async def settle(self) -> str:
+        """Have what was done survive a power loss, now or later; say so if it would not yet.  Not cancellable."""
+        try:
+            with trio.CancelScope(shield=True), failures_reported():
+                await self.store.flush()
+        except (NoCapacity, HostFailed) as error:
+            # What the host has failed to write it may not try to write again.
+            self.behind = True
+            self.due()
+            return NOT_SETTLED.format(error.message)
+        return NOT_SETTLED.format("its record cannot be written.") if self.behind else ""
 
     def settle_intents(self) -> None:
         """Strike out the switches of layers whose outcome the flushed record tells; no change may be under way."""
@@ -202,6 +223,7 @@ class Resources:
             self._write()
         except (NoCapacity, HostFailed):
             self.behind = True
+            self.due()
 
     def _write(self) -> None:
         record, unflushed, path = self.record, self.store.unflushed, self.directory / records.RECORD

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -35,7 +35,13 @@ KEPT_ALONE: Final = (
 
 
 async def take(
-    own: Resources, owner: str, *, with_memory: bool = True, durable: bool = False, guest_needed: bool = True
+    own: Resources,
+    owner: str,
+    *,
+    with_memory: bool = True,
+    durable: bool = False,
+    whole: bool | None = None,
+    guest_needed: bool = True,
 ) -> checkpoints.Taken:
     """Checkpoint what there is, held for ``owner``: the machine, the disk, or what a suspended workspace resumes from.
 
@@ -65,7 +71,13 @@ async def take(
         await compact(machine, store.layer(machine.layer), own.host.settings.limits.max_disk_layers)
     try:
         taken = await checkpoints.take(
-            machine, store, with_memory=with_memory, durable=durable, guest_needed=guest_needed, intend=own.intend_layer
+            machine,
+            store,
+            with_memory=with_memory,
+            durable=durable,
+            whole=whole,
+            guest_needed=guest_needed,
+            intend=own.intend_layer,
         )
         store.hold(owner, {taken.checkpoint.id})
     finally:
@@ -113,47 +125,39 @@ async def restore(own: Resources, name: str, *, disk_only: bool) -> str:
     await give_up_process(own)
     if disk_only:
         source = attrs.evolve(source, has_memory=False)
-    steps = own.record.undo
     try:
-        # The oldest step goes only if the restore succeeds.
-        with own.store.held(*(step.checkpoint for step in steps)):
-            try:
-                note = await _keep_undo(own, f"restore of {snapshot.name}")
-                await bring_back(own, source, head=snapshot.id)
-            except BaseException:
-                own.note(undo=steps)
-                raise
+        with own.store.held() as owner:
+            step, note = await _step_back(own, f"restore of {snapshot.name}", owner)
+            await bring_back(own, source, head=snapshot.id, **step)
     finally:
         with trio.CancelScope(shield=True):
             await own.store.collect()
     return note
 
 
-async def _keep_undo(own: Resources, before: str) -> str:
+async def _step_back(own: Resources, before: str, owner: str) -> tuple[tree.Changes, str]:
     """Keep where the workspace is now, if at all possible; a machine that cannot be checkpointed is no reason to stay.
 
-    Returns what has to be said of it.
+    Returns the changes that make it a step back, on stable storage and held for ``owner`` until then, and what has to
+    be said of it.
     """
-    limits, owner, machine = own.host.settings.limits, f"undo:{new_id()}", own.machine
+    limits, machine = own.host.settings.limits, own.machine
     if not limits.max_undo:
-        return ""
+        return {}, ""
     answers = machine is None or machine.held is not None or await standstill.guest_answers(machine, WAY_BACK_S)
     try:
-        made = (await take(own, owner, guest_needed=answers)).checkpoint
-        own.save(
-            **tree.push_undo(own.record, made, before, max_count=limits.max_undo, max_bytes=limits.max_undo_mb * 2**20)
-        )
+        # Unlike a snapshot it is not to hold up the guest until all is on its disk, which its memory makes up for.
+        made = (await take(own, owner, durable=True, whole=False, guest_needed=answers)).checkpoint
     except (GuestBroken, MachineFailed) as error:
-        return f"This cannot be undone, since what was before could not be kept: {error.message}"
+        return {}, f"This cannot be undone, since what was before could not be kept: {error.message}"
     except AgentisoError as error:
         if answers:
             # What is in order is not thrown away for want of room on the host's disk.
             raise
-        return f"This cannot be undone, since what was before could not be kept: {error.message}"
-    finally:
-        own.store.release(owner)
+        return {}, f"This cannot be undone, since what was before could not be kept: {error.message}"
     own.background("digest", integrity.add_digest_later, own.store, made)
-    return KEPT_ALONE if made.alone else ""
+    step = tree.push_undo(own.record, made, before, max_count=limits.max_undo, max_bytes=limits.max_undo_mb * 2**20)
+    return step, KEPT_ALONE if made.alone else ""
 
 
 async def undo(own: Resources) -> str:
@@ -172,6 +176,7 @@ async def undo(own: Resources) -> str:
             remedy="Only a restore can be; take a snapshot before other things.",
         )
     *earlier, step = own.record.undo
+    changes: tree.Changes = {"undo": tuple(earlier)}
     had_failed = step.state is State.FAILED
     if had_failed and own.lifecycle.state not in (State.STOPPED, State.FAILED):
         raise IllegalState(
@@ -184,34 +189,33 @@ async def undo(own: Resources) -> str:
     await give_up_process(own)
     note = f"The {step.before} was undone."
     if step.has_memory or step.state is State.RUNNING:
-        note += await _bring_back_somehow(own, source, head=step.head)
+        note += await _bring_back_somehow(own, source, head=step.head, **changes)
     else:
-        await _go_without_machine(own, source, head=step.head)
+        await _go_without_machine(own, source, head=step.head, **changes)
     if had_failed:
         note += " It had failed before that, so it is stopped now, on the disk that it had then."
-    own.save(undo=tuple(earlier))
     with trio.CancelScope(shield=True):
         await own.store.collect()
     return note
 
 
-async def _bring_back_somehow(own: Resources, source: Checkpoint, *, head: str | None) -> str:
+async def _bring_back_somehow(own: Resources, source: Checkpoint, *, head: str | None, **changes: Any) -> str:
     """Bring back a step; what was kept of a guest that did not answer, and still does not, is booted from its disk."""
     try:
-        await bring_back(own, source, head=head)
+        await bring_back(own, source, head=head, **changes)
     except (MachineFailed, RestoreUnproven) as error:
         if not source.alone:
             raise
-        await bring_back(own, attrs.evolve(source, has_memory=False), head=head)
+        await bring_back(own, attrs.evolve(source, has_memory=False), head=head, **changes)
         return f" It was booted from its disk, since its guest did not answer before either: {error.message}"
     return ""
 
 
-async def _go_without_machine(own: Resources, source: Checkpoint, *, head: str | None) -> None:
+async def _go_without_machine(own: Resources, source: Checkpoint, *, head: str | None, **changes: Any) -> None:
     """Have the workspace be stopped on a checkpoint's disk, and end its machine."""
     machine = own.machine
     try:
-        settle_on(own, source, head=head)
+        settle_on(own, source, head=head, **changes)
     finally:
         if machine is not None and own.lifecycle.state is State.STOPPED:
             own.machine = None

@@ -78,7 +78,7 @@ _installed = False
 @contextmanager
 def watched(root: Path, hook: Hook) -> Iterator[None]:
     """Have a hook be called before everything that a supervisor does to files below a directory."""
-    global _hook
+    global _hook, _real
     with pytest.MonkeyPatch.context() as patch:
         _install()
         _replace(patch)

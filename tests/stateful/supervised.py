@@ -124,8 +124,8 @@ class Site:
     async def infos(self) -> dict[str, WorkspaceInfo]:
         return {info.name: info for info in await self.registry.ask(r.ListWorkspaces())}
 
-    async def diagnosis(self) -> Diagnosis:
-        return await self.registry.ask(r.Diagnose())
+    async def diagnosis(self, *, again: bool = False) -> Diagnosis:
+        return await self.registry.ask(r.Diagnose(again=again))
 
     async def wait_until(self, holds: Callable[[dict[str, WorkspaceInfo]], bool]) -> dict[str, WorkspaceInfo]:
         """Wait for changes until something holds of all workspaces, by name; return them."""

@@ -23,7 +23,7 @@ from actors.machine import start
 from actors.machine.machine import Machine
 from actors.machine.storage.store import Store
 from actors.model import record as records
-from actors.model.errors import ActorGone, AgentisoError, HostFailed, NameTaken
+from actors.model.errors import ActorGone, AgentisoError, NameTaken, Unfinished
 from actors.model.info import Lifetime, WorkspaceInfo
 from actors.model.journal import Journal
 from actors.model.settings import Quotas
@@ -191,7 +191,7 @@ async def test_a_workspace_that_cannot_be_removed_is_told_keeps_its_name_and_goe
     async with site.supervisor():
         info = await create(site)
         with stuck(site):
-            with pytest.raises(HostFailed):
+            with pytest.raises(Unfinished):
                 await site.registry.ask(r.DestroyWorkspace("one"))
             found = (await site.infos())["one"]
             assert found.state == "destroying"
@@ -212,7 +212,7 @@ async def test_a_workspace_that_cannot_be_removed_is_told_keeps_its_name_and_goe
 async def test_a_workspace_that_cannot_be_removed_is_removed_by_the_next_supervisor(site: Site) -> None:
     async with site.supervisor():
         info = await create(site)
-        with stuck(site), pytest.raises(HostFailed):
+        with stuck(site), pytest.raises(Unfinished):
             await site.registry.ask(r.DestroyWorkspace("one"))
     async with site.supervisor():
         await check_gone(site, info)
@@ -221,7 +221,7 @@ async def test_a_workspace_that_cannot_be_removed_is_removed_by_the_next_supervi
 async def test_what_can_still_not_be_removed_at_the_start_is_told_and_goes_later(site: Site) -> None:
     async with site.supervisor():
         info = await create(site)
-        with stuck(site), pytest.raises(HostFailed):
+        with stuck(site), pytest.raises(Unfinished):
             await site.registry.ask(r.DestroyWorkspace("one"))
     with stuck(site):
         async with site.supervisor():
@@ -260,17 +260,20 @@ async def test_an_expired_workspace_that_cannot_be_removed_harms_nobody_and_goes
         assert (await site.diagnosis()).healthy
 
 
-async def test_a_create_that_fails_and_leaves_something_gives_that_back_later(site: Site) -> None:
+async def test_what_a_create_that_failed_has_left_is_told_and_goes_once_it_can(site: Site) -> None:
     async with site.supervisor():
         await site.registry.ask(r.WarmTemplate())
         site.world.plan_start_failure()
-        with stuck(site), pytest.raises(AgentisoError):
-            await create(site)
-        left = await site.infos()
-        assert {info.state for info in left.values()} == {"destroying"}
-        for info in left.values():
-            await site.registry.ask(r.DestroyWorkspace(info.workspace_id))
-            await check_gone(site, info)
+        with stuck(site):
+            with pytest.raises(AgentisoError):
+                await create(site)
+            assert not await site.infos()
+            (told,) = (await site.diagnosis()).damaged
+            assert told.what.startswith("what is left of workspace")
+            # Its name and its share of the quota are free.
+            info = await create(site)
+        assert (await site.diagnosis(again=True)).healthy
+        assert [path.name for path in Path(told.path).parent.iterdir()] == [info.workspace_id[:8]]
 
 
 # -- who ends in the middle of it

@@ -64,7 +64,8 @@ async def kept(tmp_path: Path, pool: PoolSettings) -> AsyncIterator[_Pool]:
     host = _Host(Settings(state_dir=tmp_path, shape=SMALL, pool=pool), Store(tmp_path), load_image)
     templates: Any = _Templates()
     supervisor: Any = None
-    made = _Pool(host, supervisor, templates, lambda _record, _failure: None)
+    workspaces: Any = None
+    made = _Pool(host, supervisor, templates, workspaces)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.keep)
         yield made

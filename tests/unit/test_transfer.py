@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +26,7 @@ from actors.model.info import NetworkInfo, Shape, WorkspaceInfo
 from actors.model.machine import Fingerprint
 from actors.registry import transfer
 from actors.registry.bundle import BadBundle, Manifest
+from actors.registry.exports import Exports
 
 LIMIT_S = 30
 MIB = 2**20
@@ -86,12 +88,12 @@ async def test_a_checkpoint_comes_back_whole_sparse_and_on_this_hosts_files(
     old_store, old = source
     target = tmp_path / "file"
     with trio.fail_after(LIMIT_S):
-        size = await transfer.export(old_store, old, INFO, target, nothing)
+        size = await transfer.export(old_store, old, INFO, target, nothing, Exports(tmp_path))
         assert size == target.stat().st_size < 8 * MIB
         assert target.stat().st_mode & 0o777 == 0o600
         there = tmp_path / "there"
         store = store_in(there)
-        async with transfer.unpacked(there, target, accept, nothing) as found:
+        async with transfer.unpacked(there, target, accept, nothing, Store(tmp_path)) as found:
             made = await transfer.install(store, found, image(tmp_path), "owner")
         assert not list((there / "imports").iterdir())
         integrity.verify(store, store.load(made.id))
@@ -117,14 +119,14 @@ async def test_a_refused_bundle_leaves_nothing(source: tuple[Store, Checkpoint],
         raise InvalidArgument("It is too large.")
 
     with trio.fail_after(LIMIT_S):
-        await transfer.export(*source, INFO, stream, nothing)
+        await transfer.export(*source, INFO, stream, nothing, Exports(tmp_path))
         good = stream.getvalue()
         for bad in (good[:-2000], good[: 2 * MIB] + b"?" + good[2 * MIB + 1 :]):
             with pytest.raises(BadBundle):
-                async with transfer.unpacked(there, io.BytesIO(bad), accept, nothing):
+                async with transfer.unpacked(there, io.BytesIO(bad), accept, nothing, Store(tmp_path)):
                     raise AssertionError("it was taken")
         with pytest.raises(InvalidArgument, match="too large"):
-            async with transfer.unpacked(there, io.BytesIO(good), refuse, nothing):
+            async with transfer.unpacked(there, io.BytesIO(good), refuse, nothing, Store(tmp_path)):
                 raise AssertionError("it was taken")
     assert not list((there / "imports").iterdir())
 
@@ -133,7 +135,8 @@ async def test_a_cancelled_export_leaves_nothing(source: tuple[Store, Checkpoint
     target = tmp_path / "out" / "file"
     target.parent.mkdir()
     with trio.fail_after(LIMIT_S), trio.CancelScope() as scope:
-        await transfer.export(*source, INFO, target, lambda _text: scope.cancel(reason="it is given up"))
+        give_up = partial(scope.cancel, reason="it is given up")
+        await transfer.export(*source, INFO, target, lambda _text: give_up(), Exports(tmp_path))
     assert scope.cancelled_caught
     assert not list(target.parent.iterdir())
 
@@ -145,14 +148,14 @@ async def test_an_export_replaces_nothing_and_a_failed_one_says_why(
     with trio.fail_after(LIMIT_S):
         for target in (tmp_path / "mine", tmp_path / "absent" / "file", tmp_path):
             with pytest.raises(InvalidArgument, match="cannot be written"):
-                await transfer.export(*source, INFO, target, nothing)
+                await transfer.export(*source, INFO, target, nothing, Exports(tmp_path))
         full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb", buffering=0)
         with full, pytest.raises(AgentisoError, match="full"):
-            await transfer.export(*source, INFO, full, nothing)
+            await transfer.export(*source, INFO, full, nothing, Exports(tmp_path))
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         with pytest.raises(transfer.TransferFailed):
-            await transfer.export(*source, INFO, pipe, nothing)
+            await transfer.export(*source, INFO, pipe, nothing, Exports(tmp_path))
     assert (tmp_path / "mine").read_text() == "mine"
 
 
@@ -171,11 +174,11 @@ async def test_a_pipe_gets_the_same_as_a_file(source: tuple[Store, Checkpoint], 
     reading.start()
     with trio.fail_after(LIMIT_S):
         try:
-            await transfer.export(*source, INFO, pipe, nothing)
+            await transfer.export(*source, INFO, pipe, nothing, Exports(tmp_path))
         finally:
             os.close(writer)
             reading.join()
-        await transfer.export(*source, INFO, tmp_path / "file", nothing)
+        await transfer.export(*source, INFO, tmp_path / "file", nothing, Exports(tmp_path))
     assert bytes(got) == (tmp_path / "file").read_bytes()
 
 
@@ -199,7 +202,7 @@ async def test_a_cancelled_import_from_a_pipe_ends_its_thread(tmp_path: Path, *,
     before = threading.active_count()
     with trio.fail_after(LIMIT_S), idle_writer(pipe) if opened else nullcontext():
         with trio.move_on_after(0.1) as scope:
-            async with transfer.unpacked(there, pipe, accept, nothing):
+            async with transfer.unpacked(there, pipe, accept, nothing, Store(tmp_path)):
                 raise AssertionError("there was nothing to take")
     assert scope.cancelled_caught
     # Those that trio keeps for the next work do not read.
@@ -220,7 +223,7 @@ async def test_a_cancelled_export_to_a_pipe_that_nobody_reads_ends(
         pipe.open("wb", buffering=0 if kind == "raw" else -1) as stream,
         trio.move_on_after(0.3) as scope,
     ):
-        await transfer.export(*source, INFO, pipe if kind == "path" else stream, nothing)
+        await transfer.export(*source, INFO, pipe if kind == "path" else stream, nothing, Exports(tmp_path))
     assert scope.cancelled_caught
 
 
@@ -232,7 +235,7 @@ async def test_an_import_from_a_pipe_waits_for_its_writer_and_takes_what_a_file_
     store = store_in(there)
     os.mkfifo(pipe)
     with trio.fail_after(LIMIT_S):
-        await transfer.export(*source, INFO, tmp_path / "file", nothing)
+        await transfer.export(*source, INFO, tmp_path / "file", nothing, Exports(tmp_path))
 
         async def take() -> None:
             stream: Path | BinaryIO = pipe
@@ -241,7 +244,7 @@ async def test_an_import_from_a_pipe_waits_for_its_writer_and_takes_what_a_file_
                 os.set_blocking(reader, True)
                 stream = os.fdopen(reader, "rb", buffering=0 if kind == "raw" else -1)
             with nullcontext() if isinstance(stream, Path) else stream:
-                async with transfer.unpacked(there, stream, accept, nothing) as found:
+                async with transfer.unpacked(there, stream, accept, nothing, Store(tmp_path)) as found:
                     made = await transfer.install(store, found, image(tmp_path), "owner")
                     integrity.verify(store, store.load(made.id))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import trio
@@ -36,8 +37,23 @@ async def end_machines(state_dir: Path, within: Path, *, but: str | None = None)
             process.release()
 
 
-def remove_others(machines: Path, its: str | None) -> None:
-    """Remove the directories of machines that have ended, all but one."""
-    for directory in machines.iterdir() if machines.is_dir() else ():
-        if str(directory) != its:
-            shutil.rmtree(directory, ignore_errors=True)
+def remove_others(state_dir: Path, machines: Path, its: Collection[Path]) -> None:
+    """Remove the directories of machines that have ended, all but ``its``.
+
+    Raises:
+        OSError: one could not be removed; the others are.
+
+    """
+    others = {path for path in machines.iterdir() if path not in its} if machines.is_dir() else set()
+    # One of which it is not known whose it is runs on.
+    others -= {directory for _, directory in find_machines(state_dir)} if others else set()
+    failure: OSError | None = None
+    for directory in sorted(others):
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        raise failure

@@ -56,6 +56,11 @@ class Holds:
         """All that is held directly."""
         return frozenset(self._holders)
 
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """All that hold something, or did."""
+        return tuple(self._held)
+
     def holders(self) -> dict[str, list[str]]:
         """Return who holds what directly, by id."""
         found: dict[str, list[str]] = {}
@@ -63,6 +68,10 @@ class Holds:
             for identifier in ids:
                 found.setdefault(identifier, []).append(owner)
         return found
+
+    def look_again(self) -> None:
+        """Have whoever waits for something to be let go of look, whether anything was or not."""
+        self._let_go.value = True
 
     async def wait_let_go(self) -> None:
         """Wait until something was let go of that nobody else holds directly, since this was last waited for."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from actors.machine.storage.holds import Holds
 from actors.machine.storage.layers import Layers
 from actors.machine.storage.qcow2_layers import Qcow2Layers
 from actors.model.errors import AgentisoError, CheckpointUnusable
-from actors.model.files import earlier_of, make_durable
+from actors.model.files import earlier_of, make_durable, sweep_temporaries
 from actors.model.info import StoredPiece
 
 FLUSH_DELAY_S: Final = 0.5
@@ -38,6 +39,7 @@ class Store:
         self.layers: Layers = Qcow2Layers(state_dir)
         self.holds = Holds()
         self._checkpoints = state_dir / "checkpoints"
+        self._records = state_dir / "workspaces"
         self._collecting = trio.Lock()
         self.unflushed: set[Path] = set()
         """Records, and the layers they name, that a power loss might undo."""
@@ -49,11 +51,30 @@ class Store:
         """Why nothing may be collected now, by what is in the way: something that may need a piece is not known."""
         self.trouble: str = ""
         """Why the last collection could not be done, or not wholly; empty if it could."""
+        self._discarded: set[Path] = set()
+        """Directories that could not be removed yet."""
 
     def make_directories(self) -> None:
         """Create what is missing, readable by the owner alone."""
         self.layers.prepare()
         self._checkpoints.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def sweep(self) -> None:
+        """Remove records of checkpoints that were being written when their supervisor ended, as far as can be."""
+        with contextlib.suppress(OSError):
+            for directory in self._checkpoints.iterdir():
+                sweep_temporaries(directory)
+
+    def discard(self, directory: Path) -> None:
+        """Remove a directory that nobody needs, now or else with a later collection."""
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            self._discarded.discard(directory)
+        except OSError as error:
+            self._discarded.add(directory)
+            self.trouble = str(error)
+            self.holds.look_again()
 
     def layer(self, layer_id: str) -> Path:
         """Return the path of a disk layer."""
@@ -119,12 +140,17 @@ class Store:
         """Wait until everything in `unflushed` is on stable storage."""
         async with self._flushing:
             self._under_way, self.unflushed = self.unflushed, set()
+            # What is named before what names it: no record that a power loss leaves names what it does not leave.
+            naming = {path for path in self._under_way if path.is_relative_to(self._records)}
             try:
-                if self._under_way:
-                    await make_durable(*self._under_way)
+                for paths in (self._under_way - naming, naming):
+                    if paths:
+                        await make_durable(*paths)
                 # One that was replaced meanwhile still needs what was there before.
-                for path in self._under_way - self.unflushed:
-                    earlier_of(path).unlink(missing_ok=True)
+                for path in naming - self.unflushed:
+                    # One that stays is replaced by the next one.
+                    with contextlib.suppress(OSError):
+                        earlier_of(path).unlink(missing_ok=True)
             except BaseException:
                 # Whoever asks next must not be told that it is done.
                 self.unflushed |= self._under_way
@@ -167,6 +193,7 @@ class Store:
         async with self._collecting:
             removed: list[str] = []
             try:
+                await trio.to_thread.run_sync(self._remove_discarded)
                 garbage = [] if self.blocked else [piece for piece in await self.survey() if not piece.kept_by]
                 if garbage:
                     # A record that a power loss brings back must find what it needs.
@@ -177,6 +204,12 @@ class Store:
             except (OSError, AgentisoError) as error:
                 self.trouble = str(error)
             return removed
+
+    def _remove_discarded(self) -> None:
+        for directory in tuple(self._discarded):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(directory)
+            self._discarded.discard(directory)
 
 
 def allocated_bytes(path: Path) -> int:
