@@ -102,7 +102,7 @@ class RegistryActor(Actor):
         self._host.expired = workspaces.expire
 
     async def _finish_exports(self) -> None:
-        """Remove what an earlier supervisor was exporting, now or later."""
+        """Remove what is left of exports that failed, or that an earlier supervisor had begun, now or later."""
         try:
             await trio.to_thread.run_sync(self._exports.finish)
         except AgentisoError as error:
@@ -263,6 +263,10 @@ class RegistryActor(Actor):
                 source = (await self._fork_point(found, message.snapshot, owner, durable=True)).checkpoint
                 info: WorkspaceInfo = await found.ref.ask(w.Describe())
                 size_bytes = await transfer.export(store, source, info, message.target, report, self._exports)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._finish_exports()
+            raise
         finally:
             with trio.CancelScope(shield=True):
                 await store.collect()

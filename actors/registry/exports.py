@@ -32,6 +32,7 @@ class Exports:
         self._directory = state_dir / DIRECTORY
         self._journal = Journal(self._directory)
         self._writing = threading.Lock()
+        self._under_way: set[str] = set()
 
     @contextmanager
     def file(self, target: Path) -> Iterator[int]:
@@ -46,8 +47,9 @@ class Exports:
         """
         number = new_id()
         part = target.with_name(f".{target.name[:100]}.{number[:8]}{PART}")
-        self._will(number, path=str(part))
+        self._under_way.add(number)
         try:
+            self._will(number, path=str(part))
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 self._will(number, path=str(part), file=_identity(os.fstat(fd)))
@@ -62,17 +64,18 @@ class Exports:
                 f"{target} was made by somebody else meanwhile.", remedy="Choose another file."
             ) from error
         finally:
+            self._under_way.discard(number)
             part.unlink(missing_ok=True)
             self._gone(number)
 
     def finish(self) -> None:
-        """Remove what is left of exports that were under way when their supervisor ended.
+        """Remove what is left of exports that are not under way any more.
 
         Raises:
             HostFailed, NoCapacity, DamagedJournal: that cannot be done, or not be known.
 
         """
-        for intent in self._journal.intents():
+        for intent in [each for each in self._journal.intents() if each.name not in self._under_way]:
             with failures_reported():
                 _remove_part(intent)
                 self._gone(intent.name)

@@ -76,6 +76,8 @@ class Pool:
         self._making = trio.CancelScope()
         self._making_one = trio.Lock()
         self._under_way: set[str] = set()
+        self._dead: set[str] = set()
+        """Workspaces whose machines ended while they waited."""
         self._claimed = 0
         self._missed = 0
         self._failure: str | None = None
@@ -110,7 +112,7 @@ class Pool:
     def take(self, wanted: WorkspaceRecord) -> Pooled | None:
         """Take a machine out of the pool for a workspace, if there is one that fits; it never comes back."""
         for pooled in self._ready:
-            if pooled.ref.alive and pooled.fits(wanted):
+            if pooled.ref.alive and pooled.record.id not in self._dead and pooled.fits(wanted):
                 self._ready.remove(pooled)
                 self._claimed += 1
                 return pooled
@@ -134,8 +136,15 @@ class Pool:
 
     # -- filling
 
+    def _lose(self, workspace_id: str) -> None:
+        """Note that a machine has ended; what is left of it goes before another one is made."""
+        self._dead.add(workspace_id)
+        self._filling |= {pooled.record.shape for pooled in self._ready if pooled.record.id == workspace_id}
+        self._unlooked.value = True
+
     async def keep(self) -> None:
         """Keep the pool filled until cancelled."""
+        self._host.unpooled = self._lose
         async with trio.open_nursery() as nursery:
             self._unlooked.value = True
             while True:
@@ -228,12 +237,14 @@ class Pool:
         return Pooled(record, ref)
 
     async def _drop_unusable(self) -> None:
-        """End the machines whose image is not the configured one any more, or whose actor is gone."""
+        """End the machines whose image is not the configured one any more, and remove those that have ended."""
         if not self._ready:
             return
         digest = (await self._host.load_image(self._host.settings.image)).digest
         for pooled in list(self._ready):
-            if pooled.record.image_digest != digest or not pooled.ref.alive:
+            ended = not pooled.ref.alive or pooled.record.id in self._dead
+            if pooled.record.image_digest != digest or ended:
+                self._dead.discard(pooled.record.id)
                 self._ready.remove(pooled)
                 await self._discard(pooled.record)
 

@@ -8,6 +8,7 @@ Whoever needs one that is being made waits for it instead of making another.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
@@ -140,7 +141,9 @@ class Templates:
                 plain = cattrs.unstructure(record)
                 await trio.to_thread.run_sync(lambda: replace_json(path, plain, flushed=True))
             except BaseException:
-                self._host.store.release(_owner(path))
+                # One whose record cannot be removed now is whole.
+                with contextlib.suppress(OSError):
+                    self._forget(path)
                 raise
             finally:
                 # The boot's last layer, or all of a boot that failed.

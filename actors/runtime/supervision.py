@@ -1,7 +1,7 @@
 """Supervision, one for one: a crashed actor is restarted alone, over the same mailbox, with growing pauses.
 
 An actor that crashes more often than its policy allows is given up: its mailbox is closed, and ``on_giveup`` is told,
-or, without one, the crash escalates to the supervisor's own parent.
+or, without one, the crash escalates to the supervisor's own parent, unless the host alone is to blame.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 import trio
 
-from actors.model.errors import AgentisoError
+from actors.model.errors import AgentisoError, HostFailed, NoCapacity
 from actors.runtime.actor import Actor
 from actors.runtime.ask import ActorRef
 from actors.runtime.mailbox import Mailbox
@@ -112,7 +112,9 @@ class Supervisor:
                     crashes.append(trio.current_time())
                     while crashes and crashes[0] < trio.current_time() - child.policy.window_s:
                         crashes.popleft()
-                    if len(crashes) > child.policy.max_restarts:
+                    # Where the host alone is to blame, and nobody can do without the actor, it begins when it can.
+                    patient = child.on_giveup is None and isinstance(failure, HostFailed | NoCapacity)
+                    if len(crashes) > child.policy.max_restarts and not patient:
                         self._give_up(child, failure)
                         return
                     child.restarts += 1

@@ -101,6 +101,7 @@ def _bury(own: Resources, machine_record: MachineRecord) -> None:
     own.note(
         Event.MACHINE_DIED,
         machine=None,
+        checkpoint=None,
         layer=own.last_layer(),
         stands_still=False,
         failure=f"{failure_of(end)} It happened while no supervisor watched it.",
@@ -149,6 +150,7 @@ async def give_up_process(own: Resources) -> None:
         own.note(
             Event.MACHINE_DIED,
             machine=None,
+            checkpoint=None,
             layer=own.last_layer(),
             stands_still=False,
             failure="Its machine could not be reached, and was given up.",

@@ -34,6 +34,7 @@ async def _watch(own: Resources, machine: Machine) -> None:
             own.note(
                 Event.MACHINE_DIED,
                 machine=None,
+                checkpoint=None,
                 layer=layer,
                 failure=failure_of(end),
                 ended=end,

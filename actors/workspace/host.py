@@ -50,6 +50,8 @@ class Host:
         self.changes = Changes()
         self.expired: Callable[[str], None] = lambda _workspace_id: None
         """Called with the id of a workspace whose time is over; set by the registry."""
+        self.unpooled: Callable[[str], None] = lambda _workspace_id: None
+        """Called with the id of a workspace whose machine ended while it waited in the pool; set by the pool."""
         self.forwarded: dict[int, str] = {}
         """Host ports that are forwarded, or will be once their workspace runs again, and the id of that workspace."""
         self.networks = networks()

@@ -44,6 +44,6 @@ class Idleness:
     async def wait(self, limit_s: float | None) -> None:
         """Wait until it has been idle for ``limit_s``, for ever with ``None``; a changed limit needs a new wait."""
         limit = math.inf if limit_s is None else limit_s
-        while self._users or self.seconds < limit:
-            with trio.move_on_at(math.inf if self._users else self._since + limit):
+        while trio.current_time() < (until := math.inf if self._users else self._since + limit):
+            with trio.move_on_at(until):
                 await self._changed.wait()

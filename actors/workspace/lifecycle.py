@@ -21,7 +21,7 @@ from actors.workspace import launch as launching
 from actors.workspace import ports
 from actors.workspace.adoption import give_up_process
 from actors.workspace.attendance import attend
-from actors.workspace.launch import launch
+from actors.workspace.launch import discard, launch
 from actors.workspace.resources import Resources
 
 STOP_ANSWER_S: Final = 3.0
@@ -53,6 +53,16 @@ async def prepare(own: Resources, source: Checkpoint) -> None:
         prepared = await launching.prepare(own.nursery, own.host, own.record, source)
         await launching.rehearse(prepared, own.host)
         own.prepared = prepared
+    own.background("watch over what waits in the pool", _watch_prepared, own, prepared)
+
+
+async def _watch_prepared(own: Resources, prepared: launching.Prepared) -> None:
+    """Notice the end of a machine that nobody has claimed."""
+    await prepared.machine.process.wait_exit()
+    if own.prepared is prepared:
+        own.prepared = None
+        await discard(own.host, prepared)
+        own.host.unpooled(own.record.id)
 
 
 async def claim(own: Resources, record: WorkspaceRecord) -> None:

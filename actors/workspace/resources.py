@@ -139,7 +139,10 @@ class Resources:
 
     def settle_intents(self) -> None:
         """Strike out the switches of layers whose outcome the flushed record tells; no change may be under way."""
-        doubtful = self.machine.doubtful_layer if self.machine else None
+        machine = self.machine
+        doubtful = machine.doubtful_layer if machine else None
+        if machine is not None and doubtful is None and machine.layer != self._written.layer:
+            return
         if self.behind or self.has_process or not self.store.is_flushed(self.directory / records.RECORD):
             return
         for layer in self._intended.keys() - {doubtful}:
@@ -219,10 +222,10 @@ class Resources:
         if event:
             self.lifecycle.move(event)
         self.record = attrs.evolve(self.record, state=self.lifecycle.state, **changes)
+        self.behind = True
         try:
             self._write()
         except (NoCapacity, HostFailed):
-            self.behind = True
             self.due()
 
     def _write(self) -> None:

@@ -77,6 +77,7 @@ def conduct(trial: Trial, root: Path) -> Outcome:
                 determinism.run(trial.seed, lambda: course.run(steps), steps)
         finally:
             shutil.rmtree(root, ignore_errors=True)
+            root.with_name(f"{root.name}.boot").unlink(missing_ok=True)
     if steps.whole.cancelled_caught:
         course.outcome.violations.append("it goes round and round")
     return course.outcome
@@ -102,7 +103,8 @@ class _Course:
         """Know what a loss of power would leave."""
         self._disk = StableDisk(self._stage.state_dir)
         self._stage.world.flushed = self._disk.flush
-        self._boot = self._stage.root / "boot"
+        # Beside what is watched: reading it is no work of ours.
+        self._boot = self._stage.root.with_name(f"{self._stage.root.name}.boot")
         self._boot.write_text("before")
         patch.setattr(integrity, "BOOT_ID", self._boot)
         forget_change_times(patch)
@@ -184,7 +186,9 @@ class _Course:
             outcome.violations.append("the ask is never answered")
         except AgentisoError as error:
             outcome.said = str(error)
-            outcome.answer = UNKNOWN if error.code == "gone" or self._trial.operation.by_itself else REFUSED
+            unknown = error.code == "gone" or self._trial.operation.by_itself
+            # What goes on by itself is done by the time that it is looked at.
+            outcome.answer = UNKNOWN if unknown else REPORTED if error.code == "unfinished" else REFUSED
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | trio.Cancelled | AssertionError):
                 raise
@@ -263,6 +267,10 @@ class _Course:
         allowed: dict[str, list[Modelled | None]] = {name: [model.get(name) for model in models] for name in names}
         for name in self.outcome.failed:
             allowed[name] = [None]
+        if self._happening.fallen or self._happening.silent:
+            # Where it was cannot be kept then, which is said; that is no reason to stay there.
+            for name, candidates in allowed.items():
+                candidates += [_stepless(each, before[name]) for each in candidates if each and name in before]
         if self._disk is not None:
             return {name: [each and unpowered(each) for each in candidates] for name, candidates in allowed.items()}
         if self._happening.fallen:
@@ -280,6 +288,12 @@ class _Course:
                 first = {**copy.deepcopy(before), name: fallen(before[name])}
                 self._trial.operation.change(first)
                 allowed[name].append(first.get(name))
+
+
+def _stepless(workspace: Modelled, before: Modelled) -> Modelled:
+    """Return a workspace without the way back that it got meanwhile."""
+    got = len(workspace.undo) > len(before.undo)
+    return attrs.evolve(copy.deepcopy(workspace), undo=workspace.undo[:-1]) if got else workspace
 
 
 def unpowered(workspace: Modelled) -> Modelled:
