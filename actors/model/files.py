@@ -90,7 +90,7 @@ def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed
         NoCapacity: the disk is full.
 
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    temporary = temporary_of(path)
     with failures_reported():
         try:
             _write_new(temporary, value, flushed=flushed)
@@ -116,6 +116,11 @@ def _write_new(path: Path, value: Any, *, flushed: bool) -> None:
         if flushed:
             file.flush()
             os.fsync(file.fileno())
+
+
+def temporary_of(path: Path) -> Path:
+    """Return where a record is written before it takes its place."""
+    return path.with_name(f".{path.name}{TEMPORARY}")
 
 
 def sweep_temporaries(directory: Path) -> None:

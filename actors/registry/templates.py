@@ -8,7 +8,6 @@ Whoever needs one that is being made waits for it instead of making another.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from actors.machine.storage.checkpoint import Checkpoint, layer_of
 from actors.machine.storage.layers import Base
 from actors.machine.storage.store import allocated_bytes
 from actors.model.errors import AgentisoError, CheckpointUnusable, InvalidArgument, NotFound
-from actors.model.files import read_json, replace_json, sweep_temporaries
+from actors.model.files import read_json, replace_json, sweep_temporaries, temporary_of
 from actors.model.image import BootImage
 from actors.model.info import Shape, TemplateInfo, Trouble
 from actors.model.machine import Fingerprint
@@ -93,19 +92,30 @@ class Templates:
         try:
             record = _read(path)
             if layer_of(self._host.store.checkpoint(record.checkpoint)) is None:
-                path.unlink()
+                self._forget(path)
                 return
         except FileNotFoundError:
             # It was removed, or is made anew.
+            self._forget(path)
             return
         except UNREADABLE as error:
-            remedy = "Mend its disk or its rights; or remove that file: a template is made anew when it is needed."
-            trouble = Trouble(f"template {path.stem[:8]}", str(path), f"It cannot be read: {error}.", remedy)
-            self._troubles.add(trouble, partial(self._take_up, path))
+            self._doubt(path, f"It cannot be read: {error}.")
             return
         self._host.store.hold(_owner(path), {record.checkpoint})
         if await self._is_outdated(record):
             self._forget(path)
+
+    def _doubt(self, path: Path, why: str) -> None:
+        """Leave a template alone, tell of it, and take it up, or forget it, when that can be done."""
+        remedy = "Mend its disk or its rights; or remove that file: a template is made anew when it is needed."
+        self._troubles.add(
+            Trouble(f"template {path.stem[:8]}", str(path), why, remedy), partial(self._take_up_again, path)
+        )
+
+    async def _take_up_again(self, path: Path) -> None:
+        async with self._locks.setdefault(path.stem, trio.Lock()):
+            temporary_of(path).unlink(missing_ok=True)
+            await self._take_up(path)
 
     # -- one for a workspace
 
@@ -141,9 +151,11 @@ class Templates:
                 plain = cattrs.unstructure(record)
                 await trio.to_thread.run_sync(lambda: replace_json(path, plain, flushed=True))
             except BaseException:
-                # One whose record cannot be removed now is whole.
-                with contextlib.suppress(OSError):
+                try:
                     self._forget(path)
+                    temporary_of(path).unlink(missing_ok=True)
+                except OSError as error:
+                    self._doubt(path, f"It could not be made, and what there is of it not be removed: {error}.")
                 raise
             finally:
                 # The boot's last layer, or all of a boot that failed.

@@ -7,6 +7,8 @@ from pathlib import Path
 import trio
 from trio_util import AsyncBool
 
+from actors.machine.checkpoint import settle_layer
+from actors.machine.machine import Machine
 from actors.machine.qemu.orphans import remove_others
 from actors.model.errors import HostFailed
 from actors.model.files import sweep_temporaries
@@ -29,7 +31,7 @@ class Chores:
         """Do what is due until cancelled.
 
         Raises:
-            HostFailed, NoCapacity, OSError: something cannot be done now; it is due still.
+            HostFailed, NoCapacity, MachineFailed, OSError: something cannot be done now; it is due still.
 
         """
         while True:
@@ -55,6 +57,17 @@ class Chores:
             # What looks into its checkpoints is at work in the same place, and has this be done when it is over.
             if not own.helpers:
                 await trio.to_thread.run_sync(self._remove_left)
+        if own.machine and own.machine.doubtful_layer is not None:
+            await self._settle_layer(own.machine)
+
+    async def _settle_layer(self, machine: Machine) -> None:
+        """Find out where the disk stands, once QEMU answers: until then no change waits for that."""
+        await machine.runs()
+        async with self._changing:
+            if machine.doubtful_layer is not None:
+                await settle_layer(machine)
+            self._own.settle_layer(machine)
+        self.due()
 
     def _remove_left(self) -> None:
         """Remove what machines that have ended have left, and records that were never finished."""

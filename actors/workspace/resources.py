@@ -223,10 +223,9 @@ class Resources:
             self.lifecycle.move(event)
         self.record = attrs.evolve(self.record, state=self.lifecycle.state, **changes)
         self.behind = True
-        try:
+        self.due()
+        with contextlib.suppress(NoCapacity, HostFailed):
             self._write()
-        except (NoCapacity, HostFailed):
-            self.due()
 
     def _write(self) -> None:
         record, unflushed, path = self.record, self.store.unflushed, self.directory / records.RECORD

@@ -147,8 +147,12 @@ class QmpClient:
     def _result(self, pending: Pending, limit_s: float) -> dict[str, Any]:
         command = pending.command
         if pending.reply is None:
-            reason = self._closed or f"QEMU did not answer {command!r} within {limit_s:.0f} s"
-            raise MachineFailed(f"{reason}.", remedy="Look at the machine's qemu.log.")
+            if self._closed:
+                raise MachineFailed(f"{self._closed}.")
+            raise MachineFailed(
+                f"QEMU did not answer {command!r} within {limit_s:.0f} s.",
+                remedy="workspace_logs has what it wrote last; a stop, an undo or a restore needs no answer of it.",
+            )
         if "error" in pending.reply:
             error = pending.reply["error"]
             raise QmpError(
