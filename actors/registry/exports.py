@@ -59,6 +59,7 @@ class Exports:
                 os.close(fd)
             # Unlike a rename, this replaces nothing that has come meanwhile.
             target.hardlink_to(part)
+            make_durable_here(target)
         except FileExistsError as error:
             raise InvalidArgument(
                 f"{target} was made by somebody else meanwhile.", remedy="Choose another file."
