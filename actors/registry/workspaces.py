@@ -47,7 +47,10 @@ class Destruction:
     """A workspace's end that is under way."""
 
     over: trio.Event = attrs.field(factory=trio.Event)
-    failure: AgentisoError | None = None
+    failure: AgentisoError | None = attrs.field(
+        factory=lambda: ActorGone("The registry ended while it destroyed a workspace; the outcome is unknown.")
+    )
+    """Why it is not over, for as long as it is not."""
 
 
 class Workspaces:
@@ -237,6 +240,7 @@ class Workspaces:
                 self._host.changes.note(workspace_id)
             self._destroy_later(workspace_id)
         else:
+            destruction.failure = None
             self._forget(workspace_id)
             with trio.CancelScope(shield=True):
                 await self._host.store.collect()

@@ -39,6 +39,7 @@ from actors.machine.proof import Persona
 from actors.machine.qemu import orphans
 from actors.machine.qemu.command_line import MachinePlace, MachineSpec
 from actors.machine.qemu.process import QemuProcess
+from actors.machine.qemu.qmp import LONG_S, MUTE_LOOK_S
 from actors.machine.qemu_build import QemuBuild
 from actors.machine.storage import qcow2
 from actors.machine.storage.checkpoint import Checkpoint
@@ -388,6 +389,7 @@ class Qmp:
     def __init__(self, world: World, qemu: Qemu) -> None:
         self._world = world
         self._qemu = qemu
+        self._mute = False
         self.shutdown = None
 
     async def wait_ended(self) -> None:
@@ -411,10 +413,13 @@ class Qmp:
         except trio.Cancelled:
             self._qemu.qmp.tell(lambda: self._do(command, arguments))
             raise
-        limit_s = self._world.patience_s(limit_s)
+        limit_s = self._world.patience_s(min(limit_s, MUTE_LOOK_S) if self._mute and limit_s < math.inf else limit_s)
         try:
-            return await self._qemu.qmp.ask(lambda: self._do(command, arguments), self._qemu.dead, limit_s)
+            answer = await self._qemu.qmp.ask(lambda: self._do(command, arguments), self._qemu.dead, limit_s)
+            self._mute = False
+            return answer
         except Silent:
+            self._mute |= limit_s >= LONG_S
             raise MachineFailed(f"QEMU did not answer {command!r} within {limit_s:.0f} s.") from None
 
     @lives.as_nobody

@@ -7,6 +7,7 @@ command was given up can never answer another.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
@@ -17,6 +18,10 @@ from trio_util import AsyncBool
 from actors.model.errors import MachineFailed, QmpError, RemoteProtocolError
 from guest.untrusted import parse
 
+LONG_S: Final = 10.0
+"""How long a command may take that may have to wait for QEMU's disk."""
+MUTE_LOOK_S: Final = 1.0
+"""How long one may take while an earlier one has waited that long in vain."""
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 """More than any reply to the commands in use."""
 RECEIVE_BYTES: Final = 64 * 1024
@@ -80,6 +85,8 @@ class QmpClient:
         self._greeted = trio.Event()
         self._sending = trio.Lock()
         self._closed: str | None = None
+        self._mute = False
+        """Whether a command was waited for in vain, for long, and nothing has been answered since."""
         self._scope = trio.CancelScope()
         self._on_event: OnEvent | None = None
         self._stalled = AsyncBool()
@@ -110,7 +117,7 @@ class QmpClient:
         return client
 
     async def execute(
-        self, command: str, arguments: dict[str, Any] | None = None, *, limit_s: float = 10.0
+        self, command: str, arguments: dict[str, Any] | None = None, *, limit_s: float = LONG_S
     ) -> dict[str, Any]:
         """Run one command and return what it returns.
 
@@ -135,11 +142,19 @@ class QmpClient:
             raise
         return pending
 
-    async def finish(self, pending: Pending, *, limit_s: float = 10.0) -> dict[str, Any]:
-        """Wait for a command's end and return what it returns; errors as of `execute`."""
+    async def finish(self, pending: Pending, *, limit_s: float = LONG_S) -> dict[str, Any]:
+        """Wait for a command's end and return what it returns; errors as of `execute`.
+
+        What has let one command wait in vain for long is given a moment for the next one, so that who needs several
+        does not wait for each.
+        """
+        if self._mute and limit_s < math.inf:
+            limit_s = min(limit_s, MUTE_LOOK_S)
         try:
             with trio.move_on_after(limit_s):
                 await pending.done.wait()
+            if not pending.done.is_set():
+                self._mute |= limit_s >= LONG_S
         finally:
             del self._pending[pending.id]
         return self._result(pending, limit_s)
@@ -212,9 +227,11 @@ class QmpClient:
                 self.shutdown = message.get("data", {})
             if self._on_event is not None:
                 self._on_event(str(message["event"]), message.get("data", {}))
-        elif (pending := self._pending.get(message.get("id", 0))) is not None:
-            pending.reply = message
-            pending.done.set()
+        else:
+            self._mute = False
+            if (pending := self._pending.get(message.get("id", 0))) is not None:
+                pending.reply = message
+                pending.done.set()
 
     def _close(self, reason: str) -> None:
         self._closed = self._closed or reason
