@@ -24,7 +24,7 @@ from tests import templates
 PR_SET_CHILD_SUBREAPER = 36
 LEAK_WAIT_S = 30
 LOOK_AGAIN_S = 0.01
-LONG = {"storm": "tests/run storm", "whole": "tests/run simulation"}
+LONG = {"storm": "tests/run storm"}
 """The marks of tests that run only when they are asked for, and the command that does."""
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 

@@ -12,7 +12,7 @@ from tests.stateful.table import TABLE
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulation", "what goes wrong at every point of every operation")
     group.addoption("--every-point", action="store_true", help="try every point, and not a sample of them")
-    group.addoption("--trials", type=int, default=2, help="of each operation with each fault, unless every point is")
+    group.addoption("--trials", type=int, default=1, help="of each operation with each fault, unless every point is")
     group.addoption("--seed", type=int, default=1, help="chooses the sample")
     group.addoption("--operation", default="", help="only operations with these words in their names")
     group.addoption("--fault", default="", help="only faults with these words in their names")
