@@ -349,6 +349,8 @@ class ForkedChild:
     """From the end of the checkpoint to the child's proven handshake."""
     evidence: Evidence | None = None
     error: str | None = None
+    ip: str | None = None
+    """The child's address on its own network."""
 
 
 @attrs.frozen
@@ -366,3 +368,5 @@ class ForkReport:
     children: tuple[ForkedChild, ...]
     dropped_forwards: tuple[int, ...] = ()
     """Ports of the parent's guest that are forwarded to it and not to its children."""
+    note: str = ""
+    """Why the children boot from the disk, if there was no memory that they could go on from."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
-from typing import Any, Final, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 import attrs
 import trio
@@ -23,6 +23,7 @@ from actors.model.info import (
     ForkReport,
     ImportReport,
     Lineage,
+    Shape,
     TemplateInfo,
     WorkspaceInfo,
 )
@@ -42,6 +43,7 @@ from actors.runtime import Actor, Supervisor
 from actors.workspace import messages as w
 from actors.workspace.host import Host
 
+T = TypeVar("T")
 FORK_MEMORY_MB: Final = 64
 """What a fork is counted with at the start: it shares its parent's pages and pays for what it changes."""
 COLLECT_AGAIN_S: Final = 30.0
@@ -55,6 +57,10 @@ def _pool_gave_up(_name: str, failure: BaseException) -> None:
 
 def _nobody(_step: str) -> None:
     """Take progress that nobody asked for."""
+
+
+def _in_order(numbered: Mapping[int, T]) -> tuple[T, ...]:
+    return tuple(numbered[number] for number in sorted(numbered))
 
 
 class RegistryActor(Actor):
@@ -167,7 +173,7 @@ class RegistryActor(Actor):
 
     # -- create and destroy
 
-    async def _create(self, message: r.CreateWorkspace) -> WorkspaceInfo:
+    async def _create(self, message: r.CreateWorkspace) -> r.Made:
         report, entrant = message.on_progress or _nobody, plans.entrant(self._host, message)
         chosen, what = message.image or self._host.settings.image, f"the creation of {entrant.name}"
         with self._admission.admitted(entrant, memory_mb=entrant.shape.memory_mb), self._pool.creating():
@@ -176,12 +182,12 @@ class RegistryActor(Actor):
 
     async def _create_of(
         self, image: BootImage, message: r.CreateWorkspace, entrant: Entrant, report: Callable[[str], None]
-    ) -> WorkspaceInfo:
+    ) -> r.Made:
         report("looking for an accelerator that works")
         record = await plans.of_creation(self._host, message, image, entrant)
         wanted = Wanted(image, record.shape, record.network, record.channel)
-        if (info := await self._claim(record)) is not None:
-            return info
+        if (made := await self._claim(record)) is not None:
+            return made
         return await self._create_anew(record, wanted, report)
 
     async def _adopt(self, message: r.AdoptWorkspace) -> WorkspaceInfo:
@@ -199,7 +205,7 @@ class RegistryActor(Actor):
         self._host.changes.note(found.workspace_id)
         return info
 
-    async def _claim(self, record: WorkspaceRecord) -> WorkspaceInfo | None:
+    async def _claim(self, record: WorkspaceRecord) -> r.Made | None:
         """Give a machine of the pool to a workspace; ``None`` if there is none, or it failed and was ended."""
         pooled = self._pool.take(record)
         if pooled is None:
@@ -210,7 +216,7 @@ class RegistryActor(Actor):
             # What was taken of the quota is that of the machine's workspace from now on.
             quota = Claim(record.owner, record.shape)
             self._ledger.give_back(record.id)
-            self._workspaces.enter(claimed, pooled.ref)
+            found = self._workspaces.enter(claimed, pooled.ref)
             try:
                 info: WorkspaceInfo = await pooled.ref.ask(w.Claim(claimed))
             except AgentisoError:
@@ -218,11 +224,9 @@ class RegistryActor(Actor):
                 self._ledger.note(record.id, quota)
                 return None
             undo.pop_all()
-        return info
+        return r.Made(found, info)
 
-    async def _create_anew(
-        self, record: WorkspaceRecord, wanted: Wanted, report: Callable[[str], None]
-    ) -> WorkspaceInfo:
+    async def _create_anew(self, record: WorkspaceRecord, wanted: Wanted, report: Callable[[str], None]) -> r.Made:
         with self._host.store.held() as owner:
             template = await self._templates.get(self.nursery, wanted, report)
             self._host.store.hold(owner, {template.id})
@@ -240,7 +244,7 @@ class RegistryActor(Actor):
                 wanted = Wanted(image, shape, network, settings.channel)
                 return await self._templates.warm(self.nursery, wanted, report)
 
-    async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> WorkspaceInfo:
+    async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> r.Made:
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._workspaces.abandon, record.id)
@@ -250,7 +254,7 @@ class RegistryActor(Actor):
                 found = await self._workspaces.start_actor(record)
             info: WorkspaceInfo = await found.ref.ask(w.Start(source))
             undo.pop_all()
-        return info
+        return r.Made(found, info)
 
     # -- export and import
 
@@ -260,9 +264,9 @@ class RegistryActor(Actor):
         try:
             with store.held() as owner:
                 report("taking a checkpoint")
-                source = (await self._fork_point(found, message.snapshot, owner, durable=True)).checkpoint
-                info: WorkspaceInfo = await found.ref.ask(w.Describe())
-                size_bytes = await transfer.export(store, source, info, message.target, report, self._exports)
+                taken = await self._fork_point(found, message.snapshot, owner, durable=True)
+                source = taken.checkpoint
+                size_bytes = await transfer.export(store, source, taken.info, message.target, report, self._exports)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._finish_exports()
@@ -272,7 +276,7 @@ class RegistryActor(Actor):
                 await store.collect()
         return ExportReport(size_bytes, source.has_memory, time.perf_counter() - began)
 
-    async def _import(self, message: r.ImportWorkspace) -> ImportReport:
+    async def _import(self, message: r.ImportWorkspace) -> r.Imported:
         began, report = time.perf_counter(), message.on_progress or _nobody
         entrants: list[Entrant] = []
         with ExitStack() as held:
@@ -290,78 +294,77 @@ class RegistryActor(Actor):
                 ):
                     record = await plans.of_import(self._host, found, image, entrants[0])
                     with self._pool.creating(), self._host.store.held() as owner:
-                        made = await transfer.install(self._host.store, found, image, owner)
+                        installed = await transfer.install(self._host.store, found, image, owner)
                         fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
-                        source, note = transfer.fitting(made, fingerprint)
+                        source, note = transfer.fitting(installed, fingerprint)
                         report(note or "restoring the workspace")
-                        info = await self._bring_up(record, source)
+                        made = await self._bring_up(record, source)
             finally:
                 with trio.CancelScope(shield=True):
                     await self._host.store.collect()
-        return ImportReport(info, source.has_memory, note, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return r.Imported(made.found, ImportReport(made.info, source.has_memory, note, seconds))
 
     # -- fork
 
-    async def _fork(self, message: r.ForkWorkspace) -> ForkReport:
+    async def _fork(self, message: r.ForkWorkspace) -> r.Forked:
         parent = self._directory.find(message.workspace)
-        info: WorkspaceInfo = await parent.ref.ask(w.Describe())
-        async with self._host.image_uses.using(info.image_digest, f"a fork of {info.name}") as image:
-            return await self._fork_of(attrs.evolve(image, name=info.image), message, parent, info)
+        known = self._workspaces.known(parent)
+        async with self._host.image_uses.using(known.image_digest, f"a fork of {parent.name}") as image:
+            return await self._fork_of(attrs.evolve(image, name=known.image), message, parent, known.shape)
 
-    async def _fork_of(
-        self, image: BootImage, message: r.ForkWorkspace, parent: r.Found, info: WorkspaceInfo
-    ) -> ForkReport:
+    async def _fork_of(self, image: BootImage, message: r.ForkWorkspace, parent: r.Found, shape: Shape) -> r.Forked:
         began = time.perf_counter()
         # From here to the admission nothing waits, so that no other call comes between.
         names = self._directory.fork_names(parent.name, message, self._host.settings.limits.max_fork_count)
-        entrants = [Entrant(name, message.owner, info.shape) for name in names]
+        entrants = [Entrant(name, message.owner, shape) for name in names]
         with (
             self._admission.admitted(*entrants, memory_mb=message.count * FORK_MEMORY_MB, forked=True),
             self._pool.creating(),
             self._host.store.held() as owner,
         ):
-            planned = [plans.of_child(self._host, info, image, entrant) for entrant in entrants]
             taken = await self._fork_point(parent, message.snapshot, owner, durable=False)
             lineage = Lineage(parent.workspace_id, parent.name, taken.checkpoint.id, message.snapshot)
-            planned = [attrs.evolve(record, forked_from=lineage) for record in planned]
-            children = await self._bring_up_children(planned, taken.checkpoint)
+            planned = [plans.of_child(self._host, taken.info, image, entrant, lineage) for entrant in entrants]
+            found, children = await self._bring_up_children(planned, taken.checkpoint)
         pause_ms = None if message.snapshot else taken.pause_ms
-        return ForkReport(
+        report = ForkReport(
             parent=parent.workspace_id,
             checkpoint_id=taken.checkpoint.id,
             snapshot=message.snapshot,
             pause_ms=pause_ms,
             copied_bytes=taken.copied_bytes,
             seconds=time.perf_counter() - began,
-            children=tuple(children),
-            dropped_forwards=tuple(forward.guest_port for forward in info.network.port_forwards),
+            children=children,
+            dropped_forwards=tuple(forward.guest_port for forward in taken.info.network.port_forwards),
+            note="" if taken.checkpoint.has_memory else plans.why_booted(taken.info, message.snapshot),
         )
+        return r.Forked(found, report)
 
     async def _fork_point(
         self, parent: r.Found, snapshot: str | None, owner: str, *, durable: bool
     ) -> w.CheckpointTaken:
-        if snapshot is None:
-            taken: w.CheckpointTaken = await parent.ref.ask(w.TakeCheckpoint(owner, durable))
-            return taken
-        checkpoint: Checkpoint = await parent.ref.ask(w.FindSnapshot(snapshot))
-        self._host.store.hold(owner, {checkpoint.id})
-        return w.CheckpointTaken(checkpoint, 0.0, 0)
+        asked = w.TakeCheckpoint(owner, durable) if snapshot is None else w.FindSnapshot(snapshot, owner)
+        taken: w.CheckpointTaken = await parent.ref.ask(asked)
+        return taken
 
-    async def _bring_up_children(self, planned: list[WorkspaceRecord], source: Checkpoint) -> list[ForkedChild]:
+    async def _bring_up_children(
+        self, planned: list[WorkspaceRecord], source: Checkpoint
+    ) -> tuple[tuple[r.Found, ...], tuple[ForkedChild, ...]]:
         """Start all children at once; each may fail alone.  If this is cancelled, none is left."""
         children: dict[int, ForkedChild] = {}
-        made: list[str] = []
+        running: dict[int, r.Found] = {}
 
         async def one(index: int, record: WorkspaceRecord) -> None:
             began = time.perf_counter()
             try:
-                info = await self._bring_up(record, source)
+                made = await self._bring_up(record, source)
             except AgentisoError as error:
                 children[index] = ForkedChild(index, record.name, error=str(error))
                 return
-            made.append(record.id)
+            running[index], ready_ms = made.found, (time.perf_counter() - began) * 1000
             children[index] = ForkedChild(
-                index, record.name, record.id, (time.perf_counter() - began) * 1000, info.evidence
+                index, record.name, record.id, ready_ms, made.info.evidence, ip=made.info.network.ip
             )
 
         try:
@@ -369,7 +372,7 @@ class RegistryActor(Actor):
                 for index, record in enumerate(planned):
                     nursery.start_soon(one, index, record)
         except BaseException:  # a cancellation comes in a group
-            for workspace_id in made:
-                await self._workspaces.abandon(workspace_id)
+            for found in running.values():
+                await self._workspaces.abandon(found.workspace_id)
             raise
-        return [children[index] for index in sorted(children)]
+        return _in_order(running), _in_order(children)

@@ -111,12 +111,10 @@ class Ephemeral:
         """Note what came of a message, if it made or destroyed a workspace."""
         before = dict(self._made)
         match message:
-            case r.CreateWorkspace(owner=owner):
-                self._made[result.workspace_id] = owner
+            case r.CreateWorkspace(owner=owner) | r.ImportWorkspace(owner=owner):
+                self._made[result.found.workspace_id] = owner
             case r.ForkWorkspace(owner=owner):
-                self._made |= {child.workspace_id: owner for child in result.children if child.workspace_id}
-            case r.ImportWorkspace(owner=owner):
-                self._made[result.workspace.workspace_id] = owner
+                self._made |= {found.workspace_id: owner for found in result.found}
             case r.DestroyWorkspace(workspace):
                 self._made.pop(workspace, None)
         if self._made != before:

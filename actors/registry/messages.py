@@ -34,7 +34,7 @@ OnProgress: TypeAlias = Callable[[str], None]
 
 
 @attrs.frozen
-class CreateWorkspace(Message[WorkspaceInfo]):
+class CreateWorkspace(Message["Made"]):
     """Make a new workspace from an image's template; unset values come from the settings."""
 
     name: str | None = None
@@ -110,7 +110,7 @@ class ExportWorkspace(Message[ExportReport]):
 
 
 @attrs.frozen
-class ImportWorkspace(Message[ImportReport]):
+class ImportWorkspace(Message["Imported"]):
     """Make a workspace of an exported one; without a name it gets the one that it had, if that is free."""
 
     source: Path | BinaryIO
@@ -129,7 +129,7 @@ class DescribePool(Message[PoolInfo]):
 
 
 @attrs.frozen
-class ForkWorkspace(Message[ForkReport]):
+class ForkWorkspace(Message["Forked"]):
     """Fork a workspace, running or from a snapshot, into ``count`` new ones."""
 
     workspace: str
@@ -158,6 +158,30 @@ class Found:
     name: str
     ref: WorkspaceRef
     owner: str
+
+
+@attrs.frozen
+class Made:
+    """A new workspace: its handle, and all that is known of it."""
+
+    found: Found
+    info: WorkspaceInfo
+
+
+@attrs.frozen
+class Forked:
+    """The handles of a fork's children that run, in the order of its report."""
+
+    found: tuple[Found, ...]
+    report: ForkReport
+
+
+@attrs.frozen
+class Imported:
+    """An imported workspace's handle, and what became of its memory."""
+
+    found: Found
+    report: ImportReport
 
 
 @attrs.frozen

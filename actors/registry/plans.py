@@ -10,14 +10,16 @@ import attrs
 
 from actors.model.errors import AgentisoError, InvalidArgument, NotFound
 from actors.model.image import BootImage
-from actors.model.info import Shape, WorkspaceInfo
+from actors.model.info import Lineage, Shape, WorkspaceInfo
 from actors.model.names import check_name, new_id
 from actors.model.record import WorkspaceRecord, new_record
 from actors.model.settings import Limits
+from actors.model.states import State
 from actors.model.text import shown
 from actors.registry import messages as r
 from actors.registry import transfer
 from actors.registry.admission import Entrant
+from actors.workspace.describe import failure_of
 from actors.workspace.host import Host
 from actors.workspace.lifetime import check as check_lifetime
 
@@ -74,7 +76,9 @@ async def of_creation(host: Host, message: r.CreateWorkspace, image: BootImage, 
     )
 
 
-def of_child(host: Host, parent: WorkspaceInfo, image: BootImage, entrant: Entrant) -> WorkspaceRecord:
+def of_child(
+    host: Host, parent: WorkspaceInfo, image: BootImage, entrant: Entrant, lineage: Lineage
+) -> WorkspaceRecord:
     """Return the record of a fork's child."""
     return new_record(
         workspace_id=entrant.id,
@@ -86,8 +90,19 @@ def of_child(host: Host, parent: WorkspaceInfo, image: BootImage, entrant: Entra
         channel=parent.channel,
         accelerator=parent.accelerator,
         lifetime=host.settings.lifetime,
+        forked_from=lineage,
         owner=entrant.owner,
     )
+
+
+def why_booted(parent: WorkspaceInfo, snapshot: str | None) -> str:
+    """Say why a fork's children have nothing of their parent but its disk."""
+    if snapshot is not None:
+        return f"Snapshot {snapshot} of {parent.name} has no memory, so the children boot from its disk."
+    failed = parent.state == State.FAILED
+    why = f"{parent.name} had no running machine (it {'failed' if failed else f'is {parent.state}'})"
+    end = f" {failure_of(parent.ended)}" if parent.ended else ""
+    return f"{why}, so its children boot from its disk, without its memory.{end}"
 
 
 @asynccontextmanager

@@ -160,6 +160,10 @@ class Workspaces:
         self._host.changes.note(record.id)
         return found
 
+    def known(self, found: r.Found) -> WorkspaceRecord:
+        """Return the record with which a workspace was entered; its image and its shape never change."""
+        return self._known[found.workspace_id]
+
     async def start_actor(self, record: WorkspaceRecord, *, again: bool = False) -> r.Found:
         """Start a workspace's actor, for another life if ``again``; what its setup raises is raised here."""
         name, lives = records.actor_name(record.id), count(int(again))

@@ -195,11 +195,13 @@ class WorkspaceActor(Actor):
                 self._watch.change(message.lifetime)
             case w.TakeCheckpoint():
                 taken = await snapshots.take(own, message.owner, durable=message.durable)
-                return w.CheckpointTaken(taken.checkpoint, taken.pause_s * 1000, taken.copied_bytes)
+                return w.CheckpointTaken(taken.checkpoint, taken.pause_s * 1000, taken.copied_bytes, self._info())
             case w.CreateSnapshot():
                 return await snapshots.create(own, message.name, with_memory=message.with_memory)
             case w.FindSnapshot():
-                return snapshots.find(own, message.name)
+                found = snapshots.find(own, message.name)
+                own.store.hold(message.owner, {found.id})
+                return w.CheckpointTaken(found, 0.0, 0, self._info())
             case w.RestoreSnapshot():
                 return self._info(note=await snapshots.restore(own, message.name, disk_only=message.disk_only))
             case w.Undo():

@@ -111,11 +111,12 @@ class TakeCheckpoint(Message["CheckpointTaken"]):
 
 @attrs.frozen
 class CheckpointTaken:
-    """A checkpoint and what it cost."""
+    """A checkpoint, what it cost, and the workspace as it is then."""
 
     checkpoint: Checkpoint
     pause_ms: float
     copied_bytes: int
+    info: WorkspaceInfo
 
 
 @attrs.frozen
@@ -129,10 +130,11 @@ class CreateSnapshot(Message[SnapshotInfo]):
 
 
 @attrs.frozen
-class FindSnapshot(Message[Checkpoint]):
-    """Look a snapshot's checkpoint up by name."""
+class FindSnapshot(Message[CheckpointTaken]):
+    """Look a snapshot's checkpoint up by name; it is held in the store for ``owner``."""
 
     name: str
+    owner: str
 
 
 @attrs.frozen

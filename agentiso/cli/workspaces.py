@@ -107,6 +107,9 @@ def _fork(a: Any) -> int:
     if result["dropped_forwards"]:
         ports = ", ".join(map(str, result["dropped_forwards"]))
         lines.append(f"the parent's forwarded ports are not theirs: {ports}")
+    # A supervisor of an earlier version does not tell.
+    if note := result.get("note"):
+        lines.append(note)
     show(a, result, "\n".join(lines))
     return 1 if any(worker["error"] for worker in result["workers"]) else 0
 

@@ -17,7 +17,7 @@ from actors.model.info import LIBRARY, ImportReport, Lifetime, PoolInfo, Workspa
 from actors.model.settings import Settings
 from actors.registry import messages as r
 from agentiso.library.images import Images
-from agentiso.library.templates import Templates
+from agentiso.library.templates import Templates, asked_shape
 from agentiso.library.workspace import Workspace, destroy_all, find_workspace
 
 
@@ -62,12 +62,11 @@ class System:
         The first one of an (image, vcpus, memory_mb) boots a template, which takes seconds; later ones are restored
         from it; `Templates.warm` makes it ahead.  ``on_progress`` is told in a few words what is being done.
         """
-        asked = {"vcpus": vcpus, "memory_mb": memory_mb, "disk_gb": disk_gb}
-        shape = attrs.evolve(self.settings.shape, **{key: value for key, value in asked.items() if value is not None})
-        info = await self._registry.ask(
+        shape = asked_shape(self.settings, vcpus, memory_mb, disk_gb)
+        made = await self._registry.ask(
             r.CreateWorkspace(name, image, shape, network, allow_internet, lifetime, on_progress, owner)
         )
-        return await self.get(info.workspace_id)
+        return Workspace(self._registry, made.found)
 
     @asynccontextmanager
     async def workspace(
@@ -121,8 +120,8 @@ class System:
         memory, the workspace is booted from its disk, and the result's ``note`` says why.
         """
         chosen = Path(source) if isinstance(source, str) else source
-        report = await self._registry.ask(r.ImportWorkspace(chosen, name, on_progress, owner))
-        return Imported(await self.get(report.workspace.workspace_id), report)
+        made = await self._registry.ask(r.ImportWorkspace(chosen, name, on_progress, owner))
+        return Imported(Workspace(self._registry, made.found), made.report)
 
     async def pool(self) -> PoolInfo:
         """Describe the pool of machines that are restored ahead."""

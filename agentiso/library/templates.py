@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import attrs
 
-from actors.model.info import TemplateInfo
+from actors.model.info import Shape, TemplateInfo
 from actors.model.settings import Settings
 from actors.registry import messages as r
+
+
+def asked_shape(settings: Settings, vcpus: int | None, memory_mb: int | None, disk_gb: int | None) -> Shape:
+    """Return a shape of what was asked for, and for the rest as configured."""
+    asked = {"vcpus": vcpus, "memory_mb": memory_mb, "disk_gb": disk_gb}
+    return attrs.evolve(settings.shape, **{key: value for key, value in asked.items() if value is not None})
 
 
 class Templates:
@@ -27,8 +33,7 @@ class Templates:
         on_progress: r.OnProgress | None = None,
     ) -> TemplateInfo:
         """Make the template for such workspaces ahead, unless there is one; unset values come from the settings."""
-        asked = {"vcpus": vcpus, "memory_mb": memory_mb, "disk_gb": disk_gb}
-        shape = attrs.evolve(self._settings.shape, **{key: value for key, value in asked.items() if value is not None})
+        shape = asked_shape(self._settings, vcpus, memory_mb, disk_gb)
         return await self._registry.ask(r.WarmTemplate(image, shape, network, on_progress))
 
     async def list(self) -> tuple[TemplateInfo, ...]:

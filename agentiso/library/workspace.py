@@ -142,14 +142,12 @@ class Workspace:
         """Fork this workspace, memory and disk, into ``count`` new ones that run on from the same instant.
 
         Without ``snapshot`` the running machine is forked and stands still only for the checkpoint.  Children are
-        named by ``names``, or by ``name_prefix`` and a number.
+        named by ``names``, or by ``name_prefix`` and a number.  Where there is no machine, or the snapshot has no
+        memory, they boot from the disk, and the report's ``note`` says so.
         """
         given = tuple(names) if names is not None else None
-        report = await self._registry.ask(r.ForkWorkspace(self.id, count, snapshot, given, name_prefix, owner))
-        workspaces = [
-            await find_workspace(self._registry, child.workspace_id) for child in report.children if child.workspace_id
-        ]
-        return Fork(report, tuple(workspaces))
+        forked = await self._registry.ask(r.ForkWorkspace(self.id, count, snapshot, given, name_prefix, owner))
+        return Fork(forked.report, tuple(Workspace(self._registry, found) for found in forked.found))
 
     @asynccontextmanager
     async def forked(

@@ -212,6 +212,7 @@ def _(r: ForkToolResult) -> str:
     return _lines(
         (f"{w.name}  {w.error or w.workspace_id}{jobs[w.name]}" for w in r.workers),
         f"not forwarded to them: port {ports}" if ports else "",
+        r.note,
     )
 
 
@@ -221,4 +222,5 @@ def _(r: BatchForkResult) -> str:
         f"{r.success_count} of {r.requested_count} from {r.snapshot_name}",
         (f"{w.name}  {w.workspace_id}" for w in r.workers),
         (f"{f.name}  {f.error}" for f in r.failures),
+        r.note,
     )

@@ -158,10 +158,12 @@ class _Connection:
             if (found := self._found.get(actor)) is not None:
                 entry.about(found.workspace_id, found.name)
             result = await actor.ask(message, deadline_s=ask.deadline_s)
-            if isinstance(result, r.Found):
-                self._found[result.ref] = result
-            if isinstance(result, r.Found | WorkspaceInfo):
-                entry.about(result.workspace_id, result.name)
+            self._found |= {found.ref: found for found in _handles(result)}
+            match result:
+                case r.Found() | WorkspaceInfo():
+                    entry.about(result.workspace_id, result.name)
+                case r.Made(found) | r.Imported(found):
+                    entry.about(found.workspace_id, found.name)
             return result
 
     def _live(self, number: int, field: str, kind: list[Any]) -> Any:
@@ -203,6 +205,18 @@ class _Connection:
 
     def _resolve(self, key: int) -> Any:
         raise RemoteProtocolError(f"A client sent a reference ({key}).")
+
+
+def _handles(answer: Any) -> tuple[r.Found, ...]:
+    """Return the handles of workspaces in an answer."""
+    match answer:
+        case r.Found():
+            return (answer,)
+        case r.Made(found) | r.Imported(found):
+            return (found,)
+        case r.Forked(found):
+            return found
+    return ()
 
 
 class _Pieces:

@@ -263,9 +263,9 @@ async def test_a_fork_whose_children_do_not_come_up_gives_back_all_that_it_took(
         fork = r.ForkWorkspace("parent", names=("child",), owner=AGENT)
         for _ in range(3):
             house.world.plan_start_failure()
-            (child,) = (await house.registry.ask(fork)).children
+            (child,) = (await house.registry.ask(fork)).report.children
             assert child.error
-        (child,) = (await house.registry.ask(fork)).children
+        (child,) = (await house.registry.ask(fork)).report.children
         assert child.error is None
         assert await house.names() == ["child", "parent"]
 

@@ -28,7 +28,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 async def test_the_checkpoint_of_a_fork_goes_by_itself_once_its_child_has_failed_and_was_started(site: Site) -> None:
     async with site.supervisor():
         await site.create("parent")
-        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
+        report = (await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))).report
         site.qemu((await site.infos())["child"]).dead.set()
         await site.wait_for_state("child", "failed")
         assert report.checkpoint_id in site.stored()
@@ -39,7 +39,7 @@ async def test_the_checkpoint_of_a_fork_goes_by_itself_once_its_child_has_failed
 async def test_the_checkpoint_of_a_fork_goes_by_itself_once_its_child_was_suspended(site: Site) -> None:
     async with site.supervisor():
         await site.create("parent")
-        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
+        report = (await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))).report
         await site.tell("parent", w.Suspend())
         assert report.checkpoint_id in site.stored()
         await site.tell("child", w.Suspend())
@@ -53,7 +53,7 @@ async def test_the_checkpoint_of_a_fork_without_children_goes_by_itself(site: Si
         await site.create("parent")
         before = site.stored()
         site.world.plan_start_failure()
-        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
+        report = (await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))).report
         (child,) = report.children
         assert child.error
         await site.wait_collected(report.checkpoint_id)

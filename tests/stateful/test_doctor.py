@@ -89,7 +89,7 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def damaged_one(place: Place, part: str = records.RECORD, *, stopped: bool = False) -> Callable[[], None]:
     """Make a workspace ``demo`` of which a file is damaged while no supervisor runs; return what mends that."""
     async with place.supervised():
-        workspace_id = (await place.registry.ask(r.CreateWorkspace("demo"))).workspace_id
+        workspace_id = (await place.registry.ask(r.CreateWorkspace("demo"))).found.workspace_id
         await place.tell("demo", w.CreateSnapshot("tidy"))
         if stopped:
             await place.tell("demo", w.Stop())
@@ -164,7 +164,7 @@ async def test_one_that_is_moved_away_is_forgotten_and_its_files_are_collected(p
 async def test_a_name_that_was_given_away_meanwhile_names_neither_until_one_of_them_goes(place: Place) -> None:
     mend = await damaged_one(place)
     async with place.supervised():
-        new = (await place.registry.ask(r.CreateWorkspace("demo"))).workspace_id
+        new = (await place.registry.ask(r.CreateWorkspace("demo"))).found.workspace_id
         mend()
         assert (await place.diagnosis()).healthy
         ids = {info.workspace_id for info in await place.registry.ask(r.ListWorkspaces())}
@@ -194,7 +194,7 @@ async def test_a_template_that_is_mended_serves_again(place: Place) -> None:
 
 async def test_what_could_not_be_removed_is_told_and_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async with place.supervised():
-        workspace_id = (await place.registry.ask(r.CreateWorkspace("demo"))).workspace_id
+        workspace_id = (await place.registry.ask(r.CreateWorkspace("demo"))).found.workspace_id
         await place.tell("demo", w.Stop())
     directory = place.record(workspace_id).parent
     place.record(workspace_id).unlink()
@@ -230,7 +230,7 @@ async def test_a_workspace_whose_actor_cannot_begin_keeps_its_layers(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.supervised():
-        workspace_id = (await place.registry.ask(r.CreateWorkspace("demo"))).workspace_id
+        workspace_id = (await place.registry.ask(r.CreateWorkspace("demo"))).found.workspace_id
         await place.tell("demo", w.Stop())
     # Its disk was about to be switched to this one when its supervisor ended.
     record = records.load(place.record(workspace_id).parent)
@@ -256,7 +256,7 @@ async def test_a_workspace_that_lost_both_its_actor_and_its_record_is_told(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.supervised():
-        workspace_id = (await place.registry.ask(r.CreateWorkspace("demo"))).workspace_id
+        workspace_id = (await place.registry.ask(r.CreateWorkspace("demo"))).found.workspace_id
     monkeypatch.setattr(Resources, "reload", lambda _own: (_ for _ in ()).throw(HostFailed("An error.")))
     async with place.supervised():
         place.record(workspace_id).write_text("damaged")
@@ -267,7 +267,7 @@ async def test_a_workspace_that_lost_both_its_actor_and_its_record_is_told(
 
 async def test_a_dry_run_says_who_keeps_what_and_a_collection_takes_the_rest(place: Place) -> None:
     async with place.supervised():
-        demo = (await place.registry.ask(r.CreateWorkspace("demo"))).workspace_id
+        demo = (await place.registry.ask(r.CreateWorkspace("demo"))).found.workspace_id
         (template,) = await place.registry.ask(r.ListTemplates())
         place.world.store.blocked["a test"] = "It says so."
         left = place.state_dir / "checkpoints" / "5e1f7a52-0000-4000-8000-000000000000"

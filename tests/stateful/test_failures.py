@@ -50,7 +50,7 @@ class Running:
     """Of workspace actors; one that crashed has several."""
 
     async def create(self, name: str, **options: Any) -> WorkspaceInfo:
-        return await self.registry.ask(r.CreateWorkspace(name, **options))
+        return (await self.registry.ask(r.CreateWorkspace(name, **options))).info
 
     async def tell(self, name: str, message: Any) -> Any:
         return await (await self.registry.ask(r.FindWorkspace(name))).ref.ask(message)

@@ -56,7 +56,7 @@ class Place:
             yield
 
     async def create(self, name: str, image: str = "base") -> str:
-        return (await self.registry.ask(r.CreateWorkspace(name, image=image))).workspace_id
+        return (await self.registry.ask(r.CreateWorkspace(name, image=image))).found.workspace_id
 
     async def tell(self, name: str, message: Any) -> Any:
         return await (await self.registry.ask(r.FindWorkspace(name))).ref.ask(message)

@@ -213,7 +213,7 @@ async def test_a_parent_whose_record_a_power_loss_brought_back_never_writes_to_w
         parent = await site.create("parent")
         await site.write("parent", "before")
         await site.world.store.flush()
-        report = await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))
+        report = (await site.registry.ask(r.ForkWorkspace("parent", names=("child",)))).report
         await site.write("parent", "late")
         remains, store = site.remains(), site.world.store
         frozen = store.load(report.checkpoint_id).layer

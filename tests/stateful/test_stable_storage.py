@@ -125,7 +125,7 @@ async def promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     world, storage = World(monkeypatch), StableStorage(state_dir, monkeypatch)
     with trio.fail_after(LIMIT_S):
         async with open_supervisor(settings, load, keep=False) as registry:
-            yield Promised(world, storage, registry, await registry.ask(r.CreateWorkspace("kept")))
+            yield Promised(world, storage, registry, (await registry.ask(r.CreateWorkspace("kept"))).info)
 
 
 async def test_all_that_is_reported_of_a_workspace_survives_a_power_loss(promised: Promised) -> None:

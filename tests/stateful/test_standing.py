@@ -41,9 +41,8 @@ class Bench:
     registry: r.RegistryRef
 
     async def create(self, name: str) -> Subject:
-        info = await self.registry.ask(r.CreateWorkspace(name))
-        found = await self.registry.ask(r.FindWorkspace(name))
-        return Subject(self, info.workspace_id, found.ref)
+        found = (await self.registry.ask(r.CreateWorkspace(name))).found
+        return Subject(self, found.workspace_id, found.ref)
 
     async def names(self) -> set[str]:
         return {info.name for info in await self.registry.ask(r.ListWorkspaces())}
@@ -141,7 +140,7 @@ async def test_ways_back_work_at_once_whatever_the_present_machine_does(
     await subject.write("after")
     silence(subject.qemu)
     async with soon():
-        report = await bench.registry.ask(r.ForkWorkspace("subject", 1, snapshot="point"))
+        report = (await bench.registry.ask(r.ForkWorkspace("subject", 1, snapshot="point"))).report
         assert report.children[0].error is None
     async with soon():
         back: WorkspaceInfo = await subject.ask(w.RestoreSnapshot("point"))

@@ -308,7 +308,7 @@ class TreeMachine(RuleBasedStateMachine):
         instant = parent.nodes[snapshot].instant if snapshot else parent.instant
         names = tuple(self.named("fork") for _ in range(min(2, MAX_WORKSPACES - len(self.model))))
         try:
-            report = self.ask(r.ForkWorkspace(parent.name, len(names), snapshot=snapshot, names=names))
+            report = self.ask(r.ForkWorkspace(parent.name, len(names), snapshot=snapshot, names=names)).report
         except AgentisoError:
             if self.planned is None or self.world.forget_plans():
                 raise

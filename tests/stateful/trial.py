@@ -14,6 +14,7 @@ import trio
 
 from actors.machine.storage import integrity
 from actors.model.errors import AgentisoError
+from actors.registry import messages as r
 from tests.stateful import determinism, lives
 from tests.stateful.faults import Fault, Happening, go_on_failing
 from tests.stateful.file_work import Work, watched
@@ -180,7 +181,8 @@ class _Course:
             with trio.fail_after(ASK_S), scope:
                 answer = await self._trial.operation.ask(self._stage)
                 outcome.answer = REPORTED
-                outcome.failed = [child.name for child in getattr(answer, "children", ()) if child.error]
+                children = answer.report.children if isinstance(answer, r.Forked) else ()
+                outcome.failed = [child.name for child in children if child.error]
             outcome.cancelled = scope.cancelled_caught and not self._happening.killed
         except trio.TooSlowError:
             outcome.violations.append("the ask is never answered")

@@ -166,6 +166,17 @@ def test_internet_is_switched_on_or_off_or_left_as_configured(
     assert supervisor.calls[0][1].get("allow_internet") is asked
 
 
+@pytest.mark.parametrize(("told", "shown"), [({"note": "They boot."}, "They boot.\n"), ({"note": ""}, ""), ({}, "")])
+def test_a_fork_without_memory_says_so_also_beside_a_supervisor_that_cannot(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], told: dict[str, str], shown: str
+) -> None:
+    worker = {"name": "demo-fork-1", "ready_ms": 80.0, "error": None}
+    result = {"workers": [worker], "pause_ms": None, "dropped_forwards": [], **told}
+    monkeypatch.setattr(workspaces, "call_tool", lambda *_arguments, **_values: result)
+    assert status_of(monkeypatch, "fork", "demo") == 0
+    assert capsys.readouterr().out == f"demo-fork-1 was ready in 80 ms\n{shown}"
+
+
 def test_a_secret_is_read_from_the_standard_input_and_never_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

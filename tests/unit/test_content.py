@@ -87,8 +87,8 @@ def test_a_client_from_before_structured_content_gets_all_of_it_as_text(tool: To
         (Done("5 bytes were written."), "5 bytes were written."),
         (ListResult([], ""), "no workspaces"),
         (
-            ForkToolResult("p", 9.5, 0, [8080, 9090], [FORKED, UNBORN]),
-            'a  id  jobs {"j1": "j2"}\nb  No.\nnot forwarded to them: port 8080, 9090',
+            ForkToolResult("p", 9.5, 0, [8080, 9090], [FORKED, UNBORN], "They were booted."),
+            'a  id  jobs {"j1": "j2"}\nb  No.\nnot forwarded to them: port 8080, 9090\nThey were booted.',
         ),
     ],
 )  # fmt: skip

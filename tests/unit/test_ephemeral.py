@@ -14,11 +14,12 @@ import attrs
 import pytest
 import trio
 
-from actors.model.info import LIBRARY
+from actors.model.info import LIBRARY, WorkspaceInfo
 from actors.model.record import RECORD
 from actors.model.settings import Settings
 from actors.registry import messages as r
 from actors.registry.ephemeral import DIRECTORY, Ephemeral, Program
+from agentiso.library.system import System
 from tests.standins import open_stopped
 
 LIMIT_S = 60
@@ -38,6 +39,11 @@ def a_note(state_dir: Path, program: Program | None, *workspaces: str) -> Path:
     identity = None if program is None else attrs.asdict(program)
     path.write_text(json.dumps({"program": identity, "workspaces": dict.fromkeys(workspaces, LIBRARY)}))
     return path
+
+
+async def made_of(system: System, info: WorkspaceInfo) -> r.Made:
+    """Return what the creation of a workspace was answered with."""
+    return r.Made(await system.registry.ask(r.FindWorkspace(info.workspace_id)), info)
 
 
 async def test_a_program_is_dead_only_if_that_is_proven() -> None:
@@ -92,7 +98,7 @@ async def test_what_is_made_is_noted_at_once_and_forgotten_when_it_is_destroyed(
             one, two = await system.list()
             made = Ephemeral.of_client(tmp_path, os.getpid())
             for info in (one, two):
-                made.note(r.CreateWorkspace(), info)
+                made.note(r.CreateWorkspace(), await made_of(system, info))
             (path,) = (tmp_path / DIRECTORY).iterdir()
             assert json.loads(path.read_text())["workspaces"] == {info.workspace_id: LIBRARY for info in (one, two)}
             assert json.loads(path.read_text())["program"]["pid"] == os.getpid()
@@ -122,7 +128,7 @@ async def test_a_client_that_nobody_could_know_again_is_noted_in_no_file(tmp_pat
     with trio.fail_after(LIMIT_S):
         async with open_stopped(Settings(state_dir=tmp_path), {"one": LIBRARY}) as system:
             made = Ephemeral.of_client(tmp_path, 0)
-            made.note(r.CreateWorkspace(), (await system.list())[0])
+            made.note(r.CreateWorkspace(), await made_of(system, (await system.list())[0]))
             assert not (tmp_path / DIRECTORY).exists()
             await made.end_all(system.registry)
             assert await system.list() == ()

@@ -33,7 +33,7 @@ from actors.model.errors import (
     SupervisorGone,
 )
 from actors.model.guest import CommandSpec, Edited, FileContent, JobInfo
-from actors.model.info import ForkedChild, ForkReport
+from actors.model.info import ForkedChild, ForkReport, ImportReport, NetworkInfo, Shape, WorkspaceInfo
 from actors.model.settings import Audit, Settings
 from actors.registry import messages as r
 from actors.registry.ephemeral import Ephemeral
@@ -43,6 +43,7 @@ from actors.workspace.file_messages import EditFile
 from actors.workspace.job_messages import FollowJob, StartJob
 from agentiso.access.audit import AuditLog, read_last
 from agentiso.client.remote import open_remote
+from agentiso.library.system import System
 from agentiso.protocol.carry import (
     LIVE,
     MESSAGES,
@@ -70,6 +71,11 @@ WINDOW = Window(8)
 ReadFile: Any = MESSAGES["ReadFile"]
 WriteFile: Any = MESSAGES["WriteFile"]
 FLOATS = st.floats(allow_nan=False)
+INFO = WorkspaceInfo(
+    workspace_id="1", name="one", state="running", image="base", image_digest="0", shape=Shape(),
+    network=NetworkInfo("user", allow_internet=False), accelerator="tcg", channel="serial", created_at=0.0,
+    started_by="restore", start_seconds=0.0,
+)  # fmt: skip
 
 
 def strategy_for(kind: Any) -> st.SearchStrategy[Any]:
@@ -324,6 +330,41 @@ async def test_a_reference_in_an_answer_can_be_asked_and_is_the_same_each_time()
         assert await first.ref.ask(w.ReadLog()) == "console"
 
 
+async def test_the_workspaces_that_an_answer_hands_over_can_be_asked_and_are_named_in_the_audit_log(
+    tmp_path: Path,
+) -> None:
+    async def script(message: Any) -> Any:
+        match message:
+            case r.CreateWorkspace():
+                return r.Made(r.Found("1", "one", ends[0], "ann"), INFO)
+            case r.ForkWorkspace():
+                found = tuple(r.Found(str(number), f"child-{number}", ends[number], "ann") for number in (1, 2))
+                return r.Forked(found, ForkReport("1", "x", None, None, 0, 0.0, ()))
+            case r.ImportWorkspace():
+                return r.Imported(r.Found("3", "three", ends[3], "ann"), ImportReport(INFO, True, "", 0.0))
+        return "console"
+
+    async with attached(script, log=tmp_path) as both, open_plain_nursery() as nursery:
+        supervisor = Supervisor(nursery)
+        ends = [await supervisor.start(f"end {number}", lambda: Scripted(script)) for number in range(4)]
+        system = System(both.remote, Settings())
+        one = await system.create()
+        children = await one.fork(2)
+        three = (await system.import_workspace("bundle")).workspace
+        assert [(ws.id, ws.name) for ws in (one, *children, three)] == [
+            ("1", "one"), ("1", "child-1"), ("2", "child-2"), ("3", "three"),
+        ]  # fmt: skip
+        assert [await ws.console() for ws in (one, *children, three)] == ["console"] * 4
+        nursery.cancel_scope.cancel()
+    lines = [(line["tool"], line["workspace"]) for line in read_last(tmp_path, 9)]
+    assert lines == [
+        ("CreateWorkspace", "one"),
+        ("ForkWorkspace", None),
+        ("ImportWorkspace", "three"),
+        *(("ReadLog", name) for name in ("one", "child-1", "child-2", "three")),
+    ]
+
+
 async def test_asks_run_side_by_side_on_one_connection() -> None:
     arrived, go = [], trio.Event()
 
@@ -500,7 +541,9 @@ async def test_what_a_program_made_is_destroyed_when_it_leaves_unless_it_is_kept
         match message:
             case r.ForkWorkspace():
                 children = tuple(ForkedChild(number, "x", f"{number}" * 8) for number in range(4))
-                return ForkReport("x", "x", None, None, 0, 0.0, (*children, ForkedChild(4, "x", error="no")))
+                report = ForkReport("x", "x", None, None, 0, 0.0, (*children, ForkedChild(4, "x", error="no")))
+                found = tuple(r.Found(f"{number}" * 8, "x", both.actor, message_owner) for number in range(4))
+                return r.Forked(found, report)
             case r.FindWorkspace(workspace):
                 owner = "somebody" if workspace == "33333333" else message_owner
                 return r.Found(workspace, "x", both.actor, owner)

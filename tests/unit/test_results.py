@@ -16,6 +16,8 @@ from actors.model.end import End, EndReason
 from actors.model.errors import AgentisoError, NoCapacity
 from actors.model.info import Evidence, ForkedChild, ForkReport, NetworkInfo, Shape, SnapshotInfo, WorkspaceInfo
 from actors.model.settings import Settings
+from actors.registry import messages as r
+from actors.runtime import ActorRef
 from agentiso.access.gate import Gate
 from agentiso.library.system import System
 from agentiso.mcp.content import text_of
@@ -48,6 +50,7 @@ class Stub:
     def __init__(self, state_dir: Path) -> None:
         self.settings = Settings(state_dir=state_dir)
         self.snapshots = SimpleNamespace(create=self._keep)
+        self.registry = SimpleNamespace(ask=self._create)
         self.asked: list[str] = []
         self.failures: list[AgentisoError] = []
 
@@ -57,9 +60,9 @@ class Stub:
     async def info(self) -> WorkspaceInfo:
         return INFO
 
-    async def create(self, *_: Any, **__: Any) -> Stub:
+    async def _create(self, message: r.CreateWorkspace) -> r.Made:
         await self._note("create")
-        return self
+        return r.Made(r.Found(self.id, self.name, ActorRef.gone(self.name, "it is a stub"), message.owner), INFO)
 
     async def fork(self, *_: Any, **__: Any) -> Any:
         await self._note("fork")

@@ -9,6 +9,7 @@ import attrs
 from actors.model.errors import InvalidArgument
 from actors.model.info import ForkedChild, ForkReport, Lifetime
 from actors.registry import messages as r
+from agentiso.library.templates import asked_shape
 from agentiso.mcp.schema import describe, outline
 from agentiso.mcp.tools.ownership import check_destroyable
 from agentiso.mcp.tools.results import (
@@ -81,10 +82,14 @@ class ForkChild:
 @attrs.frozen
 class ForkToolResult:
     forked_from: str = describe("The parent's id")
-    pause_ms: float | None = describe("The parent stood still for it")
+    pause_ms: float | None = describe()
+    """The parent stood still for it."""
     copied_bytes: int = describe()
-    dropped_forwards: list[int] = describe("The parent's forwarded ports")
+    dropped_forwards: list[int] = describe()
+    """The parent's forwarded ports, which are not its children's."""
     workers: list[ForkChild] = outline("The children")
+    note: str = describe()
+    """Why they booted from the disk, if they have no memory of the parent's."""
 
 
 @attrs.frozen
@@ -119,20 +124,20 @@ class BatchForkResult:
     failure_count: int
     workers: list[BatchWorker] = outline()
     failures: list[BatchFailure] = outline()
+    note: str = describe()
 
 
 async def _create(call: Call, a: CreateArguments) -> CreateResult:
-    unset = call.system.settings.lifetime
+    settings, unset = call.system.settings, call.system.settings.lifetime
     lifetime = Lifetime(
         unset.idle_suspend_s if a.idle_suspend_secs is None else a.idle_suspend_secs,
         unset.ttl_s if a.ttl_secs is None else a.ttl_secs,
     )
-    ws = await call.system.create(
-        a.name, image=a.base_image, vcpus=a.vcpus, memory_mb=a.memory_mb, disk_gb=a.disk_gb,
-        allow_internet=a.allow_internet, lifetime=lifetime, on_progress=call.report,
-        owner=call.client.session,
+    message = r.CreateWorkspace(
+        a.name, a.base_image, asked_shape(settings, a.vcpus, a.memory_mb, a.disk_gb), allow_internet=a.allow_internet,
+        lifetime=lifetime, on_progress=call.report, owner=call.client.session,
     )  # fmt: skip
-    return create_result(await ws.info())
+    return create_result((await call.system.registry.ask(message)).info)
 
 
 async def _list(call: Call, a: ListArguments) -> ListResult:
@@ -167,7 +172,7 @@ async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
     report = fork.report
     return ForkToolResult(
         ws.id, report.pause_ms, report.copied_bytes, list(report.dropped_forwards),
-        [_fork_child(child) for child in report.children],
+        [_fork_child(child) for child in report.children], report.note,
     )  # fmt: skip
 
 
@@ -185,17 +190,16 @@ async def _batch_fork(call: Call, a: BatchForkArguments) -> BatchForkResult:
     ws = await call.workspace(a.workspace_id)
     call.report(f"forking {a.count} workers")
     fork = await ws.fork(a.count, snapshot=a.snapshot_name, name_prefix=a.name_prefix, owner=call.client.session)
-    report = fork.report
-    # All have the parent's address: each is alone on a network of its own.
-    return _batch_result(report, a.snapshot_name, (await ws.info()).network.ip)
+    return _batch_result(fork.report, a.snapshot_name)
 
 
-def _batch_result(report: ForkReport, snapshot: str, ip: str | None) -> BatchForkResult:
-    workers = [BatchWorker(c.workspace_id, c.name, ip) for c in report.children if c.workspace_id]
+def _batch_result(report: ForkReport, snapshot: str) -> BatchForkResult:
+    workers = [BatchWorker(c.workspace_id, c.name, c.ip) for c in report.children if c.workspace_id]
     failures = [BatchFailure(c.index, c.name, c.error or "") for c in report.children if not c.workspace_id]
     return BatchForkResult(
-        report.parent, snapshot, len(report.children), len(workers), len(failures), workers, failures
-    )
+        report.parent, snapshot, len(report.children), len(workers), len(failures), workers, failures,
+        report.note,
+    )  # fmt: skip
 
 
 TOOLS: Final = (
