@@ -181,11 +181,11 @@ def test_memory_that_cannot_be_read_leaves_no_descriptor(tmp_path: Path, monkeyp
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     with base.open("r+b") as file, mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE):
-        monkeypatch.setattr(ram_image.mmap, "mmap", refuse)
-        before = os.listdir("/proc/self/fd")
+        monkeypatch.setattr(mmap, "mmap", refuse)
+        before = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(OSError, match="Cannot allocate memory"):
             ram_image.ChangedMemory(os.getpid(), base, -1)
-        assert os.listdir("/proc/self/fd") == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_qmp_lines_are_split_and_nonsense_is_refused() -> None:
