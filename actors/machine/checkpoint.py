@@ -29,7 +29,7 @@ from actors.machine.storage.integrity import host_boot
 from actors.machine.storage.ram_image import ChangedMemory
 from actors.machine.storage.seal import seal_of
 from actors.machine.storage.store import Store, allocated_bytes
-from actors.model.errors import AgentisoError, MachineFailed, QmpError
+from actors.model.errors import AgentisoError, HostFailed, MachineFailed, QmpError
 from actors.model.files import exhaustion_reported, make_durable
 from actors.model.names import new_id
 from actors.runtime import open_plain_nursery
@@ -74,12 +74,13 @@ async def take(
         NoCapacity: the host's disk is full.
         GuestBroken: the guest does not answer, and is needed; nothing was changed.
         MachineFailed: QEMU died or does not answer.
+        HostFailed: a file that it needs is not there.
 
     """
     if machine.doubtful_layer is not None:
         await settle_layer(machine)
     checkpoint_id, next_layer, layer = new_id(), new_id(), machine.layer
-    with store.held(checkpoint_id, next_layer, layer), exhaustion_reported(), _death_reported():
+    with store.held(checkpoint_id, next_layer, layer), exhaustion_reported(), _missing_reported(machine):
         directory = store.checkpoint(checkpoint_id)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_recover, machine, next_layer, store.layer(next_layer))
@@ -156,11 +157,15 @@ def take_disk(store: Store, layer: str, next_layer: str, disk_bytes: int) -> Che
 
 
 @contextmanager
-def _death_reported() -> Iterator[None]:
-    """Raise `MachineFailed` where the process whose memory is read has ended."""
+def _missing_reported(machine: Machine) -> Iterator[None]:
+    """Raise `MachineFailed` where the process whose memory is read has ended, `HostFailed` where a file is gone."""
     try:
         yield
     except (FileNotFoundError, ProcessLookupError) as error:
+        if not machine.process.has_ended:
+            raise HostFailed(
+                f"A file of the machine or of its disk is not there: {error}.", path=error.filename
+            ) from error
         raise MachineFailed(f"The machine ended while it was being checkpointed: {error}.") from error
 
 

@@ -10,13 +10,14 @@ import contextlib
 import logging
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import attrs
 import trio
-from trio_util import RepeatedEvent, move_on_when, periodic
+from trio_util import move_on_when, periodic
 
 from actors.machine.guest.client import GuestClient
 from actors.machine.qemu import host_oom, logs
@@ -92,8 +93,13 @@ class Machine:
         self.process: QemuProcess
         self.qmp: QmpClient
         self.client: GuestClient
-        self.agent_met = RepeatedEvent()
+        self.overdue = False
+        """Whether its process had not ended when it was given up on, so that what it may still use was kept."""
+        self._released = False
         self._dialling = trio.Lock()
+        """Held by the one who is meeting the agent anew: QEMU serves one connection at a time."""
+        self._attempt = trio.CancelScope()
+        """Of that; cancelled where the agent that it is about may be gone already."""
         self._nursery: trio.Nursery
         """Where connections have their readers."""
 
@@ -116,6 +122,9 @@ class Machine:
     async def end(self, *, grace_s: float = 0.0) -> bool:
         """Ask the guest to power off if ``grace_s`` allows, wait, kill; then put the machine's directory away.
 
+        Whatever fails, the rest is done.  A process that does not end keeps what it may still use, and the machine is
+        `overdue`; then this is to be called once more when it has ended.
+
         Returns whether the guest has confirmed that its disks are written.
         """
         written = False
@@ -126,20 +135,30 @@ class Machine:
                     await self.client.shutdown()
                     written = True
         finally:
-            reaped = await self.process.end(grace_s)
-            await self.release()
-            if reaped:
-                # A process that hangs in the kernel may still use all of it.
+            with _told(self.spec, "process was not seen to end"):
+                await self.process.end(grace_s)
+            await self._disconnect()
+            self.overdue = not self.process.has_ended
+            if self.overdue:
+                log.warning("process %d of machine %s does not end", self.process.pid, self.spec.uuid)
+            else:
+                self.process.release()
                 await give_back(self.spec)
-            logs.put_away(self.spec.directory, keep=self.spec.keeps_logs)
+                logs.put_away(self.spec.directory, keep=self.spec.keeps_logs)
         return written
 
     async def release(self) -> None:
         """Close our connections; the process is not touched."""
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
-            await self.client.aclose()
-            await self.qmp.aclose()
+        await self._disconnect()
         self.process.release()
+
+    async def _disconnect(self) -> None:
+        self._released = True
+        self._attempt.cancel(reason="the machine is let go")
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5), _told(self.spec, "connections are open"):
+            async with self._dialling:
+                await self.client.aclose()
+            await self.qmp.aclose()
 
     def attend(self, nursery: trio.Nursery) -> Callable[[str, dict[str, Any]], None]:
         """Return a handler of QEMU's events: when the guest agent ends and is started again, it is met anew."""
@@ -154,28 +173,27 @@ class Machine:
                 return
             if not present:
                 self.client.give_up("the guest agent ended; it is being started again")
+            elif self._dialling.locked():
+                # Whoever was greeted may have been the one before; however often the guest says so, one is met.
+                self._attempt.cancel(reason="the guest agent was started again")
             elif self.client.broken:
-                nursery.start_soon(self._meet_agent, nursery)
+                nursery.start_soon(self._meet_agent)
 
         return on_event
 
-    async def _meet_agent(self, nursery: trio.Nursery) -> None:
-        """Connect to a restarted agent; if that fails, the channel stays broken and says so."""
+    async def _meet_agent(self) -> None:
+        """Connect to the agent anew, unless somebody has; if that fails, the channel stays broken and says so."""
         with trio.move_on_after(RECONNECT_LIMIT_S), contextlib.suppress(AgentisoError, OSError):
-            await self.client.aclose()
-            self.client = await meet(nursery, self, None)
-        self.agent_met.set()
+            async with self._dialling:
+                while self.client.broken and not self._released:
+                    with trio.CancelScope() as self._attempt:
+                        await self.client.aclose()
+                        self.client = await meet(self._nursery, self, None)
 
     async def live_client(self) -> GuestClient:
-        """Return the channel to the guest agent, after a moment's wait if the agent is being started again."""
-        if self.client.broken and self.spec.channel.dialled:
-            # Nobody says that the agent is there again: it is called until it answers.
-            async with self._dialling:
-                if self.client.broken:
-                    await self._meet_agent(self._nursery)
-        elif self.client.broken:
-            with trio.move_on_after(RECONNECT_LIMIT_S):
-                await self.agent_met.wait()
+        """Return the channel to the guest agent; one that is broken is made anew, if the agent answers in a moment."""
+        if self.client.broken:
+            await self._meet_agent()
         return self.client
 
     @property
@@ -244,9 +262,8 @@ class Machine:
     async def _release_when_owed(self) -> None:
         while True:
             await self._owes_release.wait()
-            client = self.client
             try:
-                await client.ping(math.inf)
+                await (await self.live_client()).ping(math.inf)
                 async with self.pausing:
                     if self.unsettled:
                         await self.settle()
@@ -255,8 +272,6 @@ class Machine:
                     if self.held is None:
                         await self.release_processes()
             except AgentisoError:
-                if client.broken and client is self.client:
-                    await self.agent_met.wait()
                 await trio.sleep(STALL_RETRY_S)
 
     async def release_processes(self) -> None:
@@ -296,14 +311,19 @@ async def give_back(spec: MachinePlace) -> None:
     What cannot be taken away now is still told by their `owned`.
     """
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GIVE_BACK_LIMIT_S):
-        try:
+        with _told(spec, "network was not taken away"):
             await spec.network.release(spec.link)
-        except (AgentisoError, OSError) as error:
-            log.warning("the network of machine %s was not taken away: %s", spec.uuid, error)
-        try:
+        with _told(spec, "limits were not taken away"):
             await spec.limits.release(spec.placement)
-        except (AgentisoError, OSError) as error:
-            log.warning("the limits of machine %s were not taken away: %s", spec.uuid, error)
+
+
+@contextmanager
+def _told(spec: MachinePlace, what: str) -> Iterator[None]:
+    """Have what fails be told, and keep nothing else from being done."""
+    try:
+        yield
+    except (AgentisoError, OSError) as error:
+        log.warning("machine %s: its %s: %s", spec.uuid, what, error)
 
 
 async def meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream | None) -> GuestClient:

@@ -79,7 +79,7 @@ async def standing_still(
                 await _run_on_shielded(machine)
                 pause.seconds = time.perf_counter() - began
         return
-    raise _too_long()
+    raise _too_long(machine)
 
 
 async def hold(machine: Machine, file_system: FileSystem, *, guest_needed: bool = True) -> Standstill:
@@ -97,7 +97,49 @@ async def hold(machine: Machine, file_system: FileSystem, *, guest_needed: bool 
                 raise
             machine.held = pause
             return pause
-    raise _too_long()
+    raise _too_long(machine)
+
+
+async def hold_anew(machine: Machine) -> None:
+    """Have the guest take its part in the standstill of a machine that QEMU alone holds, if it answers.
+
+    Whether it does or not, the machine stands still afterwards; nobody else may use it yet.
+
+    Raises:
+        QmpError, MachineFailed: QEMU does not have it run, or does not answer.
+
+    """
+    alone, machine.held = machine.held, None
+    try:
+        async with machine.pausing:
+            await machine.settle()
+        if await guest_answers(machine, ANSWER_S):
+            with contextlib.suppress(GuestBroken, GuestRefused):
+                # An earlier supervisor may have had its processes and its file system stand still.
+                await machine.release_processes()
+                await _hold_somehow(machine)
+    finally:
+        if machine.held is None:
+            machine.held = alone
+            await _settle_shielded(machine)
+
+
+async def _hold_somehow(machine: Machine) -> None:
+    try:
+        await hold(machine, FileSystem.QUIESCED, guest_needed=False)
+    except CheckpointUnusable:
+        # Its processes cannot be held for a whole disk: they stand still with the virtual CPUs.
+        await hold(machine, FileSystem.AS_IS, guest_needed=False)
+
+
+async def _settle_shielded(machine: Machine) -> None:
+    """Have the virtual CPUs do what is wanted, now or else as soon as QEMU answers."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + QEMU_LIMIT_S):
+        async with machine.pausing:
+            try:
+                await machine.settle()
+            except AgentisoError:
+                machine.doubt()
 
 
 async def let_go(machine: Machine) -> None:
@@ -120,7 +162,7 @@ async def let_go(machine: Machine) -> None:
                 machine.unsettled = False
             machine.held = None
             return
-    raise _too_long()
+    raise _too_long(machine)
 
 
 async def give_up(machine: Machine) -> None:
@@ -242,8 +284,10 @@ async def _runs_after_all(machine: Machine) -> bool:
         return False
 
 
-def _too_long() -> MachineFailed:
+def _too_long(machine: Machine) -> MachineFailed:
+    wanted = "runs on" if machine.held is None else "stands still as before"
+    doubt = ", which QEMU has yet to confirm" if machine.unsettled else ""
     return MachineFailed(
-        f"The machine could not be held still within {RESUME_LIMIT_S:.0f} s; it was resumed.",
+        f"What was to be done with the machine was not done within {RESUME_LIMIT_S:.0f} s; it {wanted}{doubt}.",
         remedy="Look at QEMU's log; the host's disk may be full or very slow.",
     )

@@ -20,7 +20,8 @@ import trio
 from actors.machine import descriptors, proof
 from actors.machine.accelerator import boot_timer
 from actors.machine.checkpoint import settle_layer
-from actors.machine.machine import Machine, give_back, meet
+from actors.machine.guest.absent import absent
+from actors.machine.machine import Machine, Standstill, give_back, meet
 from actors.machine.proof import Persona
 from actors.machine.qemu import command_line, end_reason, host_oom, logs
 from actors.machine.qemu.command_line import MachinePlace, MachineSpec
@@ -86,7 +87,7 @@ async def _prepare(
 ) -> None:
     async with AsyncExitStack() as undo:
         spec.directory.mkdir(parents=True, mode=0o700)
-        undo.callback(logs.put_away, spec.directory, keep=spec.keeps_logs)
+        undo.callback(_put_away, machine)
         machine.key = bytes.fromhex(checkpoint.key) if checkpoint else _write_boot_files(spec)
         machine.nonce = checkpoint.nonce if checkpoint else None
         if state is not None and spec.ram.parent == spec.directory:
@@ -131,9 +132,13 @@ async def adopt(
     *,
     layer: str,
     disk_bytes: int,
+    stands_still: bool,
     limit_s: float,
 ) -> Machine | None:
     """Take hold of a machine that an earlier supervisor started; ``None`` if it no longer runs.
+
+    One that is to stand still does so alone (`Standstill`), and its guest has not been met: `pause.hold_anew` has it
+    take its part.  Any other runs.
 
     Raises:
         MachineFailed, GuestBroken, QmpError: the process runs and does not answer; it is left as it is.
@@ -150,14 +155,7 @@ async def adopt(
         undo.callback(process.release)
         link = await place.network.adopt(place.wanted_link, record.link)
         machine.spec = place = attrs.evolve(place, link=link, placement=await place.limits.adopt(place.uuid))
-        try:
-            qmp_stream = unix_sockets.dial(place.directory / unix_sockets.QMP)
-            undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
-            # An agent that has to be called is called below: it may take a moment.
-            stream = None if place.channel.dialled else await place.channel.connect()
-        except OSError as error:
-            raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
-        await _or_died(machine, lambda: _connect(nursery, machine, qmp_stream, stream, undo, adopting=True), limit_s)
+        await _or_died(machine, lambda: _reconnect(nursery, machine, undo, stands_still=stands_still), limit_s)
         # The record may be older than the last checkpoint.
         await settle_layer(machine)
         undo.pop_all()
@@ -186,13 +184,13 @@ async def _spawn(
     undo.push_async_callback(_end, machine)
     with ExitStack() as ours:
         spec = await _furnish(machine, spec, ours)
-        qmp, qmp_stream = _offer(spec.directory / unix_sockets.QMP, ours, undo)
+        qmp, qmp_stream = await _offer(spec.directory / unix_sockets.QMP, ours, undo)
         console = os.open(spec.console_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         ours.callback(os.close, console)
         handed, channel_stream = {descriptors.QMP: qmp, descriptors.CONSOLE: console}, None
         handed |= {**spec.link.descriptors, **spec.placement.descriptors}
         if spec.channel.socket is not None:
-            handed[descriptors.CHANNEL], channel_stream = _offer(spec.channel.socket, ours, undo)
+            handed[descriptors.CHANNEL], channel_stream = await _offer(spec.channel.socket, ours, undo)
         if state is not None:
             handed[descriptors.STATE] = ours.enter_context(state.open("rb")).fileno()
         argv = command_line.build(spec, restoring=state is not None)
@@ -204,11 +202,18 @@ async def _spawn(
 async def _end(machine: Machine) -> None:
     """End the process of a start that failed, if it came to one, and give back what was made for it."""
     if hasattr(machine, "process"):
-        reaped = await machine.process.end()
+        ended = await machine.process.end()
         machine.process.release()
-        if not reaped:
+        if not ended:
+            log.warning("process %d of machine %s does not end", machine.process.pid, machine.spec.uuid)
             return
     await give_back(machine.spec)
+
+
+def _put_away(machine: Machine) -> None:
+    """Put the directory of a machine away whose start has failed, unless its process may still use it."""
+    if not hasattr(machine, "process") or machine.process.has_ended:
+        logs.put_away(machine.spec.directory, keep=machine.spec.keeps_logs)
 
 
 async def _furnish(machine: Machine, spec: MachineSpec, ours: ExitStack) -> MachineSpec:
@@ -227,10 +232,10 @@ def _close_with(ours: ExitStack, handed: Mapping[int, int]) -> None:
         ours.callback(os.close, fd)
 
 
-def _offer(path: Path, ours: ExitStack, undo: AsyncExitStack) -> tuple[int, trio.SocketStream]:
+async def _offer(path: Path, ours: ExitStack, undo: AsyncExitStack) -> tuple[int, trio.SocketStream]:
     """Return a listening socket's descriptor, and a stream that already waits in its backlog."""
     listener = ours.enter_context(unix_sockets.listen(path))
-    stream = unix_sockets.dial(path)
+    stream = await unix_sockets.dial(path)
     undo.push_async_callback(trio.aclose_forcefully, stream)
     return listener.fileno(), stream
 
@@ -241,24 +246,39 @@ async def _connect(
     qmp_stream: trio.SocketStream,
     channel_stream: trio.abc.Stream | None,
     undo: AsyncExitStack,
-    *,
-    adopting: bool = False,
 ) -> None:
     machine.qmp = await QmpClient.open(nursery, qmp_stream, machine.attend(nursery))
     undo.push_async_callback(machine.qmp.aclose)
-    if adopting:
-        # Its supervisor may have died while it stood still.
-        await machine.qmp.execute("cont")
     machine.client = await meet(nursery, machine, channel_stream)
     undo.push_async_callback(machine.client.aclose)
-    if adopting:
-        await machine.client.release()
+
+
+async def _reconnect(nursery: trio.Nursery, machine: Machine, undo: AsyncExitStack, *, stands_still: bool) -> None:
+    """Connect to a machine whose supervisor may have died while it stood still."""
+    try:
+        qmp_stream = await unix_sockets.dial(machine.spec.directory / unix_sockets.QMP)
+    except OSError as error:
+        raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
+    undo.push_async_callback(trio.aclose_forcefully, qmp_stream)
+    machine.qmp = await QmpClient.open(nursery, qmp_stream, machine.attend(nursery))
+    undo.push_async_callback(machine.qmp.aclose)
+    if stands_still:
+        await machine.qmp.execute("stop")
+        machine.held, machine.client = Standstill(alone=True), absent(nursery)
+        return
+    await machine.qmp.execute("cont")
+    try:
+        machine.client = await meet(nursery, machine, None)
+    except OSError as error:
+        raise MachineFailed(f"The machine's sockets do not answer: {error}.") from error
+    undo.push_async_callback(machine.client.aclose)
+    await machine.client.release()
 
 
 async def _or_died(machine: Machine, step: Callable[[], Awaitable[T]], limit_s: float, *, boots: bool = False) -> T:
     """Run one step of a start; end it early, with QEMU's last words, when QEMU dies or time runs out."""
     result: list[T] = []
-    failure: AgentisoError | None = None
+    failure: AgentisoError | OSError | None = None
     died = False
     async with trio.open_nursery() as nursery:
         nursery.cancel_scope.deadline = trio.current_time() + limit_s
@@ -274,7 +294,7 @@ async def _or_died(machine: Machine, step: Callable[[], Awaitable[T]], limit_s: 
             nursery.start_soon(boot_timer.end_if_wrong, machine.spec.console_log, machine.process.kill)
         try:
             result.append(await step())
-        except AgentisoError as error:
+        except (AgentisoError, OSError) as error:
             failure = error
             if isinstance(error, GuestBroken | MachineFailed):
                 # QEMU's death breaks its connections first: give its exit a moment to be seen, it tells more.
@@ -288,7 +308,7 @@ async def _or_died(machine: Machine, step: Callable[[], Awaitable[T]], limit_s: 
     raise _failure(machine, "ended by itself" if died else f"did not become ready within {limit_s:.0f} s", failure)
 
 
-def _failure(machine: Machine, reason: str, cause: AgentisoError | None) -> MachineFailed:
+def _failure(machine: Machine, reason: str, cause: Exception | None) -> MachineFailed:
     spec, status = machine.spec, machine.process.exit_status
     log, console = tail(spec.qemu_log), tail(spec.console_log)
     said = f" (exit status {status})" if status is not None else ""

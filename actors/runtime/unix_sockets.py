@@ -6,6 +6,7 @@ through a descriptor of their directory instead.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -18,6 +19,9 @@ import trio
 
 QMP: Final = "qmp.sock"
 CHANNEL: Final = "channel.sock"
+DIAL_LIMIT_S: Final = 10.0
+"""A listener that has taken nobody for so long stands still, or serves somebody else."""
+DIAL_PAUSE_S: Final = 0.05
 
 
 def listen(path: Path) -> socket.socket:
@@ -29,25 +33,36 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def dial(path: Path) -> trio.SocketStream:
-    """Connect to a listening socket; instant, since the backlog takes the connection.
+async def dial(path: Path) -> trio.SocketStream:
+    """Connect to a listening socket; one whose backlog is full is tried again for `DIAL_LIMIT_S`.
 
     Raises:
+        TimeoutError: somebody listens, and takes no connection.
         OSError: nobody listens.
 
     """
-    return trio.SocketStream(trio.socket.from_stdlib_socket(connect(path)))
+    await trio.lowlevel.checkpoint()
+    with trio.move_on_after(DIAL_LIMIT_S):
+        while True:
+            try:
+                return trio.SocketStream(trio.socket.from_stdlib_socket(connect(path)))
+            except BlockingIOError:
+                # Nothing tells when there is room: such a socket is not pending, it was refused (unix(7), EAGAIN).
+                await trio.sleep(DIAL_PAUSE_S)
+    raise TimeoutError(errno.ETIMEDOUT, "whoever listens takes no connection", str(path))
 
 
 def connect(path: Path) -> socket.socket:
-    """Connect to a listening socket, blocking.
+    """Connect to a listening socket, now or not at all; what is returned does not block.
 
     Raises:
+        BlockingIOError: somebody listens, and takes no more connections now.
         OSError: nobody listens.
 
     """
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        stream.setblocking(False)
         with _short(path) as short:
             stream.connect(short)
     except OSError:

@@ -14,10 +14,9 @@ import trio
 from actors.machine import pause as standstill
 from actors.machine import start
 from actors.machine.machine import Machine
-from actors.machine.pause import FileSystem
 from actors.machine.qemu import logs
 from actors.machine.qemu.process import QemuProcess, is_alive
-from actors.model.errors import AgentisoError, MachineFailed
+from actors.model.errors import AgentisoError, MachineFailed, Unfinished
 from actors.model.machine import MachineRecord
 from actors.model.states import Event, State
 from actors.workspace import ports
@@ -29,7 +28,7 @@ log = logging.getLogger("agentiso.workspace")
 ADOPT_LIMIT_S: Final = 10.0
 """How long a machine may take to answer a supervisor that has just started; it is tried again."""
 SEEK_LIMIT_S: Final = 3.0
-"""The same of later tries, during which the workspace cannot be changed."""
+"""The same of the next try, during which the workspace cannot be changed; each later one is given twice as long."""
 SEEK_FIRST_S: Final = 1.0
 SEEK_MOST_S: Final = 30.0
 
@@ -84,11 +83,12 @@ async def _take_hold(own: Resources, machine_record: MachineRecord, limit_s: flo
         machine_record,
         layer=record.layer or "",
         disk_bytes=record.disk_bytes,
+        stands_still=record.stands_still,
         limit_s=limit_s,
     )
     if machine is not None and record.stands_still:
         try:
-            await standstill.hold(machine, FileSystem.QUIESCED)
+            await standstill.hold_anew(machine)
         except BaseException:
             await machine.release()
             raise
@@ -119,13 +119,14 @@ def _unreachable(name: str, error: Exception) -> str:
 
 async def seek(own: Resources, changing: trio.Lock) -> None:
     """Try again and again to take hold of a machine that cannot be reached, until it is found or given up."""
-    pause_s = SEEK_FIRST_S
+    pause_s, limit_s = SEEK_FIRST_S, SEEK_LIMIT_S
     while own.lifecycle.state is State.UNREACHABLE:
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, SEEK_MOST_S)
         async with changing:
             if own.lifecycle.state is State.UNREACHABLE:
-                await adopt(own, limit_s=SEEK_LIMIT_S)
+                await adopt(own, limit_s=limit_s)
+        limit_s = min(2 * limit_s, SEEK_MOST_S)
 
 
 async def give_up_process(own: Resources) -> None:
@@ -147,6 +148,9 @@ async def give_up_process(own: Resources) -> None:
             raise MachineFailed(
                 f"Process {machine_record.process.pid} does not end.", remedy="The host's kernel holds it; try again."
             )
+        if own.record.machine is None:
+            # It was seen by who had waited for that.
+            return
         own.note(
             Event.MACHINE_DIED,
             machine=None,
@@ -157,3 +161,17 @@ async def give_up_process(own: Resources) -> None:
             ended=None,
         )
         logs.put_away(Path(machine_record.directory))
+
+
+def left_over(own: Resources, machine: Machine) -> Unfinished:
+    """Return the error of a stop or a suspension whose machine was killed and has not ended (`Machine.overdue`).
+
+    The record goes on naming it where its disk is the workspace's, so that no other is started on that.
+    """
+    said = f"QEMU's process {machine.process.pid} was killed and does not end: the host's kernel holds it."
+    if own.record.suspended:
+        return Unfinished(
+            f"The workspace is suspended. {said}", remedy="It can be resumed; its memory is free once that has ended."
+        )
+    own.note(Event.LOST, machine=machine.record, failure=f"{said} The workspace is stopped when it has.")
+    return Unfinished(f"{said} The workspace is stopped when it has, and until then unreachable.")

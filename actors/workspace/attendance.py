@@ -24,6 +24,8 @@ async def _watch(own: Resources, machine: Machine) -> None:
     await machine.process.wait_exit()
     own.host.memory.forget(machine.spec.uuid)
     if own.machine is not machine:
+        if machine.overdue:
+            await _finish(own, machine)
         return
     end = await machine.why_ended(Path(own.host.settings.qemu_binary))
     if own.machine is machine:
@@ -43,3 +45,11 @@ async def _watch(own: Resources, machine: Machine) -> None:
             logs.put_away(machine.spec.directory)
         finally:
             await machine.end()
+
+
+async def _finish(own: Resources, machine: Machine) -> None:
+    """Do what was left when a machine had been killed and would not end."""
+    await machine.end()
+    named = own.record.machine
+    if named is not None and named.process == machine.process.identity:
+        own.note(Event.STOPPED, machine=None, failure=None)

@@ -19,7 +19,7 @@ from actors.model.record import WorkspaceRecord
 from actors.model.states import Event
 from actors.workspace import launch as launching
 from actors.workspace import ports
-from actors.workspace.adoption import give_up_process
+from actors.workspace.adoption import give_up_process, left_over
 from actors.workspace.attendance import attend
 from actors.workspace.launch import discard, launch
 from actors.workspace.resources import Resources
@@ -165,7 +165,9 @@ async def _leave(own: Resources, machine: Machine, event: Event, *, grace_s: flo
         own.save(event, machine=None, checkpoint=None, layer=machine.layer, stands_still=False, **changes)
         own.machine = None
         written = await machine.end(grace_s=grace_s)
-    return written  # noqa: RET504 - the shield keeps nothing from returning, which a type checker cannot know
+        if machine.overdue:
+            raise left_over(own, machine)
+    return written
 
 
 def settle_on(own: Resources, source: Checkpoint, *, head: str | None, **changes: Any) -> None:

@@ -64,15 +64,17 @@ async def connect_running(settings: Settings, greeting: Greeting) -> tuple[trio.
 
     """
     try:
-        return await _greeted(unix_sockets.dial(settings.state_dir / SOCKET), greeting)
+        return await _greeted(await _dial(settings.state_dir / SOCKET), greeting)
     except (OSError, SupervisorEnding):
         return None
 
 
 def is_running(settings: Settings) -> bool:
-    """Tell whether a supervisor serves a state directory's socket."""
+    """Tell whether a supervisor serves a state directory's socket, or listens there at least."""
     try:
         unix_sockets.connect(settings.state_dir / SOCKET).close()
+    except BlockingIOError:
+        return True
     except OSError:
         return False
     return True
@@ -106,8 +108,26 @@ async def greet(stream: trio.abc.Stream, greeting: Greeting) -> Welcome:
             return read_answer(bytes(answer))
     except trio.BrokenResourceError:
         raise SupervisorEnding("The supervisor ended.", remedy="Try again, or see its daemon.log.") from None
-    raise SupervisorGone(
-        f"The supervisor runs and does not answer within {ANSWER_LIMIT_S:.0f} s; nothing was asked of it.",
+    raise _mute(ANSWER_LIMIT_S)
+
+
+async def _dial(path: Path) -> trio.SocketStream:
+    """Connect to the socket of a supervisor.
+
+    Raises:
+        SupervisorGone: it takes no connection.
+        OSError: nobody listens.
+
+    """
+    try:
+        return await unix_sockets.dial(path)
+    except TimeoutError as error:
+        raise _mute(unix_sockets.DIAL_LIMIT_S) from error
+
+
+def _mute(limit_s: float) -> SupervisorGone:
+    return SupervisorGone(
+        f"The supervisor runs and does not answer within {limit_s:.0f} s; nothing was asked of it.",
         remedy="See its daemon.log; `agentiso daemon restart` replaces it, and machines run on.",
     )
 
@@ -120,7 +140,7 @@ async def _reach(settings: Settings, config: Path | None, arguments: Sequence[st
     with trio.move_on_after(START_LIMIT_S):
         while True:
             try:
-                stream = unix_sockets.dial(path)
+                stream = await _dial(path)
             except OSError:
                 status = process.poll() if process else RUNS_ALREADY
             else:

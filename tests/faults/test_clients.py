@@ -26,7 +26,7 @@ async def test_a_client_that_stops_reading_harms_no_other(cli: CommandLine) -> N
         await cli.json("create", "shared")
         daemon = cli.daemon_pid()
         loud = {"command": "head -c 200000 /dev/zero | tr '\\0' x", "max_output_bytes": 262144}
-        async with dial(cli.state_dir / SOCKET) as deaf:
+        async with await dial(cli.state_dir / SOCKET) as deaf:
             for number in range(10):
                 await deaf.send_all(request(number, "exec", workspace_id="shared", **loud))
             await deaf.receive_some(1)
@@ -44,7 +44,7 @@ async def test_a_client_that_speaks_nonsense_harms_no_other(cli: CommandLine) ->
         daemon = cli.daemon_pid()
         nonsense = (b"\0\xff\n", b"{}\n", b"[[[[\n", b'{"jsonrpc":"2.0","id":1,"method":7}\n', b"half a line")
         for content in nonsense:
-            async with dial(cli.state_dir / SOCKET) as stream:
+            async with await dial(cli.state_dir / SOCKET) as stream:
                 await stream.send_all(content)
         assert await cli.json("list") == []
         assert cli.daemon_pid() == daemon
@@ -61,7 +61,7 @@ async def test_a_client_that_dies_in_the_middle_of_a_call_leaves_nothing_half_ma
             "exec": {"workspace_id": "shared", "command": "sleep 1000", "timeout_secs": 5},
         }
         before = files(cli.state_dir)
-        async with dial(cli.state_dir / SOCKET) as stream:
+        async with await dial(cli.state_dir / SOCKET) as stream:
             await stream.send_all(request(1, tool, **calls[tool]))
             if tool == "exec":
                 while b"sleep 1000" not in (await cli.run("exec", "shared", "--", "cat /proc/*/cmdline")).stdout:

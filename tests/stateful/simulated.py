@@ -34,7 +34,7 @@ from actors.machine.checkpoint import settle_layer
 from actors.machine.guest.calls import REPLY_LIMIT_S
 from actors.machine.guest.client import FREEZE_LIMIT_S, SYNC_LIMIT_S
 from actors.machine.guest.identity import Identity, IdentityReply
-from actors.machine.machine import Machine
+from actors.machine.machine import Machine, Standstill
 from actors.machine.proof import Persona
 from actors.machine.qemu import orphans
 from actors.machine.qemu.command_line import MachinePlace, MachineSpec
@@ -78,6 +78,8 @@ class Qemu:
     nonce: str
     running: bool = True
     held: bool = False
+    hangs: bool = False
+    """Whether the kernel holds it, so that nothing ends it."""
     owner: object = None
     """The supervisor's life that is connected; there can be one."""
     dead: trio.Event = attrs.field(factory=trio.Event)
@@ -332,6 +334,7 @@ class World:
         *,
         layer: str,
         disk_bytes: int,
+        stands_still: bool,
         limit_s: float,
     ) -> Machine | None:
         qemu = self.qemus[record.process.uuid]
@@ -340,8 +343,12 @@ class World:
         assert record.nonce == qemu.nonce
         machine = self._machine(qemu, spec, fingerprint, layer, disk_bytes)
         try:
-            await machine.qmp.execute("cont")
-            await machine.client.release()
+            if stands_still:
+                await machine.qmp.execute("stop")
+                machine.held = Standstill(alone=True)
+            else:
+                await machine.qmp.execute("cont")
+                await machine.client.release()
             await settle_layer(machine)
         except BaseException:
             lives.check()
@@ -368,7 +375,8 @@ class Process:
 
     def kill(self) -> None:
         lives.check()
-        self._qemu.dead.set()
+        if not self._qemu.hangs:
+            self._qemu.dead.set()
 
     async def end(self, grace_s: float = 0.0) -> bool:
         with trio.CancelScope(shield=True):
@@ -377,7 +385,7 @@ class Process:
                     await self._qemu.dead.wait()
             await trio.lowlevel.checkpoint()
             self.kill()
-        return True
+        return self.has_ended
 
     def release(self) -> None:
         pass
@@ -540,7 +548,8 @@ class Guest:
         def do() -> None:
             self._alive()
             self._world.flushed(self._qemu.disk)
-            self._qemu.dead.set()
+            if not self._qemu.hangs:
+                self._qemu.dead.set()
 
         await self._ask(do)
 

@@ -12,13 +12,22 @@ from typing import Any
 import pytest
 import trio
 
-from actors.machine import start
+from actors.machine import machine as machines
+from actors.machine import pause, start
 from actors.machine.machine import Machine
 from actors.model import record as records
-from actors.model.errors import AgentisoError, GuestBroken
+from actors.model.errors import (
+    AgentisoError,
+    CheckpointUnusable,
+    GuestBroken,
+    HostFailed,
+    MachineFailed,
+    Unfinished,
+)
 from actors.model.info import WorkspaceInfo
 from actors.model.journal import JOURNAL
 from actors.registry import messages as r
+from actors.workspace import adoption
 from actors.workspace import messages as w
 from actors.workspace.actor import WorkspaceActor
 from tests.stateful.simulated import BLANK
@@ -128,6 +137,110 @@ async def test_a_machine_whose_guest_is_mute_runs_on_and_is_adopted_once_it_answ
         assert (await site.infos())["one"].failure is None
         assert (await site.diagnosis()).healthy
     assert site.qemu(info) is qemu
+
+
+async def test_a_paused_machine_whose_guest_is_mute_stands_still_for_the_next_supervisor_too(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((pause, "ANSWER_S"), (machines, "RELEASE_LIMIT_S"), (machines, "STALL_RETRY_S")):
+        monkeypatch.setattr(module, name, 0.1)
+    site.world.longest_silence_s, site.world.holds_processes = 0.1, False
+    info = await made(site)
+    qemu = site.qemu(info)
+    qemu.mute = True
+    async with site.supervisor():
+        assert (await site.infos())["one"].state == "unreachable"
+        qemu.mute = False
+        await site.wait_for_state("one", "running")
+        qemu.mute = True
+        await site.tell("one", w.Pause())
+    async with site.supervisor():
+        assert (await site.infos())["one"].state == "paused"
+        assert not qemu.running
+        with pytest.raises(CheckpointUnusable, match="without its guest"):
+            await site.tell("one", w.CreateSnapshot("disk", with_memory=False))
+        qemu.mute = False
+        await site.tell("one", w.Resume())
+        assert await site.read("one") == ("after", "after")
+        await site.tell("one", w.Pause())
+    async with site.supervisor():
+        # It answers, so it takes its part again.
+        assert (await site.infos())["one"].state == "paused"
+        assert (qemu.running, qemu.held) == (False, True)
+        await site.tell("one", w.CreateSnapshot("disk", with_memory=False))
+
+
+async def test_a_machine_that_is_slow_to_answer_is_given_more_time_at_each_try(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = await made(site)
+    limits: list[float] = []
+    adopt = start.adopt
+
+    async def slow(*arguments: Any, limit_s: float, **options: Any) -> Machine | None:
+        limits.append(limit_s)
+        if limit_s <= 2 * adoption.ADOPT_LIMIT_S:
+            raise GuestBroken("The guest does not answer.")
+        return await adopt(*arguments, limit_s=limit_s, **options)
+
+    monkeypatch.setattr(start, "adopt", slow)
+    async with site.supervisor():
+        await site.wait_for_state("one", "running")
+    assert sorted(limits[1:]) == limits[1:]
+    assert not site.qemu(info).dead.is_set()
+
+
+# -- machines that do not end
+
+
+async def test_a_stop_whose_machine_does_not_end_says_so_and_is_finished_when_it_has(site: Site) -> None:
+    info = await made(site)
+    async with site.supervisor():
+        qemu = site.qemu(info)
+        qemu.hangs = True
+        for expected in (Unfinished, MachineFailed):
+            with pytest.raises(expected, match="does not end"):
+                await site.tell("one", w.Stop())
+            found = (await site.infos())["one"]
+            assert found.state == "unreachable"
+            assert "does not end" in (found.failure or "")
+        for message in (w.Start(None), w.RestoreSnapshot("point")):
+            # Nothing else is started on its disk.
+            with pytest.raises(AgentisoError):
+                await site.tell("one", message)
+        assert site.world.alive == [qemu]
+        assert qemu.directory.exists()
+        qemu.dead.set()
+        await site.wait_for_state("one", "stopped")
+        assert (await site.infos())["one"].failure is None
+        assert not qemu.directory.exists()
+        await site.tell("one", w.Start(None))
+        assert await site.read("one") == (BLANK, "after")
+
+
+async def test_a_suspension_whose_machine_does_not_end_says_so_and_can_be_resumed(site: Site) -> None:
+    info = await made(site)
+    async with site.supervisor():
+        qemu = site.qemu(info)
+        qemu.hangs = True
+        with pytest.raises(Unfinished, match="is suspended"):
+            await site.tell("one", w.Suspend())
+        assert (await site.infos())["one"].state == "suspended"
+        assert qemu.directory.exists()
+        await site.tell("one", w.Resume())
+        assert await site.read("one") == ("after", "after")
+        qemu.dead.set()
+        await site.wait_until(lambda _infos: not qemu.directory.exists())
+        assert (await site.infos())["one"].state == "running"
+
+
+async def test_a_snapshot_of_a_machine_whose_memory_image_is_gone_does_not_say_that_it_ended(site: Site) -> None:
+    info = await made(site)
+    async with site.supervisor():
+        site.qemu(info).ram.unlink()
+        with pytest.raises(HostFailed, match="is not there"):
+            await site.tell("one", w.CreateSnapshot("another"))
+        assert await site.read("one") == ("after", "after")
 
 
 async def test_a_machine_that_somebody_else_holds_runs_on_and_is_adopted_once_it_is_let_go(site: Site) -> None:

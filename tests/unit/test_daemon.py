@@ -315,7 +315,7 @@ async def test_an_unknown_tool_is_reported_as_a_difference_of_versions(host: Hos
 async def test_plain_mcp_on_the_socket_is_served_without_any_greeting(host: Host) -> None:
     with trio.fail_after(LIMIT_S):
         assert (await host.run("list")).returncode == 0
-        async with dial(host.settings.state_dir / places.SOCKET) as stream:
+        async with await dial(host.settings.state_dir / places.SOCKET) as stream:
             wire = Wire(stream)
             listed = await wire.ask("tools/list")
         assert any(tool["name"] == "workspace_create" for tool in listed["result"]["tools"])

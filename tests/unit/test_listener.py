@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import trio
 from actors.machine.channel.cids import FIRST, LAST, Cids
 from actors.machine.channel.vsock import VsockEndpoint
 from actors.machine.guest.client import GuestClient
-from actors.model.errors import GuestBroken
+from actors.model.errors import GuestBroken, HostUnfit
 from guest.listener import MAX_CALLERS, MAX_STRANGE_BYTES
 
 KEY = bytes(range(32))
@@ -106,6 +108,18 @@ async def test_a_host_that_calls_before_anybody_listens_calls_again(monkeypatch:
     with trio.fail_after(LIMIT_S):
         assert await VsockEndpoint(7).connect()
     assert refused == 0
+
+
+@pytest.mark.parametrize(("number", "expected"), [(errno.EMFILE, OSError), (errno.EAFNOSUPPORT, HostUnfit)])
+async def test_a_host_without_room_for_a_connection_is_not_one_without_vsock(
+    monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(trio.socket, "socket", refuse)
+    with pytest.raises(expected, match=os.strerror(number)):
+        await VsockEndpoint(7).connect()
 
 
 def test_context_ids_are_unique_and_never_reserved_ones() -> None:

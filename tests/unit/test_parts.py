@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import subprocess
@@ -170,6 +171,21 @@ def test_a_ram_image_is_rebuilt_from_the_pages_a_process_changed(
         expected[page * 4096 : page * 4096 + 8] = b"changed!" if page % 2 else bytes(8)
     assert copied == len(pages) * mmap.PAGESIZE
     assert copy.read_bytes() == bytes(expected)
+
+
+def test_memory_that_cannot_be_read_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, base = 4 * mmap.PAGESIZE, tmp_path / "base"
+    ram_image.create_zero(base, size)
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with base.open("r+b") as file, mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE):
+        monkeypatch.setattr(mmap, "mmap", refuse)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            ram_image.ChangedMemory(os.getpid(), base, -1)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_qmp_lines_are_split_and_nonsense_is_refused() -> None:

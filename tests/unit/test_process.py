@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
 
+from actors.machine.qemu import process as processes
 from actors.machine.qemu.orphans import end_machines
 from actors.machine.qemu.process import QemuProcess, find_machines, is_alive, start_time_of
 from actors.model.errors import MachineFailed
@@ -151,3 +155,90 @@ async def test_a_process_that_does_not_end_is_told(
     monkeypatch.setattr(QemuProcess, "end", in_vain)
     with pytest.raises(MachineFailed, match=f"process {sleeper.identity.pid} does not end"):
         await end_machines(tmp_path, tmp_path)
+
+
+# -- a host that has no descriptors left
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Have this process get no more descriptors for the length of a block."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 0.1])
+async def test_a_process_is_ended_and_seen_to_have_without_a_descriptor_more(tmp_path: Path, grace_s: float) -> None:
+    process = QemuProcess.spawn(["sleep", "600"], uuid="", log=tmp_path / "log", descriptors={})
+    seen = 0
+
+    async def watch() -> None:
+        nonlocal seen
+        await process.wait_exit()
+        seen += 1
+
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(watch)
+            await trio.testing.wait_all_tasks_blocked()
+            with no_descriptor_left():
+                assert not process.has_ended
+                assert await process.end(grace_s)
+                assert process.has_ended
+    process.release()
+    assert (seen, process.exit_status) == (3, -signal.SIGKILL)
+
+
+async def test_who_waits_for_a_process_that_is_let_go_of_does_not_take_it_for_ended(sleeper: Sleeper) -> None:
+    process = QemuProcess.adopt(sleeper.identity)
+    assert process is not None
+    with trio.move_on_after(0.2) as limit:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.wait_exit)
+            nursery.start_soon(process.wait_exit)
+            await trio.testing.wait_all_tasks_blocked()
+            process.release()
+    assert limit.cancelled_caught
+    assert not process.has_ended
+
+
+@pytest.mark.parametrize("moment", ["descriptor", "start time"])
+def test_a_process_that_cannot_be_held_is_ended_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    started: list[int] = []
+
+    def refuse(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(*((os, "pidfd_open") if moment == "descriptor" else (processes, "start_time_of")), refuse)
+    before = descriptors()
+    with pytest.raises(MachineFailed, match="could not be watched, and was ended"):
+        QemuProcess.spawn(["sleep", "600"], uuid="", log=tmp_path / "log", descriptors={})
+    (pid,) = started
+    assert not Path(f"/proc/{pid}").exists()
+    assert descriptors() == before
+
+
+def test_a_spawn_that_fails_for_want_of_descriptors_keeps_none_and_does_not_blame_the_program(tmp_path: Path) -> None:
+    given = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
+    limits, before = resource.getrlimit(resource.RLIMIT_NOFILE), descriptors()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(*given, 64) + 3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            QemuProcess.spawn(["true"], uuid="", log=tmp_path / "log", descriptors=dict(enumerate(given, 3)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in given:
+            os.close(fd)
+    assert descriptors() == before - len(given)

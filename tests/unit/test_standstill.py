@@ -12,8 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from actors.machine import pause as standstill
-from actors.machine.machine import Machine
-from actors.machine.pause import FileSystem
+from actors.machine.machine import Machine, Standstill
+from actors.machine.pause import RESUME_LIMIT_S, FileSystem
 from actors.model.errors import CheckpointUnusable, GuestBroken, MachineFailed, QmpError
 from guest import filesystem
 
@@ -390,3 +390,58 @@ async def test_a_way_back_asks_for_an_answer_only_as_long_as_it_is_told(
     began = trio.current_time()
     assert not await standstill.guest_answers(guest.machine, 3.0)
     assert trio.current_time() - began == 3.0
+
+
+# -- one that another supervisor held
+
+
+@pytest.mark.parametrize("answers", ["guest", "guest that cannot hold its processes", "nobody", "nobody in time"])
+async def test_a_machine_held_by_qemu_alone_stands_still_again_with_its_guest_if_that_answers(
+    guest: StandIn, autojump_clock: MockClock, answers: str
+) -> None:
+    guest.runs, guest.machine.held = False, Standstill(alone=True)
+    guest.guest_mute = answers == "nobody"
+    guest.holds = answers == "guest"
+    if answers == "nobody in time":
+
+        async def freeze(**_options: bool) -> bool:
+            raise GuestBroken("it ended")
+
+        guest.freeze = freeze  # type: ignore[method-assign]
+    with trio.fail_after(60):
+        await standstill.hold_anew(guest.machine)
+    held = guest.machine.held
+    assert held is not None
+    assert (held.alone, held.whole) == (answers.startswith("nobody"), answers == "guest")
+    assert not guest.runs
+    assert not guest.machine.unsettled
+
+
+async def test_a_machine_that_qemu_does_not_answer_for_is_wanted_to_stand_still_as_before(
+    guest: StandIn, autojump_clock: MockClock
+) -> None:
+    guest.runs, guest.machine.held = False, (before := Standstill(alone=True))
+    guest.qemu_mute = True
+    with trio.fail_after(60), pytest.raises(MachineFailed):
+        await standstill.hold_anew(guest.machine)
+    assert guest.machine.held is before
+    guest.answer()
+    await guest.machine.settle()
+    assert not guest.runs
+
+
+# -- what took too long
+
+
+async def test_what_took_too_long_says_whether_the_machine_runs(guest: StandIn, autojump_clock: MockClock) -> None:
+    async def linger() -> None:
+        async with standstill.standing_still(guest.machine, FileSystem.AS_IS):
+            await trio.sleep(RESUME_LIMIT_S + 1)
+
+    with pytest.raises(MachineFailed, match=r"30 s; it runs on\."):
+        await linger()
+    assert guest.runs
+    await standstill.hold(guest.machine, FileSystem.AS_IS)
+    with pytest.raises(MachineFailed, match=r"30 s; it stands still as before\."):
+        await linger()
+    assert not guest.runs

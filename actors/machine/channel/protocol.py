@@ -42,7 +42,7 @@ class Endpoint(Protocol):
         """Connect to the guest's agent; the caller bounds the wait.
 
         Raises:
-            OSError: nobody is there, where nobody has to be called.
+            OSError: nobody is there, where nobody has to be called, or the host has no room for a connection.
             HostUnfit: this host cannot reach it.
 
         """

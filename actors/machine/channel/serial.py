@@ -37,8 +37,7 @@ class SerialEndpoint:
 
     async def connect(self) -> trio.SocketStream:
         """Connect; QEMU serves one host at a time, and takes the next one in turn."""
-        await trio.lowlevel.checkpoint()
-        return unix_sockets.dial(self.socket)
+        return await unix_sockets.dial(self.socket)
 
     def presence(self, event: str, data: Mapping[str, Any]) -> bool | None:
         """Return whether the agent has the port open, which QEMU says whenever that changes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ class VsockEndpoint:
 
         Raises:
             HostUnfit: this host has no vsock, or the machine's context id is not known.
+            OSError: it has no room for a connection.
 
         """
         if self.cid is None:
@@ -50,6 +52,8 @@ class VsockEndpoint:
             try:
                 stream = trio.socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
             except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EPROTONOSUPPORT):
+                    raise
                 raise HostUnfit(f"This host has no vsock: {error}.", remedy="Set channel to serial.") from error
             try:
                 await stream.connect((self.cid, VSOCK_PORT))

@@ -7,11 +7,16 @@ by a pidfd, so that no signal can reach another process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import select
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -23,6 +28,9 @@ FIRST_SPARE_FD = 64
 """Descriptors are first moved here, above the numbers a child inherits them under."""
 KILL_WAIT_S = 10.0
 """SIGKILL takes effect at once unless the process hangs in the kernel; then waiting longer is of no use."""
+CHILD_KILL_WAIT_S: Final = 1.0
+"""The same for one that has just begun; everybody waits for it."""
+NOT_EXECUTABLE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC, errno.ELOOP})
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
@@ -87,6 +95,8 @@ class QemuProcess:
         self.identity = identity
         self._pidfd = pidfd
         self._exited = trio.Event()
+        self._waiting = trio.Lock()
+        """Held by the one who waits for the descriptor, since trio allows one task per descriptor."""
         self.exit_status: int | None = None
         """Exit code, negative for a signal; ``None`` while running, or when another process is its parent."""
 
@@ -96,14 +106,21 @@ class QemuProcess:
 
         Raises:
             HostUnfit: the program cannot be executed.
+            MachineFailed: it cannot be watched, and was ended.
+            OSError: the host has no room for it.
 
         """
         pid = _posix_spawn(argv, log, descriptors)
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError as error:
-            raise MachineFailed(f"QEMU ended before it could be watched: {error}.") from error
-        return cls(ProcessIdentity(pid, start_time_of(pid), uuid), pidfd)
+        with ExitStack() as undo:
+            undo.callback(_end_child, pid)
+            try:
+                pidfd = os.pidfd_open(pid)
+                undo.callback(os.close, pidfd)
+                identity = ProcessIdentity(pid, start_time_of(pid), uuid)
+            except OSError as error:
+                raise MachineFailed(f"QEMU was started, could not be watched, and was ended: {error}.") from error
+            undo.pop_all()
+        return cls(identity, pidfd)
 
     @classmethod
     def adopt(cls, identity: ProcessIdentity) -> QemuProcess | None:
@@ -135,29 +152,38 @@ class QemuProcess:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was seen to have ended."""
+        """Whether it has ended; of one that was let go of, whether it was seen to have."""
+        if not self._exited.is_set() and self._pidfd >= 0:
+            look = select.poll()
+            look.register(self._pidfd, select.POLLIN)
+            if look.poll(0):
+                self._reap()
         return self._exited.is_set()
 
     async def wait_exit(self) -> None:
-        """Wait until the process has ended; any number of tasks may wait."""
-        if self._exited.is_set() or self._pidfd < 0:
-            return
-        # Each waiter has a descriptor of its own, since trio allows one waiting task per descriptor.
-        mine = os.dup(self._pidfd)
-        try:
-            await trio.lowlevel.wait_readable(mine)
-            self._reap(mine)
-        finally:
-            trio.lowlevel.notify_closing(mine)
-            os.close(mine)
+        """Wait until the process has ended; any number of tasks may wait, for ever if it is let go of meanwhile.
 
-    def _reap(self, pidfd: int) -> None:
+        It needs no descriptor, so that the end of a process is seen where there are no more.
+        """
+        if self.has_ended or self._pidfd < 0:
+            await trio.lowlevel.checkpoint()
+            return
+        async with self._waiting:
+            if self._exited.is_set():
+                return
+            try:
+                await trio.lowlevel.wait_readable(self._pidfd)
+            except trio.ClosedResourceError:
+                await trio.sleep_forever()
+            self._reap()
+
+    def _reap(self) -> None:
         if self._exited.is_set():
             return
         self._exited.set()
         # An adopted one may be another's child, and a test harness may have reaped ours: the status is unknown then.
         with contextlib.suppress(ChildProcessError):
-            if ended := os.waitid(os.P_PIDFD, pidfd, os.WEXITED):
+            if ended := os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED):
                 self.exit_status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def kill(self) -> None:
@@ -173,18 +199,30 @@ class QemuProcess:
         Returns whether it has ended, which is known only of one that was not let go of before.
         """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s + KILL_WAIT_S):
-            if grace_s:
-                with trio.move_on_after(grace_s):
-                    await self.wait_exit()
-            self.kill()
+            try:
+                if grace_s:
+                    with trio.move_on_after(grace_s):
+                        await self.wait_exit()
+            finally:
+                self.kill()
             await self.wait_exit()
-        return self._exited.is_set()
+        return self.has_ended
 
     def release(self) -> None:
         """Let go of the process without touching it."""
         if self._pidfd >= 0:
+            if self._waiting.locked():
+                trio.lowlevel.notify_closing(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+
+
+def _end_child(pid: int) -> None:
+    """End and reap a child that has just begun and that nobody can hold."""
+    os.kill(pid, signal.SIGKILL)
+    limit = time.monotonic() + CHILD_KILL_WAIT_S
+    while not os.waitpid(pid, os.WNOHANG)[0] and time.monotonic() < limit:
+        time.sleep(0.001)
 
 
 def _inheritable() -> list[int]:
@@ -201,30 +239,32 @@ def _inheritable() -> list[int]:
 
 def _posix_spawn(argv: Sequence[str], log: Path, descriptors: Mapping[int, int]) -> int:
     """Start a program in a new session, with exactly the given descriptors."""
-    moved = {number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_SPARE_FD) for number, fd in descriptors.items()}
-    mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    actions = [
-        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), mode, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-        *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in moved.items()),
-    ]
-    try:
-        return os.posix_spawnp(
-            argv[0],
-            list(argv),
-            {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            file_actions=actions,
-            setsid=True,
-            setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
-            setsigmask=[],
-        )
-    except OSError as error:
-        raise HostUnfit(
-            f"{argv[0]} cannot be started: {error.strerror}.",
-            remedy="Install QEMU (Debian and Ubuntu: apt-get install qemu-system-x86) or set qemu_binary.",
-        ) from error
-    finally:
-        for fd in moved.values():
-            os.close(fd)
+    with ExitStack() as ours:
+        moved: dict[int, int] = {}
+        for number, fd in descriptors.items():
+            moved[number] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_SPARE_FD)
+            ours.callback(os.close, moved[number])
+        actions = [
+            *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in moved.items()),
+        ]
+        try:
+            return os.posix_spawnp(
+                argv[0],
+                list(argv),
+                {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+                file_actions=actions,
+                setsid=True,
+                setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+                setsigmask=[],
+            )
+        except OSError as error:
+            if error.errno not in NOT_EXECUTABLE:
+                raise
+            raise HostUnfit(
+                f"{argv[0]} cannot be started: {error.strerror}.",
+                remedy="Install QEMU (Debian and Ubuntu: apt-get install qemu-system-x86) or set qemu_binary.",
+            ) from error

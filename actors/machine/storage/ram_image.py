@@ -133,10 +133,14 @@ class ChangedMemory:
         self._ranges: list[tuple[int, int]] = []
         self._pid = pid
         self._pagemap = _open_pagemap(pid)
-        expected = sum(length for _, length in self._changed_ranges())
-        size = min(MAX_BUFFER_BYTES, expected + expected // 4 + SPARE_BYTES)
-        # Populated now: page faults in the pause would cost as much as the copy.
-        self._buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+        try:
+            expected = sum(length for _, length in self._changed_ranges())
+            size = min(MAX_BUFFER_BYTES, expected + expected // 4 + SPARE_BYTES)
+            # Populated now: page faults in the pause would cost as much as the copy.
+            self._buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+        except BaseException:
+            os.close(self._pagemap)
+            raise
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
 
     def __enter__(self) -> Self:
