@@ -145,6 +145,7 @@ class WorkspaceActor(Actor):
                 return await self._work(message)
             if isinstance(message, w.CompareNodes):
                 return await self._compare(message)
+            self._own.search.cancel(reason="a change is wanted")
             async with self._changing:
                 # It may have been suspended while this waited.
                 self.check(message)

@@ -28,7 +28,7 @@ log = logging.getLogger("agentiso.workspace")
 ADOPT_LIMIT_S: Final = 10.0
 """How long a machine may take to answer a supervisor that has just started; it is tried again."""
 SEEK_LIMIT_S: Final = 3.0
-"""The same of the next try, during which the workspace cannot be changed; each later one is given twice as long."""
+"""The same of the next try, which ends for whoever wants a change; each later one is given twice as long."""
 SEEK_FIRST_S: Final = 1.0
 SEEK_MOST_S: Final = 30.0
 
@@ -36,7 +36,7 @@ SEEK_MOST_S: Final = 30.0
 async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
     """Take hold of the machine that the record names, or write down that it is gone, or that it cannot be reached.
 
-    It is gone only if its process is: what runs and does not answer runs on.
+    It is gone only if its process is: what runs and does not answer runs on.  `Resources.search` may be cancelled.
 
     Raises:
         OSError: it cannot be told whether the process runs.
@@ -48,7 +48,10 @@ async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
         _bury(own, machine_record)
         return
     try:
-        machine = await _take_hold(own, machine_record, limit_s)
+        with trio.CancelScope() as own.search:
+            machine = await _take_hold(own, machine_record, limit_s)
+        if own.search.cancelled_caught:
+            return
     except (AgentisoError, OSError) as error:
         if not is_alive(machine_record.process):
             _bury(own, machine_record)

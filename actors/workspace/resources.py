@@ -48,6 +48,8 @@ class Resources:
         """Whether the record on disk lacks what `note` could not write; the next `save` or `note` writes it."""
         self.due: Callable[[], None] = lambda: None
         """Has what could not be done now be done as soon as it can be (`Chores`)."""
+        self.search = trio.CancelScope()
+        """Of the present try to reach a machine that does not answer, which a change does not wait for."""
         self.helpers = 0
         """How many machines run in its directory that only look into its checkpoints."""
         self._written = record

@@ -190,6 +190,27 @@ async def test_a_machine_that_is_slow_to_answer_is_given_more_time_at_each_try(
     assert not site.qemu(info).dead.is_set()
 
 
+async def test_no_change_waits_for_a_machine_that_is_sought(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await made(site)
+    tries, sought = 0, trio.Event()
+
+    async def in_vain(*_arguments: Any, **_options: Any) -> Machine | None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise GuestBroken("The guest does not answer.")
+        sought.set()
+        await trio.sleep_forever()
+        return None
+
+    monkeypatch.setattr(start, "adopt", in_vain)
+    async with site.supervisor():
+        await sought.wait()
+        await site.tell("one", w.Stop())
+        assert (await site.infos())["one"].state == "stopped"
+    assert site.world.alive == []
+
+
 # -- machines that do not end
 
 
