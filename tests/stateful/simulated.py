@@ -291,7 +291,10 @@ class World:
             qemu.dead.set()
             shutil.rmtree(spec.directory)
             raise
-        return self._machine(qemu, spec, fingerprint, layer, disk_bytes)
+        machine = self._machine(qemu, spec, fingerprint, layer, disk_bytes)
+        if checkpoint is not None:
+            machine.nonce = checkpoint.nonce
+        return machine
 
     async def _prove(
         self, machine: Machine, persona: Persona, checkpoint: Checkpoint | None, *, grows: bool, limit_s: float
@@ -301,12 +304,15 @@ class World:
             await self.step(qemu)
             if qemu.dead.is_set():
                 raise MachineFailed("The machine ended by itself.")
-            if checkpoint is not None and qemu.nonce != checkpoint.nonce:
+            # One that was rehearsed has another one than its checkpoint.
+            if checkpoint is not None and qemu.nonce != machine.nonce:
                 raise RestoreUnproven("its memory does not hold the checkpoint's nonce")
         except BaseException:
             await machine.end()
             raise
         machine.nonce = qemu.nonce = secrets.token_hex(NONCE_BYTES)
+        # What waited in the pool stood still.
+        qemu.held = False
         machine.evidence = Evidence(new_id(), checkpoint is not None, 1, True, 0.0, persona.hostname)
         machine.epoch = machine.evidence.epoch
 
