@@ -170,7 +170,9 @@ def may_be_workspace(path: Path) -> bool:
         OSError: it cannot be looked at.
 
     """
-    return path.is_dir() and not is_others(path) and (is_short(path.name) or (path / RECORD).exists())
+    # A link may lead to what is not mounted now.
+    may_be = (path.is_dir() or path.is_symlink()) and not is_others(path)
+    return may_be and (is_short(path.name) or (path / RECORD).exists())
 
 
 def is_others(path: Path) -> bool:

@@ -107,7 +107,11 @@ class Workspaces:
         try:
             store = None if self._lives(directory.name) else self._host.store
             await trio.to_thread.run_sync(recovery.read_one, directory, found, store)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            with contextlib.suppress(FileNotFoundError):
+                directory.lstat()
+                # A link that leads nowhere now.
+                found.troubles.append(recovery.trouble(f"workspace {directory.name}", directory, error))
             directory.parent.lstat()
         except (AgentisoError, OSError) as error:
             found.troubles.append(recovery.trouble(f"workspace {directory.name}", directory, error))

@@ -321,6 +321,23 @@ async def test_a_workspace_that_was_put_aside_under_another_name_keeps_what_it_s
         assert await site.read("one") == ("mark", "mark")
 
 
+async def test_a_workspace_that_was_put_elsewhere_by_a_link_keeps_what_it_stands_on_while_that_leads_nowhere(
+    site: Site, tmp_path: Path
+) -> None:
+    info = await suspended(site)
+    needs, directory = site.record(info).needs, site.directory(info)
+    elsewhere = directory.rename(tmp_path / "elsewhere")
+    directory.symlink_to(tmp_path / "mounted")
+    async with site.supervisor():
+        assert not (await site.diagnosis(again=True)).healthy
+        await site.registry.ask(r.Collect())
+        assert needs <= site.stored()
+        elsewhere.rename(tmp_path / "mounted")
+        assert (await site.diagnosis(again=True)).healthy
+        await site.tell("one", w.Resume())
+        assert await site.read("one") == ("mark", "mark")
+
+
 async def test_a_supervisor_that_keeps_nothing_removes_no_directory_that_is_not_its_own(site: Site) -> None:
     site.settings.state_dir.mkdir()
     with trio.fail_after(LIMIT_S):
