@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from actors.machine.qemu.orphans import end_machines
-from actors.machine.qemu.process import find_machines
+from actors.machine.qemu.process import find_machines, is_alive
 from actors.machine.storage.checkpoint import layer_of
 from actors.machine.storage.store import Store
 from actors.model import record as records
@@ -143,6 +143,9 @@ def _roll_back(store: Store, directory: Path) -> None:
         now = records.read(path)
     except records.DamagedRecord:
         # Whoever reads it makes of it what can be made.
+        return
+    if now.machine is not None and is_alive(now.machine.process):
+        # Its host has lost no power since; whatever is missing, the machine is not to be forgotten.
         return
     try:
         before = records.read(earlier)

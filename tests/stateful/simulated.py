@@ -251,7 +251,8 @@ class World:
         patch.setattr(supervisor, "Store", WatchedStore)
         for module in (orphans, recovery):
             patch.setattr(module, "find_machines", find_machines)
-        patch.setattr(adoption, "is_alive", alive)
+        for module in (adoption, recovery):
+            patch.setattr(module, "is_alive", alive)
         patch.setattr(QemuProcess, "adopt", adopt_process)
         patch.setattr(host, "probe_accelerators", probe)
         patch.setattr(host, "probe_qemu", lambda _binary: QemuBuild(Path("qemu"), (7, 2, 0), "7.2.0", "build"))

@@ -192,6 +192,23 @@ async def test_a_registry_that_follows_one_that_crashed_changes_no_record_of_an_
         assert path.read_text() == before
 
 
+async def test_a_workspace_whose_machine_runs_does_not_go_back_to_a_record_that_does_not_name_it(site: Site) -> None:
+    async with site.supervisor():
+        info = await site.create("one")
+        await site.tell("one", w.Stop())
+        await site.world.store.flush()
+        path = site.directory(info) / records.RECORD
+        before = path.read_text()
+        await site.tell("one", w.Start(None))
+        await site.write("one", "mark")
+    qemu = site.qemu(info)
+    earlier_of(path).write_text(before)
+    site.alter(info, lambda record: record.update(suspended=new_id()))
+    async with site.supervisor():
+        assert site.qemu(info) is qemu
+        assert await site.read("one") == ("mark", "mark")
+
+
 async def test_what_a_killed_supervisor_had_not_flushed_is_not_taken_for_flushed_by_the_next(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
