@@ -70,7 +70,7 @@ async def environment(images_dir: Path, template_state: Path) -> AsyncIterator[d
         link.symlink_to(images_dir)
     variables = {**os.environ, "AGENTISO_STATE_DIR": str(template_state)}
     yield variables
-    left = await destroy_all(variables) if any(template_state.glob("workspaces/*")) else []
+    left = await destroy_all(variables) if any(template_state.glob("workspaces/[!.]*")) else []
     await trio.run_process([*ARGV, "daemon", "stop"], env=variables, capture_stdout=True)
     assert not left, f"workspaces outlive the test: {left}"
 

@@ -14,6 +14,7 @@ from actors.model.text import shown
 MAX_NAME_CHARS = 63
 """A DNS label's limit (RFC 1035, section 2.3.4), so that a name is its own hostname."""
 
+_SHORT = re.compile(r"[0-9a-f]{8}", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
@@ -50,3 +51,8 @@ def new_id() -> str:
 def short(identifier: str) -> str:
     """Return the first 8 hexadecimal digits of an id, as used in paths and device names."""
     return identifier[:8]
+
+
+def is_short(text: str) -> bool:
+    """Tell whether ``text`` has the form of the first digits of an id."""
+    return _SHORT.fullmatch(text) is not None

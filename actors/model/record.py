@@ -21,13 +21,15 @@ from actors.model.image import BootImage
 from actors.model.info import LIBRARY, Evidence, Lifetime, Lineage, PortForward, Shape
 from actors.model.journal import JOURNAL
 from actors.model.machine import MachineRecord
-from actors.model.names import new_id, short
+from actors.model.names import is_short, new_id, short
 from actors.model.states import UNOWNED, State
 from guest.untrusted import MALFORMED
 
 RECORD: Final = "record.json"
 LAST: Final = (f".{RECORD}.earlier", RECORD, JOURNAL)
 """What is removed last of a workspace's directory, in this order."""
+OTHERS: Final = ("lost+found",)
+"""What a file system has in its root; it is nobody's business, like all whose name begins with a dot."""
 SCHEMA: Final = 1
 
 
@@ -159,6 +161,23 @@ def new_record(
 def directory_of(state_dir: Path, workspace_id: str) -> Path:
     """Return the directory that holds all of one workspace."""
     return state_dir / "workspaces" / short(workspace_id)
+
+
+def may_be_workspace(path: Path) -> bool:
+    """Tell whether what lies among the workspaces may be one, or may once have been; all else is not ours.
+
+    Raises:
+        OSError: it cannot be looked at.
+
+    """
+    # A link may lead to what is not mounted now.
+    may_be = (path.is_dir() or path.is_symlink()) and not is_others(path)
+    return may_be and (is_short(path.name) or (path / RECORD).exists())
+
+
+def is_others(path: Path) -> bool:
+    """Tell whether something lies among the workspaces as it may lie anywhere."""
+    return path.name.startswith(".") or path.name in OTHERS
 
 
 def actor_name(workspace_id: str) -> str:

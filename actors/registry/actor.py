@@ -28,7 +28,7 @@ from actors.model.info import (
     WorkspaceInfo,
 )
 from actors.model.record import WorkspaceRecord
-from actors.registry import exports, plans, recovery, transfer
+from actors.registry import exports, places, plans, recovery, transfer
 from actors.registry import messages as r
 from actors.registry.admission import Admission, Claim, Entrant, Ledger
 from actors.registry.bundle import Manifest
@@ -86,12 +86,18 @@ class RegistryActor(Actor):
         """Find everything again; only then is anything collected, expired or served."""
         store, workspaces = self._host.store, self._workspaces
         workspaces.nursery, workspaces.background = self.nursery, self.background
+        self._host.gave_up = workspaces.gave_up
+        if (earlier := self._supervisor.find("pool")) is not None:
+            # That of a registry that crashed fills what nobody takes from any more.
+            await self._supervisor.stop(earlier)
         # What blocked a registry that crashed may be mended by now.
         store.blocked.clear()
         store.blocked[STARTING] = "What there is is still being read."
         with failures_reported():
+            # Also of a registry that follows one that crashed: what is collected next is what is nobody's there.
+            await trio.to_thread.run_sync(places.claim, self._host.state_dir)
             store.make_directories()
-            transfer.sweep(self._host.state_dir, store)
+            self._sweep_imports()
             await self._finish_exports()
             await self._templates.take_up()
             await workspaces.take_up()
@@ -99,13 +105,22 @@ class RegistryActor(Actor):
         await store.collect()
         self.background("collection", self._collect)
         self.background("second look", self._troubles.keep_looking)
-        if (earlier := self._supervisor.find("pool")) is not None:
-            # That of a registry that crashed fills what nobody takes from any more.
-            await self._supervisor.stop(earlier)
         if self._host.settings.pool.size:
             await self._supervisor.start("pool", lambda: PoolKeeper(self._pool), on_giveup=_pool_gave_up)
         # Only now is it known what is needed; who said so before says it again.
         self._host.expired = workspaces.expire
+
+    def _sweep_imports(self) -> None:
+        """Remove what killed imports have left, now or at the next start: nobody needs it, and nobody is kept by it."""
+        path = self._host.state_dir / transfer.STAGING
+
+        async def look_again() -> None:
+            await trio.to_thread.run_sync(lambda: list(path.iterdir()))
+
+        try:
+            transfer.sweep(self._host.state_dir, self._host.store)
+        except OSError as error:
+            self._troubles.add(recovery.trouble("the imports", path, error), look_again, blocks=False)
 
     async def _finish_exports(self) -> None:
         """Remove what is left of exports that failed, or that an earlier supervisor had begun, now or later."""
@@ -116,8 +131,9 @@ class RegistryActor(Actor):
             self._troubles.add(recovery.trouble("an export", path, error), self._finish_exports)
 
     async def teardown(self) -> None:
-        """Be told of no more expiries; the next registry is."""
+        """Be told of no more expiries, nor of actors that are given up; the next registry is, or finds them so."""
         self._host.expired = lambda _workspace_id: None
+        self._host.gave_up = lambda _record, _failure: None
 
     async def _collect(self) -> None:
         """Collect whatever is let go of, and after a while what could not be removed."""

@@ -16,13 +16,13 @@ from actors.model import record as records
 from actors.model.errors import HostFailed, NoCapacity
 from actors.model.files import failures_reported
 from actors.model.journal import Journal, Kind
-from actors.runtime import ActorRef, Supervisor
+from actors.runtime import Supervisor
 from actors.workspace.host import Host
 from actors.workspace.resources import intents_of, owner_of
 
 
-async def demolish(host: Host, supervisor: Supervisor, workspace_id: str, ref: ActorRef[object] | None) -> None:
-    """Destroy a workspace; not cancellable.
+async def demolish(host: Host, supervisor: Supervisor, workspace_id: str) -> None:
+    """Destroy a workspace, by its id or the first digits of that; not cancellable.
 
     Raises:
         HostFailed, NoCapacity, MachineFailed: something of it could not be removed or ended; all else is.  It is
@@ -33,7 +33,8 @@ async def demolish(host: Host, supervisor: Supervisor, workspace_id: str, ref: A
     with trio.CancelScope(shield=True), failures_reported():
         await _intend(directory)
         await end_machines(host.state_dir, directory)
-        if ref is not None:
+        # Whichever runs by now, be it one that is only being started.
+        if (ref := supervisor.find(records.actor_name(workspace_id))) is not None:
             await supervisor.stop(ref)
         for port in [port for port, owner in host.forwarded.items() if owner == workspace_id]:
             del host.forwarded[port]

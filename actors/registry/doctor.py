@@ -33,6 +33,8 @@ async def diagnose(workspaces: Workspaces, store: Store, troubles: Troubles, *, 
             unreachable.append(Trouble(what, "", why, GIVE_UP.format(info.name)))
         elif info.state == State.DESTROYING:
             half_done.append(Trouble(what, "", why, f"agentiso destroy {info.name}"))
+        elif info.note:
+            unreachable.append(Trouble(what, "", info.note, "It is asked again each time; nothing of it is changed."))
     collection = [
         Trouble("collection", "", f"Nothing is removed, since {what} may need it: {why}", "Mend what is named.")
         for what, why in store.blocked.items()

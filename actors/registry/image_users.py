@@ -79,6 +79,8 @@ def read_users(state_dir: Path, layers: Layers) -> Users:
 def _workspaces(root: Path, users: Users) -> None:
     for directory in sorted(root.iterdir()):
         try:
+            if not records.may_be_workspace(directory):
+                continue
             if records.is_empty(directory):
                 # About to be made, by work that says so, or left by such work.
                 continue

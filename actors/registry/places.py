@@ -7,14 +7,22 @@ would be taken for nobody's.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from actors.model.errors import HostFailed
 from actors.model.files import read_json, replace_json
+from actors.model.names import is_id, new_id
 
 PLACES: Final = ("workspaces", "layers", "checkpoints", "templates")
+CACHE: Final = "templates"
+"""The one without which a supervisor can do: where it cannot be read nothing is collected, and all else goes on."""
 KNOWN: Final = "places.json"
-"""Has the inode number of each: a copy has others, but so has whatever else may be there instead."""
+"""Has the id and the inode number of each.
+
+A copy has another number; another file system that is mounted there may well have the same one, and has another id.
+"""
+MARK: Final = ".place"
+"""The file in each that has its id."""
 
 
 def claim(state_dir: Path) -> None:
@@ -31,24 +39,53 @@ def claim(state_dir: Path) -> None:
     except FileNotFoundError:
         for name in PLACES:
             (state_dir / name).mkdir(exist_ok=True, mode=0o700)
-        replace_json(path, {name: (state_dir / name).stat().st_ino for name in PLACES}, flushed=True)
+        _write_down(state_dir)
         return
     except ValueError as error:
         raise HostFailed(f"{path} is damaged: {error}.", remedy=_remedy(path), path=str(path)) from error
     if not isinstance(known, dict):
         raise HostFailed(f"{path} is damaged: it is no record.", remedy=_remedy(path), path=str(path))
     for name in PLACES:
-        _check(state_dir / name, known.get(name), path)
+        try:
+            _check(state_dir / name, known.get(name), path)
+        except OSError:
+            if name != CACHE:
+                raise
+    if not all(isinstance(known[name], dict) for name in PLACES):
+        _write_down(state_dir)
 
 
-def _check(place: Path, inode: int | None, path: Path) -> None:
+def _write_down(state_dir: Path) -> None:
+    """Mark the places that are not, and write down which they are."""
+    for name in PLACES:
+        if _mark_of(state_dir / name) is None:
+            replace_json(state_dir / name / MARK, new_id(), flushed=True)
+    replace_json(state_dir / KNOWN, {name: _identity(state_dir / name) for name in PLACES}, flushed=True)
+
+
+def _identity(place: Path) -> dict[str, Any]:
+    return {"id": _mark_of(place), "inode": place.stat().st_ino}
+
+
+def _mark_of(place: Path) -> str | None:
+    """Return the id of a place, or ``None`` if it has none."""
+    try:
+        mark = read_json(place / MARK)
+    except (FileNotFoundError, ValueError):
+        return None
+    return mark if isinstance(mark, str) and is_id(mark) else None
+
+
+def _check(place: Path, known: Any, path: Path) -> None:
     if not place.is_dir():
         raise HostFailed(
             f"{place} is not there, although this state directory was used before.",
             remedy=f"Mount it, or put it back. {_remedy(path)}",
             path=str(place),
         )
-    if place.stat().st_ino != inode:
+    # An agentiso that marked none wrote the number alone.
+    found: Any = place.stat().st_ino if isinstance(known, int) else _identity(place)
+    if found != known:
         raise HostFailed(
             f"{place} is not the directory that belongs to this state directory: it may not be mounted.",
             remedy=f"Mount it, or put it back. {_remedy(path)}",

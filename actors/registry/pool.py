@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from itertools import count
 from typing import Final
 
 import attrs
@@ -138,9 +140,11 @@ class Pool:
 
     def _lose(self, workspace_id: str) -> None:
         """Note that a machine has ended; what is left of it goes before another one is made."""
-        self._dead.add(workspace_id)
-        self._filling |= {pooled.record.shape for pooled in self._ready if pooled.record.id == workspace_id}
-        self._unlooked.value = True
+        for pooled in self._ready:
+            if pooled.record.id == workspace_id:
+                self._dead.add(workspace_id)
+                self._filling.add(pooled.record.shape)
+                self._unlooked.value = True
 
     async def keep(self) -> None:
         """Keep the pool filled until cancelled."""
@@ -228,13 +232,20 @@ class Pool:
                 records.save(self._host.state_dir, record)
             ref = await self._supervisor.start(
                 records.actor_name(record.id),
-                lambda: WorkspaceActor(record, self._host),
-                on_giveup=lambda _name, failure: self._workspaces.gave_up(record, failure),
+                partial(self._actor, record, count()),
+                on_giveup=lambda _name, failure: self._host.gave_up(record, failure),
             )
             await ref.ask(w.Prepare(template))
             undo.pop_all()
         self._under_way.discard(record.id)
         return Pooled(record, ref)
+
+    def _actor(self, record: WorkspaceRecord, lives: Iterator[int]) -> WorkspaceActor:
+        """Make the actor of a machine; what waited with an earlier one went with that."""
+        again = next(lives) > 0
+        if again:
+            self._host.unpooled(record.id)
+        return WorkspaceActor(record, self._host, again=again)
 
     async def _drop_unusable(self) -> None:
         """End the machines whose image is not the configured one any more, and remove those that have ended."""

@@ -15,6 +15,7 @@ from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import ActorGone, AgentisoError, SupervisorRunning
 from actors.model.files import failures_reported
+from actors.model.names import is_short
 from actors.model.settings import Settings
 from actors.registry import messages as r
 from actors.registry import places
@@ -65,7 +66,8 @@ async def open_supervisor(
 
 async def _remove_all_but(kept: set[Path], state_dir: Path) -> None:
     """Remove the workspaces that were made meanwhile; what cannot be removed now is at the next start."""
-    for directory in {path for path in (state_dir / "workspaces").iterdir() if path.is_dir()} - kept:
+    made = {path for path in (state_dir / "workspaces").iterdir() if is_short(path.name) and path.is_dir()} - kept
+    for directory in made:
         try:
             await clear(state_dir, directory)
         except (AgentisoError, OSError) as error:

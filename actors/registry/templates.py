@@ -73,20 +73,34 @@ class Templates:
         self._troubles = troubles
         self._directory = host.state_dir / "templates"
         self._locks: dict[str, trio.Lock] = {}
+        self._booting: set[Path] = set()
+        """The directories of boots that are under way."""
 
     async def take_up(self) -> None:
         """Hold the checkpoints of all templates on disk, and forget those that are stale.
 
         What cannot be read is left alone, and told; a template whose checkpoint is not there is none.
         """
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        sweep_temporaries(self._directory)
-        for path in sorted(self._directory.iterdir()):
-            if path.name.startswith("boot-"):
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            paths = sorted(self._directory.iterdir())
+        except OSError as error:
+            remedy = "Mend its disk or its rights; it is read again, and templates are made anew where they are needed."
+            trouble = Trouble("the templates", str(self._directory), f"They cannot be listed: {error}.", remedy)
+            self._troubles.add(trouble, self.take_up)
+            return
+        if not self._locks:
+            # Nobody writes one yet.
+            sweep_temporaries(self._directory)
+        for path in paths:
+            if path.name.startswith("boot-") and path not in self._booting:
                 # Of a boot that its supervisor did not live to end; its machine was ended before.
                 self._host.store.discard(path)
             if path.suffix == ".json":
-                await self._take_up(path)
+                try:
+                    await self._take_up_again(path)
+                except OSError as error:
+                    self._doubt(path, f"It cannot be taken up: {error}.")
 
     async def _take_up(self, path: Path) -> None:
         try:
@@ -184,6 +198,7 @@ class Templates:
     ) -> Checkpoint:
         store, layer, workspace_id = self._host.store, new_id(), new_id()
         directory = self._directory / f"boot-{workspace_id[:8]}"
+        self._booting.add(directory)
         with store.held(layer):
             store.layers.create(layer, over=Base(image.root), size_bytes=disk_bytes)
             spec = await self._host.machine_spec(
@@ -207,6 +222,7 @@ class Templates:
                     await machine.end()
             finally:
                 store.discard(directory)
+                self._booting.discard(directory)
         return taken.checkpoint
 
     # -- all of them

@@ -17,11 +17,9 @@ from typing import Final
 import attrs
 import trio
 
-from actors.machine.storage.store import Store
 from actors.model import record as records
 from actors.model.errors import ActorGone, AgentisoError, Unfinished
 from actors.model.info import Trouble, WorkspaceInfo
-from actors.model.journal import Journal, Kind
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
 from actors.registry import messages as r
@@ -38,6 +36,8 @@ from actors.workspace.host import Host
 from actors.workspace.resources import intents_of, owner_of
 
 log = logging.getLogger("agentiso.registry")
+DESCRIBE_S: Final = 1.0
+"""An actor that was not heard of for so long is busy with its restart; the others are told of without it."""
 REVIVE_S: Final = 30.0
 """How long after an actor that cannot live was given up it is started again."""
 
@@ -65,8 +65,6 @@ class Workspaces:
         self._destroying: dict[str, Destruction] = {}
         self._unfinished: dict[str, AgentisoError] = {}
         """Why a workspace could not be destroyed wholly, by its id."""
-        self._maybe_lost: Store | None = None
-        """The store, if the host has lost its power since it was used last."""
         self._again: set[str] = set()
         """Of which of these that is tried again."""
         self._expiring: set[str] = set()
@@ -88,20 +86,18 @@ class Workspaces:
         """
         root = self._host.state_dir / "workspaces"
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if await trio.to_thread.run_sync(recovery.lost_power, self._host.state_dir):
-            self._maybe_lost = self._host.store
-        await self._take_up_all(await trio.to_thread.run_sync(recovery.read_all, root, self._maybe_lost))
+        await self._take_up_all(await trio.to_thread.run_sync(recovery.read_all, root, self._host.store, self._lives))
 
     async def _take_up_all(self, found: recovery.Found, *, within: Path | None = None) -> None:
         for trouble in found.troubles:
             self._troubles.add(trouble, partial(self._read_again, Path(trouble.path)))
-        orphans = await recovery.end_orphans(self._host.state_dir, found, lives=self._lives, within=within)
-        for trouble in orphans:
-            self._troubles.add(trouble, partial(self._look_at_machine, trouble))
+        for stray in found.strays:
+            self._troubles.add(stray, partial(self._look_at_stray, stray), blocks=False)
+        await recovery.end_orphans(self._host.state_dir, found, self._troubles, lives=self._lives, within=within)
         async with trio.open_nursery() as nursery:
-            for record in found.records:
-                self.enter(record, self._supervisor.find(records.actor_name(record.id)))
-                nursery.start_soon(self._take_up, record)
+            for kept in found.kept:
+                self.enter(kept.record, self._supervisor.find(records.actor_name(kept.record.id)))
+                nursery.start_soon(self._take_up, kept)
             for directory in found.unowned:
                 nursery.start_soon(self._clear, directory)
 
@@ -109,41 +105,55 @@ class Workspaces:
         """Take up a workspace that could not be read, if it can be by now; one that is not there any more is none."""
         found = recovery.Found()
         try:
-            await trio.to_thread.run_sync(recovery.read_one, directory, found, self._maybe_lost)
-        except FileNotFoundError:
+            store = None if self._lives(directory.name) else self._host.store
+            await trio.to_thread.run_sync(recovery.read_one, directory, found, store)
+        except FileNotFoundError as error:
+            with contextlib.suppress(FileNotFoundError):
+                directory.lstat()
+                # A link that leads nowhere now.
+                found.troubles.append(recovery.trouble(f"workspace {directory.name}", directory, error))
             directory.parent.lstat()
         except (AgentisoError, OSError) as error:
             found.troubles.append(recovery.trouble(f"workspace {directory.name}", directory, error))
         await self._take_up_all(found, within=directory)
 
-    async def _look_at_machine(self, trouble: Trouble) -> None:
-        if await trio.to_thread.run_sync(recovery.still_unknown, self._host.state_dir, Path(trouble.path)):
-            self._troubles.add(trouble, partial(self._look_at_machine, trouble))
+    async def _look_at_stray(self, stray: Trouble) -> None:
+        """Tell of it again if it is still there."""
+        with contextlib.suppress(FileNotFoundError):
+            Path(stray.path).lstat()
+            self._troubles.add(stray, partial(self._look_at_stray, stray), blocks=False)
 
-    def _lives(self, record: WorkspaceRecord) -> bool:
-        return self._supervisor.find(records.actor_name(record.id)) is not None
+    def _lives(self, workspace: str) -> bool:
+        """Tell whether a workspace's actor runs, by its id or the first digits of that."""
+        return self._supervisor.find(records.actor_name(workspace)) is not None
 
-    async def _take_up(self, record: WorkspaceRecord) -> None:
+    async def _take_up(self, kept: recovery.Kept) -> None:
         """Start the actor of a workspace; what is wrong with one keeps no other from being taken up."""
+        record = kept.record
+        if record.id not in self.directory or self._is_ending(record.id):
+            # Somebody has destroyed it since it was entered.
+            return
         try:
-            if not self._lives(record):
-                self._hold(record)
+            if not self._lives(record.id):
+                self._hold(kept)
             await self.start_actor(record)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are taken up
             self.gave_up(record, error, lived=False)
 
-    def _hold(self, record: WorkspaceRecord) -> None:
-        """Hold what a workspace stands on until its actor does so, should that be late."""
-        store, directory = self._host.store, records.directory_of(self._host.state_dir, record.id)
-        store.hold(owner_of(record.id), record.needs)
-        layers = {each.name for each in Journal(directory).intents() if each.kind is Kind.LAYER}
-        store.hold(intents_of(record.id), layers)
+    def _hold(self, kept: recovery.Kept) -> None:
+        """Hold what a workspace stands on until its actor does so, should that be late.
+
+        Nothing is read here: what is not held when this is over may be removed.
+        """
+        store = self._host.store
+        store.hold(owner_of(kept.record.id), kept.record.needs)
+        store.hold(intents_of(kept.record.id), kept.switches)
+        store.unflushed |= kept.unflushed
 
     async def _clear(self, directory: Path) -> None:
         """Go on with the end of a workspace that nobody has."""
         try:
-            ref = self._supervisor.find(records.actor_name(directory.name))
-            await demolish(self._host, self._supervisor, directory.name, ref)
+            await demolish(self._host, self._supervisor, directory.name)
         except (AgentisoError, OSError) as error:
             trouble = recovery.trouble(f"what is left of workspace {directory.name}", directory, error)
             self._troubles.add(trouble, partial(self._clear, directory))
@@ -171,7 +181,7 @@ class Workspaces:
         ref = self._supervisor.find(name) or await self._supervisor.start(
             name,
             lambda: WorkspaceActor(record, self._host, again=next(lives) > 0),
-            on_giveup=lambda _name, error: self.gave_up(record, error),
+            on_giveup=lambda _name, error: self._host.gave_up(record, error),
         )
         self._lost.pop(record.id, None)
         return self.enter(record, ref)
@@ -181,7 +191,7 @@ class Workspaces:
 
         One that has ``lived`` may have left machines that it was about to start, or to end.
         """
-        if record.id in self.directory and record.id not in self._destroying:
+        if record.id in self.directory and not self._is_ending(record.id):
             log.error("the actor of workspace %s was given up: %r", record.name, failure)
             self._lost[record.id] = str(failure) or repr(failure)
             self._host.changes.note(record.id)
@@ -189,7 +199,7 @@ class Workspaces:
 
     async def _revive(self, record: WorkspaceRecord, lived: bool) -> None:
         await trio.sleep(REVIVE_S)
-        if record.id in self._lost and record.id not in self._destroying:
+        if record.id in self._lost and not self._is_ending(record.id):
             try:
                 known = records.load(records.directory_of(self._host.state_dir, record.id))
                 await self.start_actor(known, again=lived)
@@ -234,9 +244,8 @@ class Workspaces:
         found = self.directory.get(workspace_id)
         if found is not None:
             self._host.changes.note(workspace_id)
-        ref = found.ref if found else self._supervisor.find(records.actor_name(workspace_id))
         try:
-            await demolish(self._host, self._supervisor, workspace_id, ref)
+            await demolish(self._host, self._supervisor, workspace_id)
         except (AgentisoError, OSError) as error:
             destruction.failure = Unfinished(f"{found.name if found else workspace_id} is being destroyed: {error}")
             self._unfinished[workspace_id] = destruction.failure
@@ -273,13 +282,17 @@ class Workspaces:
             self._host.changes.forget(workspace_id)
         self._ledger.give_back(workspace_id)
 
+    def _is_ending(self, workspace_id: str) -> bool:
+        """Tell whether a workspace is being destroyed, or is to be: no actor of it is started any more."""
+        return workspace_id in self._destroying or workspace_id in self._unfinished
+
     # -- told of
 
     def unreadable(self) -> list[Trouble]:
         """Tell of the workspaces that have no actor, and whose record cannot be read; they are listed as they were."""
         told = []
         for found in self.directory.all():
-            if found.ref.alive or found.workspace_id in self._destroying or found.workspace_id in self._unfinished:
+            if found.ref.alive or self._is_ending(found.workspace_id):
                 continue
             path = records.directory_of(self._host.state_dir, found.workspace_id)
             try:
@@ -289,22 +302,36 @@ class Workspaces:
         return told
 
     async def list(self) -> tuple[WorkspaceInfo, ...]:
-        """Describe all workspaces, oldest first, those without an actor too."""
-        infos = [await self._describe(found) for found in self.directory.all()]
-        return tuple(sorted((info for info in infos if info), key=lambda info: info.created_at))
+        """Describe all workspaces, oldest first; those whose actors are gone, or mute, by what they wrote down."""
+        infos: list[WorkspaceInfo] = []
+
+        async def describe_one(found: r.Found) -> None:
+            if (info := await self._describe(found)) is not None:
+                infos.append(info)
+
+        async with trio.open_nursery() as nursery:
+            for found in self.directory.all():
+                nursery.start_soon(describe_one, found)
+        return tuple(sorted(infos, key=lambda info: info.created_at))
 
     async def _describe(self, found: r.Found) -> WorkspaceInfo | None:
-        if found.workspace_id not in self._destroying and found.workspace_id not in self._unfinished:
+        why = ""
+        if not self._is_ending(found.workspace_id):
             try:
-                info: WorkspaceInfo = await found.ref.ask(w.Describe())
+                info: WorkspaceInfo = await found.ref.ask(w.Describe(), deadline_s=DESCRIBE_S)
             except ActorGone:
                 pass
+            except AgentisoError as error:
+                why = f"It does not answer at the moment, and this is what it wrote down last: {error.message}"
             else:
                 return info
-        return self._without_actor(found)
+        return self._without_actor(found, mute=why)
 
-    def _without_actor(self, found: r.Found) -> WorkspaceInfo | None:
-        """Describe a workspace by what it has written down; ``None`` if it is gone by now."""
+    def _without_actor(self, found: r.Found, *, mute: str = "") -> WorkspaceInfo | None:
+        """Describe a workspace by what it has written down; ``None`` if it is gone by now.
+
+        One that is only ``mute`` is what it was when it wrote that; the reason is its note.
+        """
         workspace_id = found.workspace_id
         if workspace_id not in self.directory:
             return None
@@ -317,5 +344,7 @@ class Workspaces:
         if (failure := self._unfinished.get(workspace_id)) is not None:
             why = f"It could not be destroyed wholly: {failure}"
             return describe(attrs.evolve(record, state=State.DESTROYING, failure=why), self._host.networks, idle_s=0.0)
+        if mute:
+            return describe(record, self._host.networks, idle_s=0.0, note=mute)
         why = f"Its actor cannot live, and is started again after a while: {self._lost.get(workspace_id, 'it stopped')}"
         return describe(attrs.evolve(record, state=State.UNREACHABLE, failure=why), self._host.networks, idle_s=0.0)

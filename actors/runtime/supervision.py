@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 import trio
 
-from actors.model.errors import AgentisoError, HostFailed, NoCapacity
+from actors.model.errors import ActorGone, AgentisoError, HostFailed, NoCapacity
 from actors.runtime.actor import Actor
 from actors.runtime.ask import ActorRef
 from actors.runtime.mailbox import Mailbox
@@ -47,6 +47,8 @@ class _Child:
     mailbox: Mailbox
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     restarts: int = 0
+    started: bool = False
+    """Whether a setup of it has succeeded."""
 
 
 class Supervisor:
@@ -75,7 +77,12 @@ class Supervisor:
         policy: RestartPolicy | None = None,
         on_giveup: Callable[[str, BaseException], None] | None = None,
     ) -> ActorRef[object]:
-        """Start an actor and return once its setup has succeeded; what its first setup raises is raised here."""
+        """Start an actor and return once its setup has succeeded; what its first setup raises is raised here.
+
+        Raises:
+            ActorGone: it was stopped meanwhile.
+
+        """
         assert name not in self._children, f"an actor {name} runs already"
         mailbox = Mailbox()
         ref: ActorRef[object] = ActorRef(name, mailbox)
@@ -124,6 +131,8 @@ class Supervisor:
             child.mailbox.close("it stopped")
             self._children.pop(child.ref.name, None)
             child.ref.stopped.set()
+        if not child.started:
+            task_status.started(ActorGone(f"{child.ref.name} was stopped while it was being started."))
 
     async def _run_once(
         self, child: _Child, report: trio.TaskStatus[BaseException | None] | None
@@ -134,7 +143,7 @@ class Supervisor:
         class Status:
             def started(self, _value: None = None) -> None:
                 nonlocal started
-                started = True
+                started = child.started = True
                 if report is not None:
                     report.started(None)
 
@@ -159,7 +168,11 @@ class Supervisor:
         log.error("%s crashed too often and is given up", child.ref.name, exc_info=failure)
         if child.on_giveup is None:
             raise failure
-        child.on_giveup(child.ref.name, failure)
+        try:
+            child.on_giveup(child.ref.name, failure)
+        except Exception:
+            # Whoever is told may have ended itself; the others that run here are not to pay for that.
+            log.exception("nobody could be told that %s was given up", child.ref.name)
 
 
 def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:

@@ -50,6 +50,8 @@ class Host:
         self.changes = Changes()
         self.expired: Callable[[str], None] = lambda _workspace_id: None
         """Called with the id of a workspace whose time is over; set by the registry."""
+        self.gave_up: Callable[[WorkspaceRecord, BaseException], None] = lambda _record, _failure: None
+        """Called with the record of a workspace whose actor was given up, and why; set by the registry."""
         self.unpooled: Callable[[str], None] = lambda _workspace_id: None
         """Called with the id of a workspace whose machine ended while it waited in the pool; set by the pool."""
         self.forwarded: dict[int, str] = {}

@@ -19,7 +19,7 @@ GC_EXAMPLES: Final = """\
   agentiso gc
 """
 PARTS: Final = {
-    "damaged": "damaged, and left alone",
+    "damaged": "damaged or not understood, and left alone",
     "unreachable": "does not answer",
     "half_done": "not finished yet",
     "collection": "keeps unneeded files",

@@ -73,7 +73,7 @@ async def test_a_client_that_dies_in_the_middle_of_a_call_leaves_nothing_half_ma
         while True:
             infos = await cli.json("list")
             pids = {qemu_pid(cli.state_dir, info["name"]) for info in infos if info["state"] == "running"}
-            whole = len(pids) == len(infos) and {path.name for path in cli.state_dir.glob("workspaces/*")} == {
+            whole = len(pids) == len(infos) and {path.name for path in cli.state_dir.glob("workspaces/[!.]*")} == {
                 info["workspace_id"][:8] for info in infos
             }
             if whole and processes(cli.state_dir) - {daemon} == pids:

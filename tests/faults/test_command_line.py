@@ -16,7 +16,7 @@ pytestmark = pytest.mark.faults
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "the accelerator is probed": lambda scratch: any(scratch.glob("agentiso-probe-*/console")),
     "the template boots": lambda scratch: any(scratch.glob("agentiso-*/templates/boot-*/machines/*/console.log")),
-    "the template is saved": lambda scratch: any(scratch.glob("agentiso-*/checkpoints/*")),
+    "the template is saved": lambda scratch: any(scratch.glob("agentiso-*/checkpoints/[!.]*")),
     "the demo is forked": lambda scratch: len(list(scratch.glob("agentiso-*/workspaces/*/record.json"))) > 1,
 }
 

@@ -232,7 +232,7 @@ async def test_a_cancelled_create_or_fork_leaves_nothing_behind(system: agentiso
         with trio.move_on_after(0.15):
             await parent.fork(3)
         assert [info.name for info in await system.list()] == ["whole"]
-        workspaces = list((system.settings.state_dir / "workspaces").iterdir())
+        workspaces = list((system.settings.state_dir / "workspaces").glob("[!.]*"))
         assert len(workspaces) == 1
         assert await output(parent, "echo alive") == "alive"
 
@@ -268,8 +268,8 @@ async def test_destroying_a_parent_leaves_its_children_whole_and_no_file_without
         await child.destroy()
         state = system.settings.state_dir
         templates = len(list((state / "templates").glob("*.json")))
-        assert len(list((state / "checkpoints").iterdir())) == templates
-        assert len(list((state / "layers").iterdir())) == templates
+        assert len(list((state / "checkpoints").glob("[!.]*"))) == templates
+        assert len(list((state / "layers").glob("[!.]*"))) == templates
 
 
 async def test_a_killed_guest_agent_is_met_again_and_can_still_be_forked(system: agentiso.System) -> None:

@@ -88,7 +88,7 @@ def _is_damaged(directory: Path) -> bool:
 
 def _entries(stage: Stage, name: str) -> list[Path]:
     directory = stage.state_dir / name
-    return sorted(directory.iterdir()) if directory.is_dir() else []
+    return sorted(directory.glob("[!.]*")) if directory.is_dir() else []
 
 
 def _pooled(stage: Stage) -> Iterator[str]:

@@ -253,7 +253,8 @@ class World:
         patch.setattr(supervisor, "Store", WatchedStore)
         for module in (orphans, recovery):
             patch.setattr(module, "find_machines", find_machines)
-        patch.setattr(adoption, "is_alive", alive)
+        for module in (adoption, recovery):
+            patch.setattr(module, "is_alive", alive)
         patch.setattr(QemuProcess, "adopt", adopt_process)
         patch.setattr(host, "probe_accelerators", probe)
         patch.setattr(host, "probe_qemu", lambda _binary: QemuBuild(Path("qemu"), (7, 2, 0), "7.2.0", "build"))
@@ -293,7 +294,10 @@ class World:
             qemu.dead.set()
             shutil.rmtree(spec.directory)
             raise
-        return self._machine(qemu, spec, fingerprint, layer, disk_bytes)
+        machine = self._machine(qemu, spec, fingerprint, layer, disk_bytes)
+        if checkpoint is not None:
+            machine.nonce = checkpoint.nonce
+        return machine
 
     async def _prove(
         self, machine: Machine, persona: Persona, checkpoint: Checkpoint | None, *, grows: bool, limit_s: float
@@ -303,12 +307,15 @@ class World:
             await self.step(qemu)
             if qemu.dead.is_set():
                 raise MachineFailed("The machine ended by itself.")
-            if checkpoint is not None and qemu.nonce != checkpoint.nonce:
+            # One that was rehearsed has another one than its checkpoint.
+            if checkpoint is not None and qemu.nonce != machine.nonce:
                 raise RestoreUnproven("its memory does not hold the checkpoint's nonce")
         except BaseException:
             await machine.end()
             raise
         machine.nonce = qemu.nonce = secrets.token_hex(NONCE_BYTES)
+        # What waited in the pool stood still.
+        qemu.held = False
         machine.evidence = Evidence(new_id(), checkpoint is not None, 1, True, 0.0, persona.hostname)
         machine.epoch = machine.evidence.epoch
 

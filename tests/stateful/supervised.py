@@ -159,7 +159,7 @@ class Site:
 
     def stored(self) -> set[str]:
         """Return the names of all layers and checkpoints that there are."""
-        return {path.stem for kind in ("layers", "checkpoints") for path in (self.state_dir / kind).iterdir()}
+        return {path.stem for kind in ("layers", "checkpoints") for path in (self.state_dir / kind).glob("[!.]*")}
 
     async def wait_collected(self, *gone: str) -> None:
         """Wait until layers and checkpoints are gone."""

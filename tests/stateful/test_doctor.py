@@ -66,7 +66,7 @@ class Place:
         return records.directory_of(self.state_dir, workspace_id) / records.RECORD
 
     def layers(self) -> set[str]:
-        return {path.name for path in (self.state_dir / "layers").iterdir()}
+        return {path.name for path in (self.state_dir / "layers").glob("[!.]*")}
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ async def test_a_diagnosis_can_be_had_without_trying_again(place: Place) -> None
 async def test_one_that_is_moved_away_is_forgotten_and_its_files_are_collected(place: Place, tmp_path: Path) -> None:
     await damaged_one(place, stopped=True)
     async with place.supervised():
-        (directory,) = (place.state_dir / "workspaces").iterdir()
+        (directory,) = (place.state_dir / "workspaces").glob("[!.]*")
         directory.rename(tmp_path / "away")
         assert (await place.diagnosis()).healthy
         (template,) = await place.registry.ask(r.ListTemplates())
@@ -217,7 +217,7 @@ async def test_what_could_not_be_removed_is_told_and_tried_again(place: Place, m
 async def test_a_machine_of_which_nothing_is_known_is_told_until_it_has_ended(place: Place, tmp_path: Path) -> None:
     await damaged_one(place)
     async with place.supervised():
-        (directory,) = (place.state_dir / "workspaces").iterdir()
+        (directory,) = (place.state_dir / "workspaces").glob("[!.]*")
         directory.rename(tmp_path / "away")
         (trouble,) = (await place.diagnosis()).damaged
         (qemu,) = place.world.alive

@@ -500,13 +500,13 @@ class TreeMachine(RuleBasedStateMachine):
         for template in (self.state_dir / "templates").glob("*.json"):
             wanted.add(read_json(template)["checkpoint"])
         store = self.world.store
-        kept = {path.name for path in (self.state_dir / "checkpoints").iterdir()}
+        kept = {path.name for path in (self.state_dir / "checkpoints").glob("[!.]*")}
         needed_layers = {name for name in wanted if not (store.checkpoint(name)).exists()}
         needed_layers |= {store.load(name).layer for name in wanted - needed_layers}
         for name in list(needed_layers):
             needed_layers |= {path.stem for path in qcow2.backing_chain(store.layer(name))}
         assert kept <= wanted
-        assert {path.stem for path in (self.state_dir / "layers").iterdir()} == needed_layers
+        assert {path.stem for path in (self.state_dir / "layers").glob("[!.]*")} == needed_layers
 
     @precondition(lambda self: self.planned is None)
     @invariant()
@@ -517,7 +517,7 @@ class TreeMachine(RuleBasedStateMachine):
         assert {qemu.directory for qemu in self.world.alive} == directories
         assert set(self.state_dir.glob("workspaces/*/machines/*")) == directories
         names = {self.info(workspace).workspace_id[:8] for workspace in self.model.values()}
-        assert {path.name for path in (self.state_dir / "workspaces").iterdir()} == names
+        assert {path.name for path in (self.state_dir / "workspaces").glob("[!.]*")} == names
         for workspace in having:
             (qemu,) = [q for q in self.world.alive if q.directory.is_relative_to(self.directory_of(workspace))]
             assert qemu.running is (workspace.state is RUNNING)

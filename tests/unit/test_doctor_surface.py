@@ -49,7 +49,7 @@ def test_doctor_tells_each_thing_with_its_place_reason_and_remedy_and_fails(
 ) -> None:
     assert run(monkeypatch, doctor, ILL, "doctor") == 1
     assert capsys.readouterr().out == (
-        "workspace 1234abcd: damaged, and left alone\n"
+        "workspace 1234abcd: damaged or not understood, and left alone\n"
         "  at   /state/1234abcd\n  why  It is cut off.\n  do   Mend it.\n\n"
         "collection: keeps unneeded files\n  why  Nothing is removed.\n  do   Mend what is named.\n"
     )
@@ -154,7 +154,10 @@ async def test_a_model_is_told_that_something_is_damaged_and_where_to_read_of_it
     async with caller(ill, Gate(ill.settings), "ann") as ann:
         listed = await ann.client.call_tool("workspace_list", {})
         (text,) = (getattr(content, "text", "") for content in listed.content)
-        assert text.splitlines()[-1] == "Damaged, and left alone: workspace 1234abcd; see agentiso://doctor"
+        assert (
+            text.splitlines()[-1]
+            == "Damaged or not understood, and left alone: workspace 1234abcd; see agentiso://doctor"
+        )
         assert DOCTOR in [str(each.uri) for each in (await ann.client.list_resources()).resources]
         (content,) = (await ann.client.read_resource(DOCTOR)).contents
         (damaged,) = json.loads(getattr(content, "text", ""))["damaged"]

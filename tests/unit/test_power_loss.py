@@ -169,6 +169,25 @@ async def test_what_was_there_before_goes_once_the_new_record_is_flushed(tmp_pat
         records.load(directory)
 
 
+async def test_what_was_there_before_stays_while_a_power_loss_has_left_nothing_else_that_can_be_read(
+    tmp_path: Path, directory: Path
+) -> None:
+    store = Store(tmp_path)
+    path = records.save(tmp_path, RECORD)
+    records.save(tmp_path, RENAMED, keep_earlier=True)
+    path.write_bytes(b"")
+    store.unflushed |= {path, directory}
+    await store.flush()
+    assert records.load(directory) == RECORD
+    assert not store.is_flushed(path)
+    records.save(tmp_path, RENAMED, keep_earlier=store.is_flushed(path))
+    assert records.read(earlier_of(path)) == RECORD
+    await store.flush()
+    assert records.load(directory) == RENAMED
+    assert not earlier_of(path).exists()
+    assert store.is_flushed(path)
+
+
 def test_a_damaged_record_is_left_alone_where_the_one_before_it_belonged_to_nobody(
     tmp_path: Path, directory: Path
 ) -> None:

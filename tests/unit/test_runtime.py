@@ -194,6 +194,45 @@ async def test_an_actor_that_crashes_too_often_is_given_up(autojump_clock: objec
         nursery.cancel_scope.cancel()
 
 
+async def test_whoever_cannot_be_told_of_an_actor_that_is_given_up_takes_no_other_along(
+    autojump_clock: object, counter_type: type[Counter]
+) -> None:
+    def told(_name: str, _error: BaseException) -> None:
+        raise RuntimeError("Nursery is closed to new arrivals")
+
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery)
+        ref = await supervisor.start("c", counter_type, policy=RestartPolicy(max_restarts=0), on_giveup=told)
+        other = await supervisor.start("d", counter_type)
+        with pytest.raises(ActorGone):
+            await ref.ask(Fail(expected=False))
+        await ref.stopped.wait()
+        assert await other.ask(Add(1)) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_actor_that_is_stopped_while_it_is_being_started_is_gone_for_whoever_starts_it(
+    autojump_clock: object,
+) -> None:
+    class Late(Actor):
+        async def setup(self) -> None:
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery)
+
+        async def start() -> None:
+            with pytest.raises(ActorGone, match="stopped while it was being started"):
+                await supervisor.start("late", lambda: Late("late"))
+
+        nursery.start_soon(start)
+        await wait_all_tasks_blocked()
+        ref = supervisor.find("late")
+        assert ref is not None
+        await supervisor.stop(ref)
+        assert supervisor.find("late") is None
+
+
 async def test_a_full_mailbox_refuses_at_once(autojump_clock: object, counter_type: type[Counter]) -> None:
     async with trio.open_nursery() as nursery:
         ref = await Supervisor(nursery).start("c", counter_type)

@@ -26,7 +26,7 @@ from actors.machine.storage.holds import Holds
 from actors.machine.storage.layers import Layers
 from actors.machine.storage.qcow2_layers import Qcow2Layers
 from actors.model.errors import AgentisoError, CheckpointUnusable
-from actors.model.files import earlier_of, make_durable, sweep_temporaries
+from actors.model.files import earlier_of, make_durable, read_json, sweep_temporaries
 from actors.model.info import StoredPiece
 
 FLUSH_DELAY_S: Final = 0.5
@@ -148,9 +148,14 @@ class Store:
                         await make_durable(*paths)
                 # One that was replaced meanwhile still needs what was there before.
                 for path in naming - self.unflushed:
+                    before = earlier_of(path)
+                    if before.exists() and not _is_readable(path):
+                        # A power loss has left it so: what was there before is all that there is.
+                        self.unflushed.add(path)
+                        continue
                     # One that stays is replaced by the next one.
                     with contextlib.suppress(OSError):
-                        earlier_of(path).unlink(missing_ok=True)
+                        before.unlink(missing_ok=True)
             except BaseException:
                 # Whoever asks next must not be told that it is done.
                 self.unflushed |= self._under_way
@@ -210,6 +215,14 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(directory)
             self._discarded.discard(directory)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        read_json(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def allocated_bytes(path: Path) -> int:

@@ -144,7 +144,7 @@ async def _list(call: Call, a: ListArguments) -> ListResult:
     infos = [info for info in await call.system.list() if a.state_filter in (None, info.state)]
     damaged = (await call.system.registry.ask(r.Diagnose(again=False))).damaged
     whats = ", ".join(trouble.what for trouble in damaged[:MAX_NOTED])
-    note = f"Damaged, and left alone: {whats}; see agentiso://doctor" if damaged else ""
+    note = f"Damaged or not understood, and left alone: {whats}; see agentiso://doctor" if damaged else ""
     return ListResult([summary_result(info, owned=call.gate.owns(call.client, info.owner)) for info in infos], note)
 
 
