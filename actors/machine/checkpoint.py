@@ -124,8 +124,8 @@ async def take(
     return Taken(checkpoint, pause.seconds, copied)
 
 
-def take_disk(store: Store, layer: str, next_layer: str, disk_bytes: int) -> Checkpoint:
-    """Checkpoint the disk of a workspace without a machine, whose disk goes on on ``next_layer``; the caller holds it.
+def take_disk(store: Store, layer: str, disk_bytes: int) -> Checkpoint:
+    """Checkpoint the disk of a workspace without a machine; from now on nothing may write to its layer.
 
     Raises:
         NoCapacity: the host's disk is full.
@@ -146,12 +146,9 @@ def take_disk(store: Store, layer: str, next_layer: str, disk_bytes: int) -> Che
     with store.held(checkpoint.id, layer), exhaustion_reported():
         try:
             directory.mkdir(mode=0o700)
-            store.layers.create(next_layer, over=layer, size_bytes=disk_bytes)
             store.save(checkpoint)
         except BaseException:
             store.discard(directory)
-            with contextlib.suppress(OSError):
-                store.layer(next_layer).unlink(missing_ok=True)
             raise
     return checkpoint
 

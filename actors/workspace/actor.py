@@ -16,7 +16,7 @@ import trio
 from actors.machine.guest.client import GuestClient
 from actors.machine.qemu.orphans import end_machines
 from actors.machine.storage.checkpoint import Checkpoint
-from actors.model.errors import CheckpointUnusable, IllegalState
+from actors.model.errors import CheckpointUnusable, IllegalState, NeverBegun
 from actors.model.files import failures_reported
 from actors.model.guest import Diff
 from actors.model.info import WorkspaceInfo
@@ -139,9 +139,6 @@ class WorkspaceActor(Actor):
                 return self._own.log(message.log, message.max_bytes)
         with failures_reported(), self._idleness.use():
             if isinstance(message, w.GuestWork):
-                async with self._changing:
-                    # What begins in the middle of a change would be lost in it.
-                    self.check(message)
                 return await self._work(message)
             if isinstance(message, w.CompareNodes):
                 return await self._compare(message)
@@ -158,6 +155,30 @@ class WorkspaceActor(Actor):
                     self._chores.due()
                 return self._told(answer, note)
 
+    async def _take_turn(self, message: w.GuestWork, limit_s: float | None) -> None:
+        """Wait for a change under way to end, and bring a workspace back that was put away for idleness.
+
+        Raises:
+            NeverBegun: it takes longer than ``limit_s``, or without one than any change may take.
+
+        """
+        limit_s = w.BOOT_DEADLINE_S if limit_s is None else limit_s
+        with trio.move_on_after(limit_s) as waiting:
+            await self._changing.acquire()
+        if waiting.cancelled_caught:
+            raise NeverBegun(
+                f"Workspace {self._own.record.name} was being changed for the {limit_s:.0f} s that this could wait: "
+                "nothing of it was done.",
+                remedy="Try again in a moment, or allow it more time.",
+            )
+        try:
+            # What begins in the middle of a change would be lost in it.
+            self.check(message)
+            if self._wakes:
+                await lifecycle.resume(self._own)
+        finally:
+            self._changing.release()
+
     def _told(self, answer: Any, note: str) -> Any:
         """Have an answer say one more thing, if it can; the log does so otherwise."""
         if note and hasattr(answer, "note"):
@@ -169,8 +190,10 @@ class WorkspaceActor(Actor):
     async def _work(self, message: w.GuestWork) -> Any:
         if isinstance(message, job_messages.JobWork):
             job_messages.check(message)
+            await self._take_turn(message, job_messages.turn_s(message))
             return await job_messages.work(await self._client(), message)
         file_messages.check(message)
+        await self._take_turn(message, None)
         return await file_messages.work(await self._client(), message, self._own.host.settings.limits)
 
     async def _change(self, message: w.WorkspaceChange) -> Any:  # noqa: C901
@@ -208,7 +231,7 @@ class WorkspaceActor(Actor):
             case w.Undo():
                 return self._info(note=await snapshots.undo(own))
             case w.DeleteSnapshot():
-                return await snapshots.delete(own, message.name, cascade=message.cascade)
+                return snapshots.delete(own, message.name, cascade=message.cascade)
             case w.AddForward():
                 return await ports.add(own, message.guest_port, message.host_port)
             case w.RemoveForward():
@@ -241,11 +264,7 @@ class WorkspaceActor(Actor):
             return (await snapshots.take(own, owner)).checkpoint
 
     async def _client(self) -> GuestClient:
-        """Return the guest's channel; a workspace that was put away for idleness is brought back first."""
-        if self._wakes:
-            async with self._changing:
-                if self._wakes:
-                    await lifecycle.resume(self._own)
+        """Return the guest's channel."""
         return await self._own.live().live_client()
 
     def _info(self, note: str = "", *, measured: bool = False) -> WorkspaceInfo:

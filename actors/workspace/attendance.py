@@ -30,7 +30,7 @@ async def _watch(own: Resources, machine: Machine) -> None:
     end = await machine.why_ended(Path(own.host.settings.qemu_binary))
     if own.machine is machine:
         # Where that cannot be read now, all of this is tried again.
-        layer = machine.layer if machine.doubtful_layer is None else own.last_layer()
+        layer = own.layer_of(machine)
         own.machine = None
         try:
             own.note(

@@ -9,9 +9,10 @@ from trio_util import AsyncBool
 
 from actors.machine.checkpoint import settle_layer
 from actors.machine.machine import Machine
-from actors.machine.qemu.orphans import remove_others
+from actors.machine.qemu.orphans import end_machines, remove_others
 from actors.model.errors import HostFailed
 from actors.model.files import sweep_temporaries
+from actors.workspace import ports
 from actors.workspace.resources import Resources
 
 
@@ -52,11 +53,17 @@ class Chores:
                 own.note()
         if note := await own.settle():
             raise HostFailed(note)
-        async with self._changing:
+        for directory in tuple(own.given_up):
+            await end_machines(own.host.state_dir, directory)
+            own.given_up.discard(directory)
+        async with self._changing, own.sweeping:
             own.settle_intents()
             # What looks into its checkpoints is at work in the same place, and has this be done when it is over.
             if not own.helpers:
                 await trio.to_thread.run_sync(self._remove_left)
+        if own.closing:
+            async with self._changing:
+                await ports.close_left(own)
         if own.machine and own.machine.doubtful_layer is not None:
             await self._settle_layer(own.machine)
 

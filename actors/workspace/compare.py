@@ -47,7 +47,8 @@ async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClien
 
     """
     prepared = None
-    own.helpers += 1
+    async with own.sweeping:
+        own.helpers += 1
     try:
         # A guest that did not answer when it was checkpointed would hardly do so now.
         if source.has_memory and not source.alone:
@@ -59,13 +60,12 @@ async def helper(own: Resources, source: Checkpoint) -> AsyncIterator[GuestClien
         await _isolate(prepared)
         yield prepared.machine.client
     finally:
-        if prepared is not None:
-            await discard(own.host, prepared)
-        own.helpers -= 1
-        own.due()
-        with trio.CancelScope(shield=True):
-            # Also the disk layer of one that did not come up.
-            await own.store.collect()
+        try:
+            if prepared is not None:
+                await discard(own.host, prepared)
+        finally:
+            own.helpers -= 1
+            own.due()
 
 
 async def _prepare(own: Resources, source: Checkpoint, memory_mb: int) -> Prepared:

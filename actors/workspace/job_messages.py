@@ -24,6 +24,10 @@ MAX_TERMINAL: Final = 1000
 MAX_SIGNAL: Final = 64
 MAX_WORD_BYTES: Final = 128 * 1024 - 1
 """Linux's own limit of one argument (execve(2), MAX_ARG_STRLEN), with its final zero byte; a shell command is one."""
+TURN_S: Final = 10.0
+"""How much longer than for what it waits a request may wait for its turn: no time to wait may be 0."""
+MIN_TURN_S: Final = 1.0
+"""A command whose asker wants to wait for nothing may wait this long for its turn."""
 
 OnOutput: TypeAlias = Callable[[int, bytes], None]
 """Called with (1 for stdout, 2 for stderr; bytes) as output arrives."""
@@ -144,11 +148,8 @@ def check(message: JobWork) -> None:
         _check_size(*_assignments(spec.env))
     if isinstance(message, SetEnv):
         _check_size(*_assignments(message.variables))
-    times = {"timeout": spec.timeout_s if spec else None, "wait": getattr(message, "wait_s", None)}
-    if isinstance(message, Exec):
-        times["yield"] = message.yield_s
-    for what, seconds in times.items():
-        if seconds is not None and not (0 <= seconds <= MAX_TIME_S and (seconds or what != "timeout")):
+    for what, seconds in _times(message).items():
+        if not (0 <= seconds <= MAX_TIME_S and (seconds or what != "timeout")):
             raise InvalidArgument(
                 f"A {what} of {seconds} s is out of range.", remedy=f"Use a number up to {MAX_TIME_S:.0f}."
             )
@@ -160,6 +161,24 @@ def check(message: JobWork) -> None:
         )
     if isinstance(message, KillJob) and not 1 <= message.signal <= MAX_SIGNAL:
         raise InvalidArgument(f"There is no signal {message.signal}.", remedy="Use 15 to ask, 9 to kill.")
+
+
+def turn_s(message: JobWork) -> float | None:
+    """Return how long whoever asked for something lets it wait for its turn, if it has a time of its own."""
+    times = _times(message)
+    if "wait" in times:
+        return times["wait"] + TURN_S
+    return max(MIN_TURN_S, min(times.values())) if times else None
+
+
+def _times(message: JobWork) -> dict[str, float]:
+    spec = message.command if isinstance(message, Exec | StartJob) else None
+    times = {
+        "timeout": spec.timeout_s if spec else None,
+        "yield": message.yield_s if isinstance(message, Exec) else None,
+        "wait": getattr(message, "wait_s", None),
+    }
+    return {what: seconds for what, seconds in times.items() if seconds is not None}
 
 
 def _check_command(spec: CommandSpec) -> None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
+import attrs
 import trio
 
 from actors.machine import checkpoint as checkpoints
 from actors.machine import pause as standstill
 from actors.machine.machine import SHUTDOWN_GRACE_S, Machine
 from actors.machine.pause import FileSystem
+from actors.machine.qemu import logs
+from actors.machine.qemu.orphans import end_machines
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import AgentisoError, GuestBroken, MachineFailed
+from actors.model.machine import MachineRecord
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event
@@ -24,6 +32,7 @@ from actors.workspace.attendance import attend
 from actors.workspace.launch import discard, launch
 from actors.workspace.resources import Resources
 
+log = logging.getLogger("agentiso.workspace")
 STOP_ANSWER_S: Final = 3.0
 """A guest that does not answer within this is ended without being asked to power off."""
 SYNC_LIMIT_S: Final = 30.0
@@ -40,9 +49,9 @@ PAUSED_ALONE: Final = (
 async def bring_back(own: Resources, source: Checkpoint | None, *, head: str | None, **changes: Any) -> None:
     """Start a machine from a checkpoint, or from the disk; the earlier machine runs until that is proven.
 
-    Then all ``changes`` of the record come to pass at once.
+    Then all ``changes`` of the record, by which it is started, come to pass at once.
     """
-    machine = await launch(own.nursery, own.host, own.record, source)
+    machine = await launch(own.nursery, own.host, attrs.evolve(own.record, **changes), source)
     resumed = source is not None and source.has_memory
     await _take_over(own, machine, source, head=head, started_by="restore" if resumed else "cold_boot", **changes)
 
@@ -87,7 +96,7 @@ async def _take_over(
     own: Resources, machine: Machine, source: Checkpoint | None, *, head: str | None, started_by: str, **changes: Any
 ) -> None:
     """Have a proven machine be the workspace's, and end the earlier one; on failure it is ended itself."""
-    resumed = source is not None and source.has_memory
+    resumed, unreached = source is not None and source.has_memory, own.unreached
     try:
         own.save(
             Event.STARTED,
@@ -116,7 +125,26 @@ async def _take_over(
     with trio.CancelScope(shield=True):
         if earlier is not None:
             await earlier.end()
+        await end_unreached(own, unreached)
         await ports.settle(own, machine)
+
+
+async def end_unreached(own: Resources, machine_record: MachineRecord | None) -> None:
+    """End the process of a machine that could not be reached and that the record does not name any more, now or soon.
+
+    It writes to nothing that anybody uses now.
+    """
+    if machine_record is None:
+        return
+    directory = Path(machine_record.directory)
+    try:
+        with trio.CancelScope(shield=True):
+            await end_machines(own.host.state_dir, directory)
+    except (AgentisoError, OSError) as error:
+        log.warning("workspace %s: the machine that was given up may run still: %s", own.record.name, error)
+        own.given_up.add(directory)
+    else:
+        logs.put_away(directory)
 
 
 async def stop(own: Resources) -> str:
@@ -125,26 +153,50 @@ async def stop(own: Resources) -> str:
     Of a suspended workspace only the disk is kept.
     """
     machine = own.machine
-    if own.has_process:
+    if own.unreached is not None:
         await give_up_process(own)
-        own.save(Event.STOPPED, checkpoint=None, failure=None)
+        # Whether or not it can be written down, there is no machine any more.
+        own.note(Event.STOPPED, failure=None)
         return NOT_WRITTEN
     if machine is None:
-        source = own.store.load(own.record.suspended or "")
-        settle_on(own, source, head=own.record.head)
-        await own.store.collect()
+        settle_on(own, own.store.load(own.record.suspended or ""), head=own.record.head)
         return ""
-    if machine.held is not None:
-        if machine.held.whole and not machine.unsettled:
-            await _leave(own, machine, Event.STOPPED)
-            return ""
-        # What it had not written when it was paused may be written now.
-        with contextlib.suppress(AgentisoError):
-            await standstill.let_go(machine)
-            own.note(Event.RESUMED, stands_still=False)
-    writes = await _writes(machine)
-    written = await _leave(own, machine, Event.STOPPED, grace_s=SHUTDOWN_GRACE_S if writes else 0.0)
+    if machine.held is not None and machine.held.whole and not machine.unsettled:
+        await _leave(own, machine, Event.STOPPED)
+        return ""
+    async with _released(own, machine):
+        writes = await _writes(machine)
+        written = await _leave(own, machine, Event.STOPPED, grace_s=SHUTDOWN_GRACE_S if writes else 0.0)
     return "" if written else NOT_WRITTEN
+
+
+@asynccontextmanager
+async def _released(own: Resources, machine: Machine) -> AsyncIterator[None]:
+    """Have a held machine run, to write what it had not when it was paused; if the block fails, it is held again.
+
+    Raises:
+        MachineFailed: the block failed or was cancelled, and it could not be held again: it runs.
+
+    """
+    was_held = machine.held is not None
+    try:
+        if was_held:
+            with contextlib.suppress(AgentisoError):
+                await standstill.let_go(machine)
+        yield
+    except BaseException as error:
+        if was_held and machine.held is None and own.machine is machine:
+            try:
+                with trio.CancelScope(shield=True):
+                    await standstill.hold(machine, FileSystem.AS_IS, guest_needed=False)
+            except AgentisoError as failure:
+                own.note(Event.RESUMED, stands_still=False)
+                raise MachineFailed(
+                    f"Workspace {own.record.name} was not stopped, and could not be paused again: it runs. "
+                    f"{failure.message}",
+                    remedy="Pause it again, or stop it.",
+                ) from error
+        raise
 
 
 async def _writes(machine: Machine) -> bool:
@@ -162,7 +214,7 @@ async def _leave(own: Resources, machine: Machine, event: Event, *, grace_s: flo
     Returns whether the guest wrote its disks within ``grace_s``.  If it cannot be written down, nothing has happened.
     """
     with trio.CancelScope(shield=True):
-        own.save(event, machine=None, checkpoint=None, layer=machine.layer, stands_still=False, **changes)
+        own.save(event, machine=None, checkpoint=None, layer=own.layer_of(machine), stands_still=False, **changes)
         own.machine = None
         written = await machine.end(grace_s=grace_s)
         if machine.overdue:
@@ -231,4 +283,3 @@ async def resume(own: Resources) -> None:
         own.note(Event.RESUMED, stands_still=False)
         return
     await bring_back(own, own.store.load(own.record.suspended or ""), head=own.record.head)
-    await own.store.collect()

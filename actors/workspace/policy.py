@@ -6,7 +6,6 @@ checkpoint of the present one: its processes run on, its connections end.
 
 from __future__ import annotations
 
-import attrs
 import trio
 
 from actors.machine import checkpoint as checkpoints
@@ -62,9 +61,9 @@ def _check(own: Resources, wanted: SetNetworkPolicy) -> None:
 async def _apply(own: Resources, machine: Machine, *, allow_internet: bool) -> bool:
     """Have the running machine obey a policy, or on failure the earlier one; ``False`` if only another machine can."""
     network, link, before = machine.spec.network, machine.spec.link, own.record.allow_internet
-    if not await network.apply_policy(machine.qmp, link, Policy(allow_internet)):
-        return False
     try:
+        if not await network.apply_policy(machine.qmp, link, Policy(allow_internet)):
+            return False
         own.save(allow_internet=allow_internet)
     except BaseException:
         own.note(allow_internet=before)
@@ -76,19 +75,15 @@ async def _apply(own: Resources, machine: Machine, *, allow_internet: bool) -> b
 
 async def _replace_machine(own: Resources, *, allow_internet: bool) -> None:
     """Restore the machine, held still meanwhile, from a checkpoint under the new policy; on failure it runs on."""
-    machine, before = own.live(), own.record.allow_internet
+    machine = own.live()
     await standstill.hold(machine, FileSystem.WRITTEN)
     try:
         with own.store.held(machine.layer) as owner:
             taken = await checkpoints.take(machine, own.store, with_memory=True, durable=False, intend=own.intend_layer)
             own.store.hold(owner, {taken.checkpoint.id})
-            own.record = attrs.evolve(own.record, allow_internet=allow_internet)
-            await bring_back(own, taken.checkpoint, head=own.record.head)
+            await bring_back(own, taken.checkpoint, head=own.record.head, allow_internet=allow_internet)
     except BaseException:
         if own.machine is machine:
             own.settle_layer(machine)
-            own.note(allow_internet=before)
             await standstill.give_up(machine)
         raise
-    with trio.CancelScope(shield=True):
-        await own.store.collect()

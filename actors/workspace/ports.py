@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import attrs
+import trio
 
 from actors.machine.machine import Machine
 from actors.machine.network.host_ports import check_free, free_port
@@ -27,16 +28,13 @@ RACES: Final = 3
 
 
 def claim(own: Resources) -> None:
-    """Have the host ports of a record that was taken up be this workspace's."""
-    for forward in own.record.forwards:
-        own.host.forwarded.setdefault(forward.host_port, own.record.id)
-
-
-def release(own: Resources) -> None:
-    """Give the host ports of a workspace that ends back."""
-    for forward in own.record.forwards:
-        if own.host.forwarded.get(forward.host_port) == own.record.id:
-            del own.host.forwarded[forward.host_port]
+    """Have the host ports of a record that was taken up, and no others, be this workspace's."""
+    wanted = {forward.host_port for forward in own.record.forwards}
+    # An earlier life of its actor may have crashed before it wrote one down; whoever adopts its machine closes that.
+    for port in [port for port, whose in own.host.forwarded.items() if whose == own.record.id and port not in wanted]:
+        del own.host.forwarded[port]
+    for port in wanted:
+        own.host.forwarded.setdefault(port, own.record.id)
 
 
 async def add(own: Resources, guest_port: int, host_port: int | None) -> PortForward:
@@ -81,22 +79,25 @@ async def _add(own: Resources, forward: PortForward) -> PortForward:
             await _open(own, own.machine, forward)
     except BaseException:
         own.note(forwards=before)
-        own.host.forwarded.pop(forward.host_port, None)
+        _give_back(own, forward.host_port)
         raise
     return forward
 
 
 async def _open_again(own: Resources, forward: PortForward) -> PortForward:
-    if forward.fault and own.machine is not None:
-        await _open(own, own.machine, forward)
-        mended = attrs.evolve(forward, fault="")
-        own.save(forwards=tuple(mended if known is forward else known for known in own.record.forwards))
-        return mended
-    return forward
+    if not forward.fault or own.machine is None:
+        return forward
+    await _open(own, own.machine, forward)
+    mended = attrs.evolve(forward, fault="")
+    # It is open, whether or not that can be written down.
+    own.note(forwards=tuple(mended if known is forward else known for known in own.record.forwards))
+    return mended
 
 
 async def remove(own: Resources, guest_port: int) -> PortForward:
     """Forward to a guest port no longer; connections that are open stay so.
+
+    What is returned has a ``fault`` if the port is not closed yet.
 
     Raises:
         NotFound: it is not forwarded.
@@ -106,11 +107,11 @@ async def remove(own: Resources, guest_port: int) -> PortForward:
     if forward is None:
         known = ", ".join(str(each.guest_port) for each in own.record.forwards) or "none"
         raise NotFound(f"Guest port {guest_port} is not forwarded; forwarded are: {known}.", remedy="List them.")
-    if own.machine is not None:
-        await _forwards(own).remove(own.machine.qmp, own.machine.spec.link, forward.host_port)
     own.save(forwards=tuple(each for each in own.record.forwards if each is not forward))
-    own.host.forwarded.pop(forward.host_port, None)
-    return forward
+    if own.machine is not None and not await _close(own, own.machine, forward.host_port):
+        return attrs.evolve(forward, fault="QEMU has not closed the port yet; it is tried again.")
+    _give_back(own, forward.host_port)
+    return attrs.evolve(forward, fault="")
 
 
 async def settle(own: Resources, machine: Machine, *, adopted: bool = False) -> None:
@@ -124,7 +125,7 @@ async def settle(own: Resources, machine: Machine, *, adopted: bool = False) -> 
         present = await network.forwards.present(machine.qmp, link) if adopted else {}
         wanted = {forward.host_port: forward.guest_port for forward in own.record.forwards}
         for host_port in present.keys() - wanted.keys():
-            await network.forwards.remove(machine.qmp, link, host_port)
+            await _close(own, machine, host_port)
         for forward in own.record.forwards:
             fault = "" if forward.host_port in present else await _fault(own, machine, forward)
             settled.append(attrs.evolve(forward, fault=fault))
@@ -145,7 +146,53 @@ async def _fault(own: Resources, machine: Machine, forward: PortForward) -> str:
 
 
 async def _open(own: Resources, machine: Machine, forward: PortForward) -> None:
-    await _forwards(own).add(machine.qmp, machine.spec.link, guest_port=forward.guest_port, host_port=forward.host_port)
+    """Open a forward; if that fails or is cancelled, it is closed, now or later."""
+    forwards, link = _forwards(own), machine.spec.link
+    try:
+        if forward.host_port in own.closing:
+            await forwards.remove(machine.qmp, link, forward.host_port)
+            own.closing.discard(forward.host_port)
+        await forwards.add(machine.qmp, link, guest_port=forward.guest_port, host_port=forward.host_port)
+    except PortTaken:
+        raise
+    except BaseException:
+        # QEMU may have done it, or be about to.
+        await _close(own, machine, forward.host_port)
+        raise
+
+
+async def _close(own: Resources, machine: Machine, host_port: int) -> bool:
+    """Have a machine not forward a host port; tell whether that is done already.  Not cancellable."""
+    own.closing.add(host_port)
+    with trio.CancelScope(shield=True):
+        try:
+            await _forwards(own).remove(machine.qmp, machine.spec.link, host_port)
+        except AgentisoError:
+            own.due()
+            return False
+    own.closing.discard(host_port)
+    return True
+
+
+async def close_left(own: Resources) -> None:
+    """Close what could not be closed before; a machine that has ended has closed it.
+
+    Raises:
+        QmpError, MachineFailed: it cannot be closed now either.
+
+    """
+    for host_port in tuple(own.closing):
+        if own.machine is not None:
+            await _forwards(own).remove(own.machine.qmp, own.machine.spec.link, host_port)
+        own.closing.discard(host_port)
+        _give_back(own, host_port)
+
+
+def _give_back(own: Resources, host_port: int) -> None:
+    """Have a host port be anybody's again, unless the record has it, or the machine may still forward it."""
+    wanted = {forward.host_port for forward in own.record.forwards} | own.closing
+    if host_port not in wanted and own.host.forwarded.get(host_port) == own.record.id:
+        del own.host.forwarded[host_port]
 
 
 def _forwards(own: Resources) -> Forwards:

@@ -19,6 +19,7 @@ from actors.model import record as records
 from actors.model.errors import AgentisoError, HostFailed, IllegalState, NoCapacity
 from actors.model.files import failures_reported, make_durable, tail
 from actors.model.journal import Journal, Kind
+from actors.model.machine import MachineRecord
 from actors.model.record import WorkspaceRecord
 from actors.model.states import Event, Lifecycle
 from actors.workspace.host import Host
@@ -52,6 +53,12 @@ class Resources:
         """Of the present try to reach a machine that does not answer, which a change does not wait for."""
         self.helpers = 0
         """How many machines run in its directory that only look into its checkpoints."""
+        self.sweeping = trio.Lock()
+        """Held while what nobody uses is removed from its directory, and by whoever is about to use something there."""
+        self.given_up: set[Path] = set()
+        """The directories of machines that may still run although the record names them no more."""
+        self.closing: set[int] = set()
+        """Host ports that its machine may forward although the record does not say so."""
         self._written = record
         """The record on disk."""
         self._intended: dict[str, str] = {}
@@ -145,7 +152,7 @@ class Resources:
         doubtful = machine.doubtful_layer if machine else None
         if machine is not None and doubtful is None and machine.layer != self._written.layer:
             return
-        if self.behind or self.has_process or not self.store.is_flushed(self.directory / records.RECORD):
+        if self.behind or self.unreached or not self.store.is_flushed(self.directory / records.RECORD):
             return
         for layer in self._intended.keys() - {doubtful}:
             # One that stays is looked at and found to be settled by whoever reads it.
@@ -188,6 +195,10 @@ class Resources:
             layer = after[layer]
             found.append(layer)
         return found
+
+    def layer_of(self, machine: Machine) -> str | None:
+        """Return the layer on which a machine's disk stands once it has ended; errors as of `last_layer`."""
+        return machine.layer if machine.doubtful_layer is None else self.last_layer()
 
     def settle_layer(self, machine: Machine) -> None:
         """Have the record name the layer on which a machine's disk stands after a checkpoint, failed or not.
@@ -267,9 +278,9 @@ class Resources:
         return self.machine
 
     @property
-    def has_process(self) -> bool:
-        """Whether a machine may run that this actor cannot talk to."""
-        return self.machine is None and self.record.machine is not None
+    def unreached(self) -> MachineRecord | None:
+        """The machine that may run and that this actor cannot talk to, if there is one."""
+        return self.record.machine if self.machine is None else None
 
 
 def intents_of(workspace_id: str) -> str:

@@ -18,8 +18,7 @@ from actors.model.info import SnapshotInfo
 from actors.model.names import new_id
 from actors.model.states import State
 from actors.workspace import tree
-from actors.workspace.adoption import give_up_process
-from actors.workspace.lifecycle import bring_back, settle_on
+from actors.workspace.lifecycle import bring_back, end_unreached, settle_on
 from actors.workspace.resources import Resources
 
 WAY_BACK_S: Final = 3.0
@@ -52,7 +51,7 @@ async def take(
 
     """
     record, store, machine = own.record, own.store, own.machine
-    if own.has_process:
+    if own.unreached is not None:
         raise IllegalState(
             f"The machine of workspace {record.name} cannot be reached, so nothing of it can be checkpointed.",
             remedy="It is tried again; or stop it, or restore a snapshot.",
@@ -87,14 +86,17 @@ async def take(
 
 
 def _take_disk(own: Resources, owner: str) -> checkpoints.Taken:
-    record, store, next_layer = own.record, own.store, new_id()
-    if record.layer is None:
+    """Checkpoint the disk as it is, or will be once the machine is given up that cannot be reached.
+
+    The workspace keeps its layer: a machine that starts from there gets a fresh one over what a checkpoint stands on.
+    """
+    record, store = own.record, own.store
+    layer = own.last_layer() if own.unreached else record.layer
+    if layer is None:
         raise IllegalState(f"Workspace {record.name} has no disk yet.", remedy="Start it first.")
-    with store.held(next_layer):
-        made = checkpoints.take_disk(store, record.layer, next_layer, record.disk_bytes)
-        store.hold(owner, {made.id})
-        store.unflushed.update(store.files_of(made))
-        own.save(layer=next_layer)
+    made = checkpoints.take_disk(store, layer, record.disk_bytes)
+    store.hold(owner, {made.id})
+    store.unflushed.update(store.files_of(made))
     return checkpoints.Taken(made, 0.0, 0)
 
 
@@ -122,16 +124,11 @@ async def restore(own: Resources, name: str, *, disk_only: bool) -> str:
     """
     snapshot = tree.find(own.record, name)
     source = own.store.load(snapshot.checkpoint)
-    await give_up_process(own)
     if disk_only:
         source = attrs.evolve(source, has_memory=False)
-    try:
-        with own.store.held() as owner:
-            step, note = await _step_back(own, f"restore of {snapshot.name}", owner)
-            await bring_back(own, source, head=snapshot.id, **step)
-    finally:
-        with trio.CancelScope(shield=True):
-            await own.store.collect()
+    with own.store.held() as owner:
+        step, note = await _step_back(own, f"restore of {snapshot.name}", owner)
+        await bring_back(own, source, head=snapshot.id, **step)
     return note
 
 
@@ -147,7 +144,11 @@ async def _step_back(own: Resources, before: str, owner: str) -> tuple[tree.Chan
     answers = machine is None or machine.held is not None or await standstill.guest_answers(machine, WAY_BACK_S)
     try:
         # Unlike a snapshot it is not to hold up the guest until all is on its disk, which its memory makes up for.
-        made = (await take(own, owner, durable=True, whole=False, guest_needed=answers)).checkpoint
+        if own.unreached is None:
+            taken = await take(own, owner, durable=True, whole=False, guest_needed=answers)
+        else:
+            taken = _take_disk(own, owner)
+        made = taken.checkpoint
     except (GuestBroken, MachineFailed) as error:
         return {}, f"This cannot be undone, since what was before could not be kept: {error.message}"
     except AgentisoError as error:
@@ -186,7 +187,6 @@ async def undo(own: Resources) -> str:
             "from. Take a snapshot before, to keep what there is now.",
         )
     source = own.store.load(step.checkpoint)
-    await give_up_process(own)
     note = f"The {step.before} was undone."
     if step.has_memory or step.state is State.RUNNING:
         note += await _bring_back_somehow(own, source, head=step.head, **changes)
@@ -194,8 +194,6 @@ async def undo(own: Resources) -> str:
         await _go_without_machine(own, source, head=step.head, **changes)
     if had_failed:
         note += " It had failed before that, so it is stopped now, on the disk that it had then."
-    with trio.CancelScope(shield=True):
-        await own.store.collect()
     return note
 
 
@@ -213,21 +211,19 @@ async def _bring_back_somehow(own: Resources, source: Checkpoint, *, head: str |
 
 async def _go_without_machine(own: Resources, source: Checkpoint, *, head: str | None, **changes: Any) -> None:
     """Have the workspace be stopped on a checkpoint's disk, and end its machine."""
-    machine = own.machine
-    try:
-        settle_on(own, source, head=head, **changes)
-    finally:
-        if machine is not None and own.lifecycle.state is State.STOPPED:
-            own.machine = None
-            with trio.CancelScope(shield=True):
-                await machine.end()
+    machine, unreached = own.machine, own.unreached
+    settle_on(own, source, head=head, **changes)
+    own.machine = None
+    with trio.CancelScope(shield=True):
+        if machine is not None:
+            await machine.end()
+        await end_unreached(own, unreached)
 
 
-async def delete(own: Resources, name: str, *, cascade: bool) -> tuple[str, ...]:
+def delete(own: Resources, name: str, *, cascade: bool) -> tuple[str, ...]:
     """Forget a snapshot, or with ``cascade`` all that stand on it too; return the names of what went."""
     changes, names = tree.remove(own.record, name, cascade=cascade)
     own.save(**changes)
-    await own.store.collect()
     return names
 
 

@@ -14,6 +14,7 @@ from actors.model.errors import NameTaken, NotFound
 from actors.model.info import SnapshotInfo, UndoInfo
 from actors.model.names import check_name, new_id
 from actors.model.record import SnapshotRecord, UndoRecord, WorkspaceRecord
+from actors.model.states import State
 from actors.model.text import shown
 
 Changes = dict[str, Any]
@@ -82,7 +83,10 @@ def remove(record: WorkspaceRecord, name: str, *, cascade: bool) -> tuple[Change
 def push_undo(
     record: WorkspaceRecord, checkpoint: Checkpoint, before: str, *, max_count: int, max_bytes: int
 ) -> Changes:
-    """Remember where the workspace is now; the oldest steps go beyond ``max_count`` or ``max_bytes``."""
+    """Remember where the workspace is now; the oldest steps go beyond ``max_count`` or ``max_bytes``.
+
+    Of a machine that could not be reached no more than of one that failed can be had again.
+    """
     step = UndoRecord(
         id=new_id(),
         before=before,
@@ -90,7 +94,7 @@ def push_undo(
         checkpoint=checkpoint.id,
         has_memory=checkpoint.has_memory,
         size_bytes=checkpoint.size_bytes,
-        state=record.state,
+        state=State.FAILED if record.state is State.UNREACHABLE else record.state,
         head=record.head,
     )
     steps = [*record.undo, step][-max_count:] if max_count else []

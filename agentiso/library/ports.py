@@ -30,7 +30,10 @@ class Ports:
         return await self._ref.ask(w.AddForward(guest_port, host_port))
 
     async def remove(self, guest_port: int) -> PortForward:
-        """Forward to a port of the guest no longer, and return what the forward was."""
+        """Forward to a port of the guest no longer, and return what the forward was.
+
+        Its ``fault`` says so if the host's port is not closed yet.
+        """
         return await self._ref.ask(w.RemoveForward(guest_port))
 
     async def list(self) -> tuple[PortForward, ...]:

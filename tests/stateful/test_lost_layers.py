@@ -17,7 +17,7 @@ from actors.machine.storage import qcow2
 from actors.machine.storage.store import Store
 from actors.model import journal as journals
 from actors.model import record as records
-from actors.model.errors import CheckpointUnusable
+from actors.model.errors import CheckpointUnusable, MachineFailed
 from actors.model.files import earlier_of, make_durable
 from actors.model.info import WorkspaceInfo
 from actors.model.journal import JOURNAL, Journal, Kind
@@ -369,6 +369,30 @@ async def test_what_a_killed_checkpoint_has_left_goes_at_the_next_start(
             assert not await site.unneeded()
             assert {path.name for path in (site.state_dir / "checkpoints").glob("[!.]*")} - needs <= _templates(site)
             assert await site.read("one") == ("before", "before")
+
+
+async def test_a_stop_whose_disk_stands_nobody_knows_where_loses_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Qmp.finish
+
+    async def unheard(qmp: Qmp, pending: tuple[str, dict[str, Any]], **options: Any) -> dict[str, Any]:
+        answer = await finish(qmp, pending, **options)
+        if pending[0] in ("blockdev-snapshot-sync", "query-block"):
+            raise MachineFailed("QEMU did not answer.")
+        return answer
+
+    async with site.supervisor():
+        info = await site.create("one")
+        with monkeypatch.context() as patch:
+            patch.setattr(Qmp, "finish", unheard)
+            with pytest.raises(MachineFailed):
+                await site.tell("one", w.CreateSnapshot("point"))
+            await site.write("one", "late")
+            assert site.qemu(info).disk.stem != site.record(info).layer
+            await site.tell("one", w.Stop())
+        await site.tell("one", w.Start(None))
+        assert await site.read("one") == (BLANK, "late")
 
 
 def _templates(site: Site) -> set[str]:

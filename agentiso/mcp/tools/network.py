@@ -54,7 +54,9 @@ async def _port_forward(call: Call, a: PortForwardArguments) -> PortForwardResul
 
 async def _port_forward_remove(call: Call, a: PortRemoveArguments) -> Done:
     forward = await (await call.workspace(a.workspace_id)).ports.remove(a.guest_port)
-    return Done(f"Port {forward.host_port} of the host does not lead to guest port {forward.guest_port} any more.")
+    leads = "may still lead" if forward.fault else "does not lead"
+    more = f"for a while: {forward.fault}" if forward.fault else "any more."
+    return Done(f"Port {forward.host_port} of the host {leads} to guest port {forward.guest_port} {more}")
 
 
 async def _network_policy(call: Call, a: PolicyArguments) -> PolicyResult:
