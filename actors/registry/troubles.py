@@ -1,4 +1,7 @@
-"""What could not be read or finished is kept as it is, told, and tried again; meanwhile nothing is collected."""
+"""What could not be read or finished is kept as it is, told, and tried again.
+
+Nothing is collected meanwhile, unless it is known that it needs nothing of what is stored.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ class Troubles:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[tuple[str, str], tuple[Trouble, Again]] = {}
+        self._harmless: set[tuple[str, str]] = set()
         self._blocking: frozenset[str] = frozenset()
         self._looking = trio.Lock()
 
@@ -29,9 +33,14 @@ class Troubles:
         """Return what there is, oldest first."""
         return tuple(trouble for trouble, _ in self._known.values())
 
-    def add(self, trouble: Trouble, again: Again) -> None:
-        """Enter a trouble, or what is known of one now, and how it is tried again."""
-        self._known[trouble.what, trouble.path] = (trouble, again)
+    def add(self, trouble: Trouble, again: Again, *, blocks: bool = True) -> None:
+        """Enter a trouble, or what is known of one now, and how it is tried again.
+
+        One that needs nothing of what is stored ``blocks`` no collection.
+        """
+        key = (trouble.what, trouble.path)
+        self._known[key] = (trouble, again)
+        (self._harmless.discard if blocks else self._harmless.add)(key)
         self._block()
 
     async def keep_looking(self) -> None:
@@ -63,7 +72,7 @@ class Troubles:
     def _block(self) -> None:
         for what in self._blocking:
             self._store.blocked.pop(what, None)
-        whys = {trouble.what: trouble.why for trouble, _ in self._known.values()}
+        whys = {trouble.what: trouble.why for key, (trouble, _) in self._known.items() if key not in self._harmless}
         self._blocking = frozenset(whys)
         self._store.blocked |= whys
 

@@ -17,7 +17,6 @@ from actors.machine.guest.client import GuestClient
 from actors.machine.qemu.orphans import end_machines
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import CheckpointUnusable, IllegalState
-from actors.model.files import failures_reported
 from actors.model.guest import Diff
 from actors.model.info import WorkspaceInfo
 from actors.model.record import WorkspaceRecord
@@ -137,7 +136,7 @@ class WorkspaceActor(Actor):
                 return self._info(measured=message.measured)
             case w.ReadLog():
                 return self._own.log(message.log, message.max_bytes)
-        with failures_reported(), self._idleness.use():
+        with self._idleness.use():
             if isinstance(message, w.GuestWork):
                 async with self._changing:
                     # What begins in the middle of a change would be lost in it.
