@@ -8,7 +8,7 @@ The tree (all under `guest.errors.AgentisoError`)::
     ├── ImageInUse                            an image to be removed is stood on
     ├── NoCapacity                            the host cannot hold it
     ├── MailboxFull, ActorGone                busy, gone
-    ├── DeadlineExceeded                      late, and rolled back
+    ├── DeadlineExceeded                      late, and cancelled
     │   ├── NeverBegun                        late, and still waiting for its turn: nothing was done
     │   └── OutcomeUnknown                    late, and still under way
     ├── Unfinished                            begun, and gone on with by itself until it is done
@@ -120,7 +120,7 @@ class MailboxFull(AgentisoError):
 
 
 class DeadlineExceeded(AgentisoError):
-    """The request took longer than its deadline and was rolled back."""
+    """The request took longer than its deadline and was cancelled; the message tells what became of it."""
 
     code = "deadline_exceeded"
     usual_remedy = "Try again when the host is less busy."

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,8 @@ EXHAUSTED = {
     errno.ENOMEM: ("Its memory is used up.", "Destroy workspaces that are no longer needed."),
     errno.EAGAIN: ("It has too many processes.", "Raise the limit (ulimit -u), or run fewer workspaces."),
 }
-REFUSED = frozenset(
-    {
-        *(errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.ESTALE, errno.ENXIO, errno.ENODEV),
-        *(errno.ETIMEDOUT, errno.EUCLEAN, errno.ELOOP),
-    }
-)
-"""What a disk, a file system or its rights may answer to what is asked rightly."""
+TELLING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR})
+"""What is no failure by itself: it tells what there is, and whoever asked knows what that means."""
 TEMPORARY = ".new"
 """How the name of a record ends that is about to replace another one."""
 MAX_RECORD_BYTES = 8 * 1024 * 1024
@@ -40,43 +35,44 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 @contextmanager
 def exhaustion_reported() -> Iterator[None]:
     """Raise `NoCapacity` where the host refuses something because it has run out of it, also within a nursery."""
-    with _reporting(EXHAUSTED.keys()):
+    with _reporting(lambda error: error.errno in EXHAUSTED):
         yield
 
 
 @contextmanager
 def failures_reported() -> Iterator[None]:
     """Do the same, and raise `HostFailed` where the host's files fail otherwise."""
-    with _reporting(EXHAUSTED.keys() | REFUSED):
+    with _reporting(lambda error: error.errno not in TELLING):
         yield
 
 
 @contextmanager
-def _reporting(numbers: Collection[int]) -> Iterator[None]:
+def _reporting(concerns: Callable[[OSError], bool]) -> Iterator[None]:
     def is_hosts(error: BaseException) -> bool:
-        return isinstance(error, OSError) and error.errno in numbers
+        return isinstance(error, OSError) and concerns(error)
 
     try:
         yield
     except OSError as error:
         if not is_hosts(error):
             raise
-        raise _reported(error) from error
+        raise reported(error) from error
     except BaseExceptionGroup as group:
         failures, rest = group.split(is_hosts)
         if failures is None:
             raise
-        failure = _reported(failures)
+        failure = reported(failures)
         raise (BaseExceptionGroup(group.message, [failure, rest]) if rest else failure) from group
 
 
-def _reported(error: BaseException) -> AgentisoError:
+def reported(error: BaseException) -> AgentisoError:
+    """Return what an `OSError`, or the first one in a group, is to whoever knows nothing better to make of it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     assert isinstance(error, OSError)
-    if error.errno in REFUSED:
+    if error.errno not in EXHAUSTED:
         return HostFailed(f"The host's files fail: {error}.", path=error.filename)
-    what, remedy = EXHAUSTED[error.errno or 0]
+    what, remedy = EXHAUSTED[error.errno]
     return NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename)
 
 
@@ -165,6 +161,10 @@ def make_durable_here(*paths: Path) -> None:
             continue
         try:
             os.fsync(fd)
+        except OSError as error:
+            # Not every file system knows how to flush a directory.
+            if error.errno != errno.EINVAL or not path.is_dir():
+                raise
         finally:
             os.close(fd)
 

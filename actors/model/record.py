@@ -15,8 +15,8 @@ import attrs
 import cattrs
 
 from actors.model.end import End
-from actors.model.errors import AgentisoError
-from actors.model.files import earlier_of, read_json, replace_json
+from actors.model.errors import AgentisoError, HostFailed
+from actors.model.files import earlier_of, failures_reported, read_json, replace_json
 from actors.model.image import BootImage
 from actors.model.info import LIBRARY, Evidence, Lifetime, Lineage, PortForward, Shape
 from actors.model.journal import JOURNAL
@@ -30,6 +30,8 @@ LAST: Final = (f".{RECORD}.earlier", RECORD, JOURNAL)
 """What is removed last of a workspace's directory, in this order."""
 OTHERS: Final = ("lost+found",)
 """What a file system has in its root; it is nobody's business, like all whose name begins with a dot."""
+DRAWS: Final = 8
+"""How many ids are tried for a new workspace; two have the same first digits once in four thousand million draws."""
 SCHEMA: Final = 1
 
 
@@ -178,6 +180,21 @@ def may_be_workspace(path: Path) -> bool:
 def is_others(path: Path) -> bool:
     """Tell whether something lies among the workspaces as it may lie anywhere."""
     return path.name.startswith(".") or path.name in OTHERS
+
+
+def make_directory(state_dir: Path, record: WorkspaceRecord) -> WorkspaceRecord:
+    """Make the directory of a new workspace; where there is one of its name, the workspace gets another id.
+
+    Raises:
+        NoCapacity, HostFailed, OSError: it cannot be made; nothing is left.
+
+    """
+    for _ in range(DRAWS):
+        with failures_reported(), contextlib.suppress(FileExistsError):
+            directory_of(state_dir, record.id).mkdir(mode=0o700)
+            return record
+        record = attrs.evolve(record, id=new_id())
+    raise HostFailed(f"{state_dir} has a directory of each name that was drawn for a workspace.")
 
 
 def actor_name(workspace_id: str) -> str:

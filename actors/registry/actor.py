@@ -15,7 +15,6 @@ import trio
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
 from actors.model.errors import AgentisoError
-from actors.model.files import failures_reported
 from actors.model.image import BootImage
 from actors.model.info import (
     ExportReport,
@@ -32,6 +31,7 @@ from actors.registry import exports, places, plans, recovery, transfer
 from actors.registry import messages as r
 from actors.registry.admission import Admission, Claim, Entrant, Ledger
 from actors.registry.bundle import Manifest
+from actors.registry.consumers import reporting
 from actors.registry.doctor import STARTING, collect, diagnose
 from actors.registry.exports import Exports
 from actors.registry.images import Images
@@ -53,10 +53,6 @@ log = logging.getLogger("agentiso.registry")
 
 def _pool_gave_up(_name: str, failure: BaseException) -> None:
     log.error("the pool was given up: %r", failure)
-
-
-def _nobody(_step: str) -> None:
-    """Take progress that nobody asked for."""
 
 
 def _in_order(numbered: Mapping[int, T]) -> tuple[T, ...]:
@@ -93,14 +89,13 @@ class RegistryActor(Actor):
         # What blocked a registry that crashed may be mended by now.
         store.blocked.clear()
         store.blocked[STARTING] = "What there is is still being read."
-        with failures_reported():
-            # Also of a registry that follows one that crashed: what is collected next is what is nobody's there.
-            await trio.to_thread.run_sync(places.claim, self._host.state_dir)
-            store.make_directories()
-            self._sweep_imports()
-            await self._finish_exports()
-            await self._templates.take_up()
-            await workspaces.take_up()
+        # Also of a registry that follows one that crashed: what is collected next is what is nobody's there.
+        await trio.to_thread.run_sync(places.claim, self._host.state_dir)
+        store.make_directories()
+        self._sweep_imports()
+        await self._finish_exports()
+        await self._templates.take_up()
+        await workspaces.take_up()
         del store.blocked[STARTING]
         await store.collect()
         self.background("collection", self._collect)
@@ -127,8 +122,9 @@ class RegistryActor(Actor):
         try:
             await trio.to_thread.run_sync(self._exports.finish)
         except AgentisoError as error:
-            path = self._host.state_dir / exports.DIRECTORY
-            self._troubles.add(recovery.trouble("an export", path, error), self._finish_exports)
+            trouble = recovery.trouble("an export", self._host.state_dir / exports.DIRECTORY, error)
+            # Whatever is left is outside of the store, and stands on nothing.
+            self._troubles.add(trouble, self._finish_exports, blocks=False)
 
     async def teardown(self) -> None:
         """Be told of no more expiries, nor of actors that are given up; the next registry is, or finds them so."""
@@ -143,12 +139,8 @@ class RegistryActor(Actor):
                 await store.holds.wait_let_go()
             await store.collect()
 
-    async def handle(self, message: r.RegistryMessage) -> Any:  # type: ignore[override]
+    async def handle(self, message: r.RegistryMessage) -> Any:  # type: ignore[override]  # noqa: C901
         """Do what a message asks."""
-        with failures_reported():
-            return await self._handle(message)
-
-    async def _handle(self, message: r.RegistryMessage) -> Any:  # noqa: C901
         match message:
             case r.CreateWorkspace():
                 return await self._create(message)
@@ -190,7 +182,7 @@ class RegistryActor(Actor):
     # -- create and destroy
 
     async def _create(self, message: r.CreateWorkspace) -> r.Made:
-        report, entrant = message.on_progress or _nobody, plans.entrant(self._host, message)
+        report, entrant = reporting(message.on_progress), plans.entrant(self._host, message)
         chosen, what = message.image or self._host.settings.image, f"the creation of {entrant.name}"
         with self._admission.admitted(entrant, memory_mb=entrant.shape.memory_mb), self._pool.creating():
             async with self._host.image_uses.using(chosen, what) as image:
@@ -212,11 +204,11 @@ class RegistryActor(Actor):
         # Whoever is told of the change asks whose it is now.
         self._directory.put(attrs.evolve(found, owner=message.owner))
         try:
-            info: WorkspaceInfo = await found.ref.ask(w.SetOwner(message.owner))
-        except BaseException:
-            self._ledger.move(found.workspace_id, message.expected, expected=message.owner, checked=False)
-            if found.workspace_id in self._directory:
-                self._directory.put(found)
+            # Once it is written down it is so: whoever is cancelled by then would leave it with two owners.
+            with trio.CancelScope(shield=True):
+                info: WorkspaceInfo = await found.ref.ask(w.SetOwner(message.owner))
+        except AgentisoError:
+            self._workspaces.read_owner(found)
             raise
         self._host.changes.note(found.workspace_id)
         return info
@@ -250,7 +242,7 @@ class RegistryActor(Actor):
             return await self._bring_up(record, template)
 
     async def _warm(self, message: r.WarmTemplate) -> TemplateInfo:
-        settings, report = self._host.settings, message.on_progress or _nobody
+        settings, report = self._host.settings, reporting(message.on_progress)
         shape, network = message.shape or settings.shape, message.network or settings.network
         plans.check_shape(shape, settings.limits)
         self._host.networks.check(network)
@@ -262,12 +254,11 @@ class RegistryActor(Actor):
 
     async def _bring_up(self, record: WorkspaceRecord, source: Checkpoint) -> r.Made:
         """Start a workspace's actor and machine; on failure or cancellation nothing of it is left."""
+        record = records.make_directory(self._host.state_dir, record)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._workspaces.abandon, record.id)
-            with failures_reported():
-                records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
-                records.save(self._host.state_dir, record)
-                found = await self._workspaces.start_actor(record)
+            records.save(self._host.state_dir, record)
+            found = await self._workspaces.start_actor(record)
             info: WorkspaceInfo = await found.ref.ask(w.Start(source))
             undo.pop_all()
         return r.Made(found, info)
@@ -275,7 +266,7 @@ class RegistryActor(Actor):
     # -- export and import
 
     async def _export(self, message: r.ExportWorkspace) -> ExportReport:
-        began, report, store = time.perf_counter(), message.on_progress or _nobody, self._host.store
+        began, report, store = time.perf_counter(), reporting(message.on_progress), self._host.store
         found = self._directory.find(message.workspace)
         try:
             with store.held() as owner:
@@ -283,17 +274,14 @@ class RegistryActor(Actor):
                 taken = await self._fork_point(found, message.snapshot, owner, durable=True)
                 source = taken.checkpoint
                 size_bytes = await transfer.export(store, source, taken.info, message.target, report, self._exports)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._finish_exports()
-            raise
         finally:
             with trio.CancelScope(shield=True):
+                await self._finish_exports()
                 await store.collect()
         return ExportReport(size_bytes, source.has_memory, time.perf_counter() - began)
 
     async def _import(self, message: r.ImportWorkspace) -> r.Imported:
-        began, report = time.perf_counter(), message.on_progress or _nobody
+        began, report = time.perf_counter(), reporting(message.on_progress)
         entrants: list[Entrant] = []
         with ExitStack() as held:
 
@@ -380,7 +368,7 @@ class RegistryActor(Actor):
                 return
             running[index], ready_ms = made.found, (time.perf_counter() - began) * 1000
             children[index] = ForkedChild(
-                index, record.name, record.id, ready_ms, made.info.evidence, ip=made.info.network.ip
+                index, record.name, made.info.workspace_id, ready_ms, made.info.evidence, ip=made.info.network.ip
             )
 
         try:

@@ -61,8 +61,8 @@ class Ledger:
         """Forget a workspace's claim, if it has one."""
         self._claims.pop(workspace_id, None)
 
-    def move(self, workspace_id: str, owner: str, *, expected: str, checked: bool = True) -> None:
-        """Have a claim be another owner's; not ``checked`` is for taking that back.
+    def move(self, workspace_id: str, owner: str, *, expected: str) -> None:
+        """Have a claim be another owner's.
 
         Raises:
             QuotaExceeded: it is more than the new owner may hold.
@@ -72,8 +72,7 @@ class Ledger:
         claim = self._claims.get(workspace_id)
         if claim is None or claim.owner != expected:
             raise IllegalState("The workspace has another owner since.", remedy="List the workspaces and try again.")
-        if checked:
-            self._check(owner, [claim.shape])
+        self._check(owner, [claim.shape])
         self._claims[workspace_id] = attrs.evolve(claim, owner=owner)
 
     @contextmanager

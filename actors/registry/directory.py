@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,7 +18,9 @@ MAX_CANDIDATES: Final = 20
 class Directory:
     """Kept by the registry; all methods are instant."""
 
-    def __init__(self) -> None:
+    def __init__(self, unread: Callable[[], Sequence[str]] = tuple) -> None:
+        """Make an empty one; ``unread`` tells of the workspaces that cannot be read, whose names nobody knows."""
+        self._unread = unread
         self._found: dict[str, r.Found] = {}
         self._reserved: set[str] = set()
 
@@ -71,6 +73,10 @@ class Directory:
             named = sorted(f"{found.name} ({found.workspace_id})" for found in matching)[:MAX_CANDIDATES]
             message += f" The ids of {len(matching)} begin like that: {', '.join(named)}."
             remedy = f"Use a name, or at least {MIN_PREFIX_CHARS} digits of an id."
+        elif unread := self._unread():
+            message = f"Of the workspaces that can be read, none is {shown(text)}; there are: {known}."
+            message += f" What cannot be read: {', '.join(unread[:MAX_CANDIDATES])}."
+            remedy = "`agentiso doctor` tells what is wrong, and what would mend it."
         raise NotFound(message, remedy=remedy)
 
     # -- names

@@ -48,11 +48,12 @@ async def collect(store: Store, *, dry_run: bool) -> tuple[StoredPiece, ...]:
     """Describe all layers and checkpoints; or remove what nobody keeps, and describe what went.
 
     Raises:
-        HostFailed, NoCapacity, CheckpointUnusable: something that is needed cannot be read.
+        HostFailed, NoCapacity, CheckpointUnusable: something that is needed cannot be read, or is not there.
 
     """
     with failures_reported():
-        pieces = await store.survey()
+        async with store.nothing_removed():
+            pieces = await store.survey()
     if dry_run:
         return pieces
     removed = set(await store.collect())

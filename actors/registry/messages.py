@@ -1,6 +1,7 @@
 """The closed set of messages that the registry understands.
 
-Each is frozen and says what it answers with, whether it runs beside others and how long an asker waits by default.
+Each is frozen and says what it answers with, whether it runs beside others, how long an asker waits by default and what
+has become of it if its handler is cancelled.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from actors.model.info import (
     TemplateInfo,
     WorkspaceInfo,
 )
-from actors.runtime import ActorRef, Message
+from actors.runtime import ActorRef, Message, WhenCancelled
 from actors.workspace.messages import BOOT_DEADLINE_S, WorkspaceRef
 
 OnProgress: TypeAlias = Callable[[str], None]
@@ -47,6 +48,7 @@ class CreateWorkspace(Message["Made"]):
     owner: str = LIBRARY
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.REVERTS
 
 
 @attrs.frozen
@@ -59,6 +61,7 @@ class WarmTemplate(Message[TemplateInfo]):
     on_progress: OnProgress | None = None
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.REVERTS
 
 
 @attrs.frozen
@@ -66,6 +69,7 @@ class ListTemplates(Message[tuple[TemplateInfo, ...]]):
     """Describe all templates, oldest first."""
 
     CONCURRENT: ClassVar[bool] = True
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 @attrs.frozen
@@ -82,6 +86,7 @@ class ListImages(Message[tuple[ImageInfo, ...]]):
 
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = 60.0
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 @attrs.frozen
@@ -107,6 +112,7 @@ class ExportWorkspace(Message[ExportReport]):
     on_progress: OnProgress | None = None
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = float("inf")
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.REVERTS
 
 
 @attrs.frozen
@@ -119,6 +125,7 @@ class ImportWorkspace(Message["Imported"]):
     owner: str = LIBRARY
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = float("inf")
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.REVERTS
 
 
 @attrs.frozen
@@ -126,6 +133,7 @@ class DescribePool(Message[PoolInfo]):
     """Describe the pool of machines that are restored ahead."""
 
     CONCURRENT: ClassVar[bool] = True
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 @attrs.frozen
@@ -140,6 +148,7 @@ class ForkWorkspace(Message["Forked"]):
     owner: str = LIBRARY
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.REVERTS
 
 
 @attrs.frozen
@@ -148,6 +157,7 @@ class FindWorkspace(Message["Found"]):
 
     workspace: str
     CONCURRENT: ClassVar[bool] = True
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 @attrs.frozen
@@ -189,6 +199,7 @@ class ListWorkspaces(Message[tuple[WorkspaceInfo, ...]]):
     """Describe all workspaces, oldest first."""
 
     CONCURRENT: ClassVar[bool] = True
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 @attrs.frozen
@@ -202,6 +213,7 @@ class AwaitChange(Message[int]):
     workspace_id: str | None = None
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = float("inf")
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 @attrs.frozen
@@ -213,6 +225,7 @@ class AdoptWorkspace(Message[WorkspaceInfo]):
     expected: str
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = 120.0
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.REVERTS
 
 
 @attrs.frozen
@@ -222,6 +235,7 @@ class DestroyWorkspace(Message[None]):
     workspace: str
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = 90.0
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.GOES_ON
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from actors.model.errors import AgentisoError, InvalidArgument, NotFound
+from actors.model.errors import AgentisoError, HostFailed, InvalidArgument, NoCapacity, NotFound
 from actors.model.image import BootImage
 from actors.model.info import Lineage, Shape, WorkspaceInfo
 from actors.model.names import check_name, new_id
@@ -110,7 +110,8 @@ async def image_of_import(host: Host, found: transfer.Unpacked) -> AsyncIterator
     """Use this host's image for an imported workspace for the length of the block.
 
     Raises:
-        NotFound: the image is not here.
+        NotFound: the image is not here, or is damaged.
+        HostFailed, NoCapacity: it cannot be read.
 
     """
     digest = found.manifest.image_digest
@@ -119,10 +120,13 @@ async def image_of_import(host: Host, found: transfer.Unpacked) -> AsyncIterator
             image = await stack.enter_async_context(host.image_uses.using(digest, "an import"))
             if image.digest != digest:
                 raise NotFound(f"{shown(digest)} is not a digest.", remedy="Export it once more.")
+        except (HostFailed, NoCapacity):
+            raise
         except AgentisoError as error:
             raise NotFound(
-                f"The workspace stands on the image {found.image_name} (digest {digest[:100]}), which is not here.",
-                remedy="Copy the image's directory from the other host's images directory, under its name.",
+                f"The workspace stands on the image {found.image_name} (digest {digest[:100]}), which cannot be had "
+                f"here: {error.message}",
+                remedy="If it is not here, copy its directory from the other host's images directory, under its name.",
             ) from error
         yield image
 

@@ -23,7 +23,6 @@ from trio_util import AsyncBool, AsyncValue
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
 from actors.model.errors import AgentisoError
-from actors.model.files import exhaustion_reported
 from actors.model.image import BootImage
 from actors.model.info import Lifetime, PoolInfo, Shape
 from actors.model.record import WorkspaceRecord, new_record
@@ -223,13 +222,12 @@ class Pool:
 
     async def _restore(self, record: WorkspaceRecord, template: Checkpoint) -> Pooled:
         """Restore a machine that waits for its identity; on failure or cancellation nothing of it is left."""
+        record = records.make_directory(self._host.state_dir, record)
         self._under_way.add(record.id)
         async with AsyncExitStack() as undo:
             undo.callback(self._under_way.discard, record.id)
             undo.push_async_callback(self._discard, record)
-            with exhaustion_reported():
-                records.directory_of(self._host.state_dir, record.id).mkdir(mode=0o700)
-                records.save(self._host.state_dir, record)
+            records.save(self._host.state_dir, record)
             ref = await self._supervisor.start(
                 records.actor_name(record.id),
                 partial(self._actor, record, count()),

@@ -12,13 +12,14 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import trio
 
 from actors.model.errors import InvalidArgument
+from actors.registry.consumers import callers_own
 
 LOOK_S: Final = 0.2
 """How long a thread waits before it looks whether it is still wanted."""
@@ -71,17 +72,36 @@ def pipe_writing(path: Path) -> Iterator[Write]:
 
 def stream_writer(target: BinaryIO | io.RawIOBase) -> Write:
     """Return what writes some bytes to a caller's stream, and tells how many."""
-    if (fd := _endless(target)) is None:
-        return lambda view: target.write(view) or 0
-    target.flush()
-    return _writer(fd)
+    if (fd := _endless(target)) is not None:
+        target.flush()
+        return _writer(fd)
+
+    def write(view: memoryview) -> int:
+        with _callers_stream():
+            count = int(target.write(view) or 0)
+        if count <= 0:
+            # It takes nothing now, and may never take any more.
+            trio.from_thread.check_cancelled()
+        return max(count, 0)
+
+    return write
 
 
 def _stream_reader(source: BinaryIO) -> Read:
     if (fd := _endless(source)) is None:
-        return source.read
+        return lambda count: _read_of(source, count)
     # With one call to the system at most, so that nothing stays behind in a buffer where it is not waited for.
     return _reader(fd, getattr(source, "read1", source.read))
+
+
+def _read_of(source: BinaryIO, count: int) -> bytes | None:
+    with _callers_stream():
+        data = source.read(count)
+        return None if data is None else bytes(memoryview(data))
+
+
+def _callers_stream() -> AbstractContextManager[None]:
+    return callers_own("The stream", OSError, ValueError)
 
 
 def _endless(stream: object) -> int | None:

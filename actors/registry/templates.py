@@ -25,7 +25,6 @@ from actors.machine.proof import Persona
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint, layer_of
 from actors.machine.storage.layers import Base
-from actors.machine.storage.store import allocated_bytes
 from actors.model.errors import AgentisoError, CheckpointUnusable, InvalidArgument, NotFound
 from actors.model.files import read_json, replace_json, sweep_temporaries, temporary_of
 from actors.model.image import BootImage
@@ -140,16 +139,15 @@ class Templates:
             InvalidArgument: the disk asked for is too small for the image.
 
         """
-        return (await self._get(nursery, wanted, report))[1]
+        return (await self._get(nursery, wanted, report))[2]
 
     async def warm(self, nursery: trio.Nursery, wanted: Wanted, report: Callable[[str], None]) -> TemplateInfo:
         """Make sure that there is a template for such workspaces, and describe it."""
-        path, _ = await self._get(nursery, wanted, report)
-        return await self._describe(path.stem, _read(path))
+        return await self._describe(*await self._get(nursery, wanted, report))
 
     async def _get(
         self, nursery: trio.Nursery, wanted: Wanted, report: Callable[[str], None]
-    ) -> tuple[Path, Checkpoint]:
+    ) -> tuple[str, _TemplateRecord, Checkpoint]:
         fingerprint = await self._host.fingerprint(wanted.image, wanted.shape, wanted.network, wanted.channel)
         disk_bytes = GIB * template_disk_gb(
             wanted.shape.disk_gb, default_gb=self._host.settings.shape.disk_gb, root_bytes=_size(wanted.image)
@@ -157,7 +155,7 @@ class Templates:
         path = self._directory / f"{_key(fingerprint, disk_bytes)}.json"
         async with self._locks.setdefault(path.stem, trio.Lock()):
             if path.exists() and (known := await self._known(path)) is not None:
-                return path, known
+                return path.stem, *known
             report("booting the template of this shape, once")
             try:
                 made = await self._make(nursery, wanted.image, fingerprint, disk_bytes, _owner(path))
@@ -175,10 +173,10 @@ class Templates:
                 # The boot's last layer, or all of a boot that failed.
                 with trio.CancelScope(shield=True):
                     await self._host.store.collect()
-            return path, made
+            return path.stem, record, made
 
-    async def _known(self, path: Path) -> Checkpoint | None:
-        """Return the checkpoint of a template's record, or forget one that is not what was saved.
+    async def _known(self, path: Path) -> tuple[_TemplateRecord, Checkpoint] | None:
+        """Return a template's record and its checkpoint, or forget one that is not what was saved.
 
         Raises:
             HostFailed, NoCapacity: it cannot be read, and so is left.
@@ -186,12 +184,13 @@ class Templates:
         """
         store = self._host.store
         try:
-            checkpoint = store.load(_read(path).checkpoint)
+            record = _read(path)
+            checkpoint = store.load(record.checkpoint)
             await trio.to_thread.run_sync(integrity.verify, store, checkpoint)
-        except (ValueError, CheckpointUnusable, cattrs.BaseValidationError):
+        except (FileNotFoundError, ValueError, CheckpointUnusable, cattrs.BaseValidationError):
             self._forget(path)
             return None
-        return checkpoint
+        return record, checkpoint
 
     async def _make(
         self, nursery: trio.Nursery, image: BootImage, fingerprint: Fingerprint, disk_bytes: int, owner: str
@@ -232,7 +231,8 @@ class Templates:
         found: list[TemplateInfo] = []
         for path in self._directory.glob("*.json"):
             try:
-                found.append(await self._describe(path.stem, _read(path)))
+                record = _read(path)
+                found.append(await self._describe(path.stem, record, self._host.store.load(record.checkpoint)))
             except UNREADABLE as error:
                 log.warning("template %s cannot be described: %s", path.stem, error)
         return tuple(sorted(found, key=lambda info: info.created_at))
@@ -264,10 +264,8 @@ class Templates:
         path.unlink(missing_ok=True)
         self._host.store.release(_owner(path))
 
-    async def _describe(self, key: str, record: _TemplateRecord) -> TemplateInfo:
+    async def _describe(self, key: str, record: _TemplateRecord, checkpoint: Checkpoint) -> TemplateInfo:
         made = record.fingerprint
-        checkpoint = self._host.store.load(record.checkpoint)
-        layer = self._host.store.layer(checkpoint.layer)
         return TemplateInfo(
             id=key,
             image=record.image,
@@ -277,7 +275,7 @@ class Templates:
             channel=made.channel,
             qemu=made.qemu,
             created_at=checkpoint.created_at,
-            size_bytes=checkpoint.size_bytes + (allocated_bytes(layer) if layer.exists() else 0),
+            size_bytes=checkpoint.size_bytes + self._host.store.layers.usage_bytes([checkpoint.layer]),
             stale=await self._staleness(record),
         )
 
@@ -285,10 +283,20 @@ class Templates:
         """Tell whether it is proven that no machine of this host can be made from a template any more."""
         try:
             await self._host.load_image(record.fingerprint.image)
-        except AgentisoError:
+        except (AgentisoError, OSError):
             # The images may be back soon: their directory may be mistyped, or not be mounted.
             return False
         return await self._staleness(record) is not None
+
+    async def _lacks(self, digest: str) -> bool:
+        """Tell whether it is known that an image is not there: others are, so that it is not their directory."""
+        if self._host.shelf is None:
+            return False
+        try:
+            there = await self._host.shelf.list()
+        except (AgentisoError, OSError):
+            return False
+        return bool(there) and all(image.digest != digest for image in there)
 
     async def _staleness(self, record: _TemplateRecord) -> str | None:
         """Say why no workspace can be made from a template any more, if that is so."""
@@ -301,8 +309,9 @@ class Templates:
             return f"it was made by QEMU {record.fingerprint.qemu}; this host has {qemu.fingerprint}"
         try:
             image = await self._host.load_image(record.fingerprint.image)
-        except AgentisoError:
-            return f"its image {record.image} is not there"
+        except (AgentisoError, OSError):
+            # One that cannot be read may be readable soon.
+            return f"its image {record.image} is not there" if await self._lacks(record.fingerprint.image) else None
         made = record.fingerprint
         shape = Shape(made.vcpus, made.memory_mb)
         try:
@@ -364,5 +373,8 @@ def _size(image: BootImage) -> int:
 def _find(known: tuple[TemplateInfo, ...], text: str) -> TemplateInfo:
     matching = [info for info in known if info.id.startswith(text)]
     if len(matching) != 1 or not text:
-        raise NotFound(f"{len(matching)} templates have an id that begins with {shown(text)}.", remedy="List them.")
+        raise NotFound(
+            f"Of the templates that can be read, {len(matching)} have an id that begins with {shown(text)}.",
+            remedy="List them; `agentiso doctor` tells which cannot be read.",
+        )
     return matching[0]

@@ -57,7 +57,9 @@ class Workspaces:
     """Kept by the registry, whose nursery and background tasks it uses."""
 
     def __init__(self, host: Host, supervisor: Supervisor, ledger: Ledger, troubles: Troubles) -> None:
-        self.directory = Directory()
+        self.directory = Directory(
+            lambda: [trouble.what for trouble in troubles.all() if trouble.what.startswith("workspace ")]
+        )
         self._troubles = troubles
         self._host = host
         self._supervisor = supervisor
@@ -173,6 +175,16 @@ class Workspaces:
     def known(self, found: r.Found) -> WorkspaceRecord:
         """Return the record with which a workspace was entered; its image and its shape never change."""
         return self._known[found.workspace_id]
+
+    def read_owner(self, before: r.Found) -> None:
+        """Have a workspace be whose its record says that it is, or whose it was ``before``, if that cannot be read."""
+        if (found := self.directory.get(before.workspace_id)) is not None:
+            try:
+                owner = records.load(records.directory_of(self._host.state_dir, found.workspace_id)).owner
+            except AgentisoError:
+                owner = before.owner
+            self.directory.put(attrs.evolve(found, owner=owner))
+            self._ledger.note(found.workspace_id, Claim(owner, self._known[found.workspace_id].shape))
 
     async def start_actor(self, record: WorkspaceRecord, *, again: bool = False) -> r.Found:
         """Start a workspace's actor, for another life if ``again``; what its setup raises is raised here."""

@@ -2,7 +2,7 @@
 
 from actors.runtime.actor import TEARDOWN_S, Actor
 from actors.runtime.ask import SETTLE_S, ActorRef
-from actors.runtime.mailbox import MAILBOX_SIZE, Mailbox, Message
+from actors.runtime.mailbox import MAILBOX_SIZE, Mailbox, Message, WhenCancelled
 from actors.runtime.nursery import open_plain_nursery, ordinary_failure
 from actors.runtime.supervision import RestartPolicy, Supervisor
 
@@ -16,6 +16,7 @@ __all__ = [
     "Message",
     "RestartPolicy",
     "Supervisor",
+    "WhenCancelled",
     "open_plain_nursery",
     "ordinary_failure",
 ]

@@ -1,7 +1,8 @@
 """Actors: state owned by one task, reached through a bounded mailbox of typed messages.
 
-What ends an actor is a bug, and nothing else: an ordinary failure (`AgentisoError`) of a handler is its asker's, and
-one of a background task is retried or reported, also where Trio delivers it in an exception group.
+What ends an actor is a bug, and nothing else: an ordinary failure of a handler (an `AgentisoError`, or an `OSError`,
+which is the host's) is its asker's, and one of a background task is retried or reported, also where Trio delivers it in
+an exception group.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import Any, Final
 
 import trio
 
-from actors.model.errors import ActorGone, AgentisoError
+from actors.model.errors import ActorGone
 from actors.runtime.background import OnFailure, keep_trying
 from actors.runtime.mailbox import Envelope, Mailbox, Message
-from actors.runtime.nursery import ordinary_failure
+from actors.runtime.nursery import failure_of, ordinary_failure
 
 TEARDOWN_S: Final = 30.0
 
@@ -78,9 +79,9 @@ class Actor:
                 self.check(message)
                 reply.settle(await self.handle(message))
             # Reached without an outcome only if the handler was cancelled for its asker's sake.
-            reply.settle(rolled_back=True)
+            reply.settle(cancelled=True)
         except BaseException as error:
-            if (failure := ordinary_failure(error, AgentisoError)) is not None:
+            if (failure := failure_of(error)) is not None:
                 reply.settle(error=failure)
                 return
             if ordinary_failure(error, trio.Cancelled) is None:

@@ -3,12 +3,13 @@
 - A full mailbox refuses the message at once (`MailboxFull`); nothing was done.
 - When the deadline passes, or the asker is cancelled, while the message waits for its turn, it is withdrawn and never
   runs (`NeverBegun`).
-- When its handler runs already, that is cancelled and reverts.  The asker goes on only once the handler has settled:
-  the work was finished after all, and its result is returned, or it was rolled back (`DeadlineExceeded`).
+- When its handler runs already, that is cancelled.  The asker goes on only once the handler has settled: the work was
+  finished after all, and its result is returned, or it was cancelled, and the message's kind (`WhenCancelled`) tells
+  what that means: rolled back or not (`DeadlineExceeded`), or gone on with by itself (`Unfinished`).
 - For that the asker waits, shielded, at most `SETTLE_S`.  A handler that takes longer is still under way, and what
   will come of it is unknown (`OutcomeUnknown`); an asker that was cancelled leaves this in the log.
-- An `AgentisoError` of the handler is the asker's; any other exception crashes the actor, the asker gets `ActorGone`,
-  and the supervisor acts.
+- An `AgentisoError` of the handler is the asker's, and so is an `OSError`; any other exception crashes the actor, the
+  asker gets `ActorGone`, and the supervisor acts.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Final, Generic, Self, TypeVar
 
 import trio
 
-from actors.model.errors import DeadlineExceeded, NeverBegun, OutcomeUnknown
-from actors.runtime.mailbox import Envelope, Mailbox, Message, Reply
+from actors.model.errors import AgentisoError, DeadlineExceeded, NeverBegun, OutcomeUnknown, Unfinished
+from actors.runtime.mailbox import Envelope, Mailbox, Message, Reply, WhenCancelled
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -59,7 +60,8 @@ class ActorRef(Generic[R]):
         finally:
             if not reply.settled.is_set():
                 await self._give_up(reply, kind.__name__)
-        if late := _lateness(reply, f"{self.name} did not finish {kind.__name__} within {limit_s:.0f} s"):
+        what = f"{self.name} did not finish {kind.__name__} within {limit_s:g} s"
+        if late := _lateness(reply, kind.WHEN_CANCELLED, what):
             raise late
         if reply.error is not None:
             raise reply.error
@@ -67,7 +69,7 @@ class ActorRef(Generic[R]):
         return result
 
     async def _give_up(self, reply: Reply, what: str) -> None:
-        """Withdraw a message that has not begun; have one that has be reverted, and wait for that."""
+        """Withdraw a message that has not begun; have one that has be cancelled, and wait for what comes of that."""
         if not reply.begun:
             reply.withdrawn = True
             return
@@ -78,7 +80,7 @@ class ActorRef(Generic[R]):
             log.error("%s still works on %s, %.0f s after its asker gave up", self.name, what, SETTLE_S)
 
 
-def _lateness(reply: Reply, what: str) -> DeadlineExceeded | None:
+def _lateness(reply: Reply, fate: WhenCancelled, what: str) -> AgentisoError | None:
     """Return the error of a message that was not answered in time: what of it was done, and what was not."""
     if reply.withdrawn:
         return NeverBegun(f"{what}: other requests came first, and nothing of it was done.")
@@ -87,4 +89,7 @@ def _lateness(reply: Reply, what: str) -> DeadlineExceeded | None:
             f"{what}, and is not done with cancelling it {SETTLE_S:.0f} s later: it is still under way and its outcome "
             "is unknown."
         )
-    return DeadlineExceeded(f"{what}; it was rolled back.") if reply.rolled_back else None
+    if not reply.cancelled:
+        return None
+    late = Unfinished if fate is WhenCancelled.GOES_ON else DeadlineExceeded
+    return late(f"{what}; {fate.value}.")

@@ -6,6 +6,7 @@ handled by the restarted one.
 
 from __future__ import annotations
 
+import enum
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import attrs
@@ -18,6 +19,16 @@ MAILBOX_SIZE: Final = 256
 """How many messages may wait in each of a mailbox's two channels; one that was withdrawn keeps its place."""
 
 
+class WhenCancelled(enum.Enum):
+    """What has become of a message whose handler was cancelled for its asker's sake."""
+
+    REVERTS = "it was rolled back"
+    LOOKS = "it was cancelled, and changes nothing"
+    STOPS = "it was cancelled, and what of it was done by then stays done"
+    GOES_ON = "it cannot be cancelled"
+    """Whoever asked has only stopped waiting."""
+
+
 @attrs.frozen
 class Message(Generic[R]):
     """A request that is answered with an ``R``."""
@@ -26,6 +37,8 @@ class Message(Generic[R]):
     """Handled beside whatever else is, instead of in turn with the others that are not."""
     DEADLINE_S: ClassVar[float] = 60.0
     """How long an asker waits unless it says otherwise."""
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.STOPS
+    """The least that can be said, unless its handler does better."""
 
 
 @attrs.define(eq=False)
@@ -37,7 +50,7 @@ class Reply:
     settled: trio.Event = attrs.field(factory=trio.Event)
     begun: bool = False
     withdrawn: bool = False
-    rolled_back: bool = False
+    cancelled: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -46,10 +59,10 @@ class Reply:
         self.begun = not self.withdrawn
         return self.begun
 
-    def settle(self, result: Any = None, error: BaseException | None = None, *, rolled_back: bool = False) -> None:
+    def settle(self, result: Any = None, error: BaseException | None = None, *, cancelled: bool = False) -> None:
         """Record the outcome, once."""
         if not self.settled.is_set():
-            self.result, self.error, self.rolled_back = result, error, rolled_back
+            self.result, self.error, self.cancelled = result, error, cancelled
             self.settled.set()
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import trio
 
+from actors.model.errors import AgentisoError
+from actors.model.files import reported
 from guest.errors import only_error
 
 E = TypeVar("E", bound=BaseException)
+log = logging.getLogger("agentiso.actors")
 
 
 @asynccontextmanager
@@ -40,6 +44,19 @@ def ordinary_failure(error: BaseException, *kinds: type[E]) -> E | None:
     for other in others:
         first.add_note(f"Beside it: {other}")
     return first
+
+
+def failure_of(error: BaseException) -> AgentisoError | None:
+    """Return the failure that is an asker's and crashes nobody: an `AgentisoError`, or what the host answered."""
+    failure: Exception | None = ordinary_failure(error, AgentisoError, OSError)
+    if not isinstance(failure, OSError):
+        assert failure is None or isinstance(failure, AgentisoError)
+        return failure
+    # Nobody below knew what it means, so that it may be a mistake of ours as well.
+    log.warning("an answer of the host that nobody expected", exc_info=failure)
+    made = reported(failure)
+    made.__cause__ = failure
+    return made
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -15,11 +15,11 @@ from typing import Final
 import attrs
 import trio
 
-from actors.model.errors import ActorGone, AgentisoError, HostFailed, NoCapacity
+from actors.model.errors import ActorGone, HostFailed, NoCapacity
 from actors.runtime.actor import Actor
 from actors.runtime.ask import ActorRef
 from actors.runtime.mailbox import Mailbox
-from actors.runtime.nursery import ordinary_failure
+from actors.runtime.nursery import failure_of
 from guest.errors import only_error
 
 log = logging.getLogger("agentiso.actors")
@@ -157,7 +157,7 @@ class Supervisor:
                 if failure is not None and cancelled is not None:
                     log.error("%s crashed while it was stopped", child.ref.name, exc_info=failure)
                 raise (cancelled or error) from None
-            return ordinary_failure(failure, AgentisoError) or only_error(failure), started
+            return failure_of(failure) or only_error(failure), started
         raise AssertionError("an actor ends only by cancellation or by an exception")
 
     def _pause_s(self, policy: RestartPolicy, crashes: int) -> float:

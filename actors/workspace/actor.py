@@ -17,7 +17,6 @@ from actors.machine.guest.client import GuestClient
 from actors.machine.qemu.orphans import end_machines
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import CheckpointUnusable, IllegalState, NeverBegun
-from actors.model.files import failures_reported
 from actors.model.guest import Diff
 from actors.model.info import WorkspaceInfo
 from actors.model.record import WorkspaceRecord
@@ -137,7 +136,7 @@ class WorkspaceActor(Actor):
                 return self._info(measured=message.measured)
             case w.ReadLog():
                 return self._own.log(message.log, message.max_bytes)
-        with failures_reported(), self._idleness.use():
+        with self._idleness.use():
             if isinstance(message, w.GuestWork):
                 return await self._work(message)
             if isinstance(message, w.CompareNodes):

@@ -1,13 +1,13 @@
 """The closed sets of messages that a workspace actor understands.
 
 Each message is frozen and says what it answers with (its type parameter), whether it runs beside others
-(`CONCURRENT`), how long an asker waits by default (`DEADLINE_S`) and, for workspaces, in which lifecycle states it is
-legal (`LEGAL`).
+(`CONCURRENT`), how long an asker waits by default (`DEADLINE_S`), what has become of it if its handler is cancelled
+(`WHEN_CANCELLED`) and, for workspaces, in which lifecycle states it is legal (`LEGAL`).
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 import attrs
 
@@ -16,10 +16,11 @@ from actors.model.guest import Diff
 from actors.model.info import Lifetime, PortForward, SnapshotInfo, WorkspaceInfo
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
-from actors.runtime import ActorRef, Message
+from actors.runtime import ActorRef, Message, WhenCancelled
 from actors.workspace.file_messages import FileWork
 from actors.workspace.job_messages import JobWork
 
+R = TypeVar("R")
 BOOT_DEADLINE_S = 300.0
 """A cold boot under software emulation on a busy host, with a template's checkpoint after it."""
 GUEST_DEADLINE_S = float("inf")
@@ -35,7 +36,14 @@ WAYS_BACK: Final = SETTLED | {State.UNREACHABLE}
 
 
 @attrs.frozen
-class Start(Message[WorkspaceInfo]):
+class Change(Message[R]):
+    """What is done wholly or, if it fails or is cancelled, not at all."""
+
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.REVERTS
+
+
+@attrs.frozen
+class Start(Change[WorkspaceInfo]):
     """Restore the first machine of a new workspace from a checkpoint, or boot it cold without one."""
 
     checkpoint: Checkpoint | None
@@ -44,7 +52,7 @@ class Start(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
-class Prepare(Message[None]):
+class Prepare(Change[None]):
     """Restore a machine for the pool, which waits for its identity, its processes held."""
 
     checkpoint: Checkpoint
@@ -53,7 +61,7 @@ class Prepare(Message[None]):
 
 
 @attrs.frozen
-class Claim(Message[WorkspaceInfo]):
+class Claim(Change[WorkspaceInfo]):
     """Give the prepared machine its identity; ``record`` is that of the workspace which it becomes."""
 
     record: WorkspaceRecord
@@ -69,14 +77,14 @@ class Stop(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
-class Pause(Message[WorkspaceInfo]):
+class Pause(Change[WorkspaceInfo]):
     """Have the machine stand still, its memory kept on the host, until it is resumed."""
 
     LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING})
 
 
 @attrs.frozen
-class Suspend(Message[WorkspaceInfo]):
+class Suspend(Change[WorkspaceInfo]):
     """Checkpoint the workspace, then end its machine: it costs only disk until it is resumed."""
 
     LEGAL: ClassVar[frozenset[State]] = frozenset({State.RUNNING, State.PAUSED})
@@ -84,7 +92,7 @@ class Suspend(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
-class Resume(Message[WorkspaceInfo]):
+class Resume(Change[WorkspaceInfo]):
     """Have a paused or suspended workspace run on where it was."""
 
     LEGAL: ClassVar[frozenset[State]] = frozenset({State.PAUSED, State.SUSPENDED})
@@ -92,14 +100,14 @@ class Resume(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
-class SetLifetime(Message[WorkspaceInfo]):
+class SetLifetime(Change[WorkspaceInfo]):
     """Set, or with ``None`` unset, when the workspace is suspended or destroyed without being asked."""
 
     lifetime: Lifetime
 
 
 @attrs.frozen
-class TakeCheckpoint(Message["CheckpointTaken"]):
+class TakeCheckpoint(Change["CheckpointTaken"]):
     """Checkpoint the workspace, whose machine runs on; the result is held in the store for ``owner``."""
 
     owner: str
@@ -120,7 +128,7 @@ class CheckpointTaken:
 
 
 @attrs.frozen
-class CreateSnapshot(Message[SnapshotInfo]):
+class CreateSnapshot(Change[SnapshotInfo]):
     """Keep a checkpoint under a name in the workspace's tree."""
 
     name: str
@@ -135,6 +143,7 @@ class FindSnapshot(Message[CheckpointTaken]):
 
     name: str
     owner: str
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 @attrs.frozen
@@ -149,10 +158,11 @@ class CompareNodes(Message[Diff]):
     LEGAL: ClassVar[frozenset[State]] = SETTLED
     CONCURRENT: ClassVar[bool] = True
     DEADLINE_S: ClassVar[float] = BOOT_DEADLINE_S
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 @attrs.frozen
-class RestoreSnapshot(Message[WorkspaceInfo]):
+class RestoreSnapshot(Change[WorkspaceInfo]):
     """Bring the workspace back to a snapshot; the old machine runs until the new one is proven.
 
     With ``disk_only`` the snapshot's memory is left out, and the machine boots from its disk.
@@ -165,7 +175,7 @@ class RestoreSnapshot(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
-class Undo(Message[WorkspaceInfo]):
+class Undo(Change[WorkspaceInfo]):
     """Go back to where the workspace was before its last restore; what came after that is lost."""
 
     LEGAL: ClassVar[frozenset[State]] = WAYS_BACK
@@ -173,7 +183,7 @@ class Undo(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
-class DeleteSnapshot(Message[tuple[str, ...]]):
+class DeleteSnapshot(Change[tuple[str, ...]]):
     """Forget a snapshot, its children then being its parent's; with ``cascade`` them too.  Answers with their names."""
 
     name: str
@@ -181,7 +191,7 @@ class DeleteSnapshot(Message[tuple[str, ...]]):
 
 
 @attrs.frozen
-class SetOwner(Message[WorkspaceInfo]):
+class SetOwner(Change[WorkspaceInfo]):
     """Have the workspace be another session's."""
 
     owner: str
@@ -189,7 +199,7 @@ class SetOwner(Message[WorkspaceInfo]):
 
 
 @attrs.frozen
-class AddForward(Message[PortForward]):
+class AddForward(Change[PortForward]):
     """Forward a port of the host, a free one if ``None``, to a port of the guest."""
 
     guest_port: int
@@ -198,7 +208,7 @@ class AddForward(Message[PortForward]):
 
 
 @attrs.frozen
-class RemoveForward(Message[PortForward]):
+class RemoveForward(Change[PortForward]):
     """Forward to a port of the guest no longer; answers with what it was."""
 
     guest_port: int
@@ -206,7 +216,7 @@ class RemoveForward(Message[PortForward]):
 
 
 @attrs.frozen
-class SetNetworkPolicy(Message[WorkspaceInfo]):
+class SetNetworkPolicy(Change[WorkspaceInfo]):
     """Change what the network lets through; what is ``None`` stays as it is."""
 
     allow_internet: bool | None = None
@@ -222,6 +232,7 @@ class Describe(Message[WorkspaceInfo]):
 
     measured: bool = False
     CONCURRENT: ClassVar[bool] = True
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 @attrs.frozen
@@ -231,6 +242,7 @@ class ReadLog(Message[str]):
     log: str = "console"
     max_bytes: int = 4096
     CONCURRENT: ClassVar[bool] = True
+    WHEN_CANCELLED: ClassVar[WhenCancelled] = WhenCancelled.LOOKS
 
 
 GuestWork: TypeAlias = JobWork | FileWork

@@ -7,6 +7,7 @@ from pathlib import Path
 import trio
 
 import imagebuild
+from actors.model.files import reported
 from actors.model.image import BootImage
 from actors.model.info import ImageInfo
 from actors.workspace.image_uses import LoadImage
@@ -16,7 +17,10 @@ def loader(images_dir: Path) -> LoadImage:
     """Return the function by which the actors find images in a directory."""
 
     async def load(name: str) -> BootImage:
-        image = await trio.to_thread.run_sync(imagebuild.load_image, images_dir, name)
+        try:
+            image = await trio.to_thread.run_sync(imagebuild.load_image, images_dir, name)
+        except OSError as error:
+            raise reported(error) from error
         return BootImage(
             name=name,
             digest=image.digest,

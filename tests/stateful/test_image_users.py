@@ -107,6 +107,21 @@ async def base(place: Place) -> AsyncIterator[Image]:
             yield image
 
 
+async def test_a_template_is_stale_without_its_image_only_where_others_are(base: Image, place: Place) -> None:
+    await place.registry.ask(r.WarmTemplate())
+    away = place.root / "away"
+    place.images.rename(away)
+    assert [template.stale for template in await place.registry.ask(r.ListTemplates())] == [None]
+    assert await place.registry.ask(r.DropTemplates()) == ()
+    away.rename(place.images)
+    put_image(place.images, "other", "other")
+    (place.images / "names" / "base").unlink()
+    (place.images / base.digest).rename(place.root / "gone")
+    (template,) = await place.registry.ask(r.ListTemplates())
+    assert template.stale == "its image base is not there"
+    assert await place.registry.ask(r.DropTemplates()) == (template,)
+
+
 @pytest.mark.parametrize("state", ["running", "paused", "suspended", "stopped", "failed"])
 async def test_an_image_with_a_workspace_in_any_state_is_not_removed(place: Place, base: Image, state: str) -> None:
     await place.create("demo")

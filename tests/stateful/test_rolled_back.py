@@ -126,7 +126,7 @@ async def test_what_is_told_to_be_rolled_back_is_as_before_wherever_it_was_cance
                 patch.setattr(records, "save", save)
                 (await site.registry.ask(r.FindWorkspace("one"))).ref._mailbox.put("one", envelope)
                 await envelope.reply.settled.wait()
-            if envelope.reply.rolled_back:
+            if envelope.reply.cancelled:
                 assert _seen(site, info) == seen, f"cancelled when the record had been written {writes + 1} times"
             await site.registry.ask(r.DestroyWorkspace("one"))
             if left[0] >= 0:

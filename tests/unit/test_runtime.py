@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,12 +15,15 @@ from trio.testing import wait_all_tasks_blocked
 
 from actors.model.errors import (
     ActorGone,
+    AgentisoError,
     DeadlineExceeded,
+    HostFailed,
     InvalidArgument,
     MailboxFull,
     NeverBegun,
     NotFound,
     OutcomeUnknown,
+    Unfinished,
 )
 from actors.runtime import (
     MAILBOX_SIZE,
@@ -30,6 +34,7 @@ from actors.runtime import (
     Message,
     RestartPolicy,
     Supervisor,
+    WhenCancelled,
     ordinary_failure,
 )
 
@@ -273,6 +278,7 @@ class Do(Message[str]):
     """Have the test's own function handle this."""
 
     work: Callable[[], Awaitable[Any]]
+    WHEN_CANCELLED = WhenCancelled.REVERTS
 
 
 @attrs.frozen
@@ -324,6 +330,29 @@ async def test_work_that_never_had_its_turn_is_told_from_work_that_was_rolled_ba
             await ref.ask(DoBeside(work), deadline_s=2)
         assert (rolled_back.value.code, begun) == ("deadline_exceeded", ["work"])
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("fate", "kind", "said"),
+    [
+        (WhenCancelled.LOOKS, DeadlineExceeded, "within 0.5 s; it was cancelled, and changes nothing"),
+        (WhenCancelled.STOPS, DeadlineExceeded, "what of it was done by then stays done"),
+        (WhenCancelled.GOES_ON, Unfinished, "it cannot be cancelled. It goes on by itself"),
+    ],
+)
+async def test_only_what_undoes_itself_is_said_to_be_rolled_back(
+    autojump_clock: object, fate: WhenCancelled, kind: type[AgentisoError], said: str
+) -> None:
+    class Late(Do):
+        WHEN_CANCELLED = fate
+
+    async with running() as ref:
+        with pytest.raises(kind, match=said):
+            await ref.ask(Late(trio.sleep_forever), deadline_s=0.5)
+
+
+async def test_of_a_message_that_says_nothing_of_its_end_the_least_is_said(autojump_clock: object) -> None:
+    assert Message.WHEN_CANCELLED is WhenCancelled.STOPS
 
 
 async def test_work_that_cannot_be_cancelled_in_time_is_still_under_way_and_said_to_be(autojump_clock: object) -> None:
@@ -398,6 +427,27 @@ async def test_of_several_refusals_the_first_is_raised_and_names_the_others() ->
             await ref.ask(Do(lambda: nested(InvalidArgument("one"), NotFound("two"))))
         assert {str(caught.value), *caught.value.__notes__} in ({"one", "Beside it: two"}, {"two", "Beside it: one"})
         assert await ref.ask(Do(lambda: _answer("it lives"))) == "it lives"
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTCONN, None])
+async def test_what_the_host_answers_is_the_askers_whatever_it_is(
+    number: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as ref:
+        answer = OSError(number, "an answer", "/a/file") if number else OSError("an answer")
+        with pytest.raises(HostFailed, match="an answer"):
+            await ref.ask(Do(lambda: nested(answer)))
+        assert "an answer" in caplog.text
+        assert await ref.ask(Do(lambda: _answer("it lives"))) == "it lives"
+
+
+async def test_what_the_host_answers_to_a_start_is_told_as_its_failure() -> None:
+    def begin(_actor: Actor) -> None:
+        raise FileNotFoundError(errno.ENOENT, "it is not there", "/a/file")
+
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(HostFailed, match="it is not there"):
+            await Supervisor(nursery).start("doer", lambda: Doer(begin))
 
 
 async def test_a_bug_among_refusals_crashes_the_actor(autojump_clock: object) -> None:

@@ -6,6 +6,7 @@ survey with its error, so that nothing is removed on the strength of what is not
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,8 +44,19 @@ def inventory(layers: Layers, checkpoints: Path) -> Inventory:
     return Inventory(layers.owned(), directories)
 
 
-def survey(layers: Layers, there: Inventory, holders: Mapping[str, Iterable[str]]) -> tuple[StoredPiece, ...]:
-    """Say who keeps each piece; ``holders`` of ids are those that there were after the inventory.
+def completed(layers: Layers, checkpoints: Path, there: Inventory, held: Iterable[str]) -> Inventory:
+    """Return an inventory with what has been made since, of all that is ``held``."""
+    new = {name for name in held if name not in there.layers and name not in there.checkpoints}
+    made = {name: checkpoints / name for name in new if (checkpoints / name).is_dir()}
+    return Inventory(there.layers | {name for name in new if layers.path(name).exists()}, {**there.checkpoints, **made})
+
+
+def survey(
+    layers: Layers, there: Inventory, holders: Mapping[str, Iterable[str]], now: Mapping[str, Iterable[str]]
+) -> tuple[StoredPiece, ...]:
+    """Say who keeps each piece; ``holders`` of ids are those of when the inventory was completed.
+
+    What is not there has to be, unless nobody who held it then does so ``now``.
 
     Raises:
         OSError, CheckpointUnusable: something that is held cannot be read.
@@ -52,7 +64,8 @@ def survey(layers: Layers, there: Inventory, holders: Mapping[str, Iterable[str]
     """
     keepers: dict[str, set[str]] = {name: set(holders.get(name, ())) for name in (*there.layers, *there.checkpoints)}
     for name, owners in holders.items():
-        _check_there(name, [owner for owner in owners if not is_block(owner)], there)
+        still = now.get(name, ())
+        _check_there(name, [owner for owner in owners if owner in still and not is_block(owner)], there)
     for name, directory in there.checkpoints.items():
         if keepers[name] and (layer := layer_of(directory)) is not None and layer in there.layers:
             keepers[layer].add(f"{CHECKPOINT} {name}")
@@ -112,9 +125,9 @@ def remove(layers: Layers, pieces: Iterable[StoredPiece]) -> list[str]:
 
 def _allocated(directory: Path) -> int:
     total = 0
-    for path in directory.iterdir():
-        try:
-            total += path.stat().st_blocks * 512
-        except FileNotFoundError:
-            continue
+    # What is being made may be given up meanwhile.
+    with contextlib.suppress(FileNotFoundError):
+        for path in directory.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_blocks * 512
     return total

@@ -174,15 +174,19 @@ class Store:
         return path not in self.unflushed and path not in self._under_way
 
     async def survey(self) -> tuple[StoredPiece, ...]:
-        """Describe all layers and checkpoints, and who keeps each.
+        """Describe all layers and checkpoints, and who keeps each; nothing may be removed meanwhile.
 
         Raises:
             OSError, CheckpointUnusable: something cannot be read.
 
         """
-        there = await trio.to_thread.run_sync(collection.inventory, self.layers, self._checkpoints)
+        layers, checkpoints = self.layers, self._checkpoints
+        there = await trio.to_thread.run_sync(collection.inventory, layers, checkpoints)
         # Whoever creates something holds its id first, so that who holds what has to be looked at after the inventory.
-        return await trio.to_thread.run_sync(collection.survey, self.layers, there, self.holds.holders())
+        holders = self.holds.holders()
+        # What stands on what is there may have come between the two.
+        there = await trio.to_thread.run_sync(collection.completed, layers, checkpoints, there, tuple(holders))
+        return await trio.to_thread.run_sync(collection.survey, layers, there, holders, self.holds.holders())
 
     @asynccontextmanager
     async def nothing_removed(self) -> AsyncIterator[None]:
