@@ -551,7 +551,7 @@ async def test_the_audit_log_tells_of_every_message_and_no_secret(tmp_path: Path
             await workspace.ask(WriteFile("/f", b"s3cret"))
         with scope:
             await workspace.ask(w.Start(None))
-    lines = read_last(tmp_path, 9)
+    lines = read_last(tmp_path, 9).lines
     assert [(line["tool"], line["outcome"]) for line in lines] == [
         ("FindWorkspace", "ok"),
         ("StartJob", "not_found"),
