@@ -2,9 +2,9 @@
 
 It speaks the frames of `guest.wire`.  A client that is welcome begins with a message that names the workspace and a
 ``job``, or the ``command`` to start as one, perhaps with a ``job_id``; the answer names the job.  Then data frames
-carry its output (streams 1 and 2) one way and its input (stream 0, empty for its end) the other, messages with ``rows`` and
-``cols`` resize its terminal, and the last message tells its ``end``.  A client that goes away leaves its job running,
-but hangs up a terminal; a command that has not started by then is taken back.
+carry its output (streams 1 and 2) one way and its input (stream 0, empty for its end) the other, messages with ``rows``
+and ``cols`` resize its terminal, and the last message tells its ``end``.  A client that goes away leaves its job
+running, but hangs up a terminal; a command that has not started by then is taken back.
 """
 
 from __future__ import annotations
