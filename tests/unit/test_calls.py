@@ -16,7 +16,15 @@ import trio
 from mcp.shared.exceptions import MCPError
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.model.errors import GuestRefused, InvalidArgument
+from actors.model.errors import (
+    ActorGone,
+    GuestRefused,
+    InvalidArgument,
+    NeverBegun,
+    NoCapacity,
+    OutcomeUnknown,
+    Unfinished,
+)
 from actors.model.guest import FileEntry
 from actors.model.settings import Audit, Rate, RateLimits, Settings
 from agentiso.access.audit import FIELDS, HIDDEN, AuditLog, read_last, summary
@@ -161,6 +169,48 @@ async def test_a_repetition_waits_for_the_first_and_takes_over_when_that_is_canc
     assert await once(("ann", "t", "k"), {"a": 1}, work) == 2
     with pytest.raises(InvalidArgument, match="other arguments"):
         await once(("ann", "t", "k"), {"a": 2}, work)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OutcomeUnknown("It is late."), Unfinished("It goes on."), ActorGone("It crashed."), RuntimeError("A bug.")],
+)
+async def test_what_may_have_been_done_is_not_done_again_under_its_key(failure: Exception) -> None:
+    once, begun = Once(), []
+
+    async def work() -> int:
+        begun.append(1)
+        await trio.lowlevel.checkpoint()
+        if len(begun) == 1:
+            raise ExceptionGroup("in a nursery", [failure])
+        return 7
+
+    with trio.fail_after(LIMIT_S):
+        with pytest.raises(ExceptionGroup):
+            await once(("ann", "t", "k"), {}, work)
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknown, match=f"whether it was done is unknown: {failure}"):
+                await once(("ann", "t", "k"), {}, work)
+        assert len(begun) == 1
+        assert await once(("ann", "t", "another"), {}, work) == 7
+
+
+@pytest.mark.parametrize(
+    ("failure", "idempotent"), [(NeverBegun("Late."), False), (NoCapacity("Full."), False), (Unfinished("On."), True)]
+)
+async def test_what_was_undone_or_does_no_harm_twice_is_done_again(failure: Exception, *, idempotent: bool) -> None:
+    once, failures = Once(), [failure]
+
+    async def work() -> int:
+        await trio.lowlevel.checkpoint()
+        if failures:
+            raise ExceptionGroup("in a nursery", [failures.pop(), NoCapacity("Full too.")])
+        return 7
+
+    with trio.fail_after(LIMIT_S):
+        with pytest.raises(ExceptionGroup):
+            await once(("ann", "t", "k"), {}, work, idempotent=idempotent)
+        assert await once(("ann", "t", "k"), {}, work, idempotent=idempotent) == 7
 
 
 # -- the audit log
