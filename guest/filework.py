@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from typing import Any, Final
 
+from guest.newfile import NewFile
 from guest.wire import DATA_CHUNK_BYTES
 
 MAX_UNSIZED_BYTES: Final = 16 * 1024 * 1024
@@ -75,30 +75,38 @@ class Writing:
         self.size = 0
         directory = os.path.dirname(self.path)
         os.makedirs(directory, exist_ok=True)
-        self._temporary = f"{directory}/.agentiso-{secrets.token_hex(8)}"
-        self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        if before:
-            os.fchown(self._fd, before.st_uid, before.st_gid)
-        # After that: a change of owner takes some modes away.
-        os.fchmod(self._fd, int(mode))
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._file = NewFile(self._directory)
+        except BaseException:
+            os.close(self._directory)
+            raise
+        try:
+            if before:
+                os.fchown(self._file.fd, before.st_uid, before.st_gid)
+            # After that: a change of owner takes some modes away.
+            os.fchmod(self._file.fd, int(mode))
+        except BaseException:
+            self.abandon()
+            raise
 
     def write(self, data: bytes) -> None:
         """Append a piece."""
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
+            view = view[os.write(self._file.fd, view) :]
         self.size += len(data)
 
     def finish(self) -> dict[str, Any]:
         """Put the whole file in place."""
-        os.rename(self._temporary, self.path)
-        os.close(self._fd)
+        self._file.put(os.path.basename(self.path))
+        os.close(self._directory)
         return {"size": self.size}
 
     def abandon(self) -> None:
         """Leave the file as it was."""
-        os.close(self._fd)
-        os.unlink(self._temporary)
+        self._file.discard()
+        os.close(self._directory)
 
 
 def look(body: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ import errno
 import fnmatch
 import json
 import os
-import secrets
 import stat
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
 
 from guest.filework import InvalidRequest
+from guest.newfile import NewFile, temporary_name
 from guest.wire import DATA_CHUNK_BYTES
 
 ENTRY: Final = b"E"
@@ -118,8 +118,8 @@ class Writing:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._parent = ("", os.dup(self._root))
-        self._file: tuple[int, str, str, dict[str, Any]] | None = None
-        """Descriptor, temporary name, name and facts of the file begun last."""
+        self._file: tuple[NewFile, str, dict[str, Any]] | None = None
+        """The file begun last, its name and its facts."""
         self._modes: list[tuple[str, int, float]] = []
         self.notes = Notes()
         self.entries = 0
@@ -169,10 +169,7 @@ class Writing:
     def abandon(self) -> None:
         """Stop; whole files that were written stay, half a file does not."""
         if self._file is not None:
-            fd, temporary, _, _ = self._file
-            os.close(fd)
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=self._parent[1])
+            self._file[0].discard()
             self._file = None
         self._close()
 
@@ -204,9 +201,7 @@ class Writing:
             elif kind == "symlink":
                 self._make_link(path, name, facts["target"])
             else:
-                temporary = f".agentiso-{secrets.token_hex(8)}"
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                self._file = (os.open(temporary, flags, 0o600, dir_fd=self._parent[1]), temporary, name, facts)
+                self._file = (NewFile(self._parent[1]), name, facts)
         except (FileExistsError, NotADirectoryError, IsADirectoryError, FileNotFoundError) as error:
             self.notes.skip(path, f"something else is in its place ({error.strerror})")
         except OSError as error:
@@ -229,9 +224,13 @@ class Writing:
         if not self._trusted and not stays_within(path, target):
             self.notes.skip(path, f"the link leads out of the tree, to {printable(target)[:200]}")
             return
-        temporary, parent = f".agentiso-{secrets.token_hex(8)}", self._parent[1]
+        temporary, parent = temporary_name(), self._parent[1]
         os.symlink(target, temporary, dir_fd=parent)
-        self._put(temporary, name)
+        try:
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except OSError:
+            os.unlink(temporary, dir_fd=parent)
+            raise
 
     def _write(self, data: bytes) -> None:
         if self._file is None:
@@ -239,28 +238,20 @@ class Writing:
             return
         view = memoryview(data)
         while view:
-            view = view[os.write(self._file[0], view) :]
+            view = view[os.write(self._file[0].fd, view) :]
 
     def _end_file(self) -> None:
         if self._file is None:
             return
-        fd, temporary, name, facts = self._file
-        os.fchmod(fd, facts["mode"] & (0o7777 if self._trusted else HOST_MODE) | (0 if self._trusted else 0o600))
-        os.utime(fd, (facts["mtime"], facts["mtime"]))
-        os.close(fd)
-        self._file = None
+        file, name, facts = self._file
+        os.fchmod(file.fd, facts["mode"] & (0o7777 if self._trusted else HOST_MODE) | (0 if self._trusted else 0o600))
+        os.utime(file.fd, (facts["mtime"], facts["mtime"]))
         try:
-            self._put(temporary, name)
+            file.put(name)
         except IsADirectoryError:
+            file.discard()
             self.notes.skip(facts["path"], "a directory is in its place")
-
-    def _put(self, temporary: str, name: str) -> None:
-        parent = self._parent[1]
-        try:
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except OSError:
-            os.unlink(temporary, dir_fd=parent)
-            raise
+        self._file = None
 
 
 def stays_within(path: str, target: str) -> bool:

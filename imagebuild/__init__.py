@@ -3,10 +3,20 @@
 from imagebuild.build import BuildProgress, build_image
 from imagebuild.errors import ImageBuildFailed, ImageError
 from imagebuild.image import Image, load_image, source_digest, verify_image
-from imagebuild.shelf import Shelved, finish_removals, list_images, note_user, other_users, remove_image
+from imagebuild.shelf import (
+    USERS,
+    Shelved,
+    finish_removals,
+    forget_user,
+    list_images,
+    note_user,
+    other_users,
+    remove_image,
+)
 from imagebuild.tools import ToolProbe, probe_tools
 
 __all__ = [
+    "USERS",
     "BuildProgress",
     "Image",
     "ImageBuildFailed",
@@ -15,6 +25,7 @@ __all__ = [
     "ToolProbe",
     "build_image",
     "finish_removals",
+    "forget_user",
     "list_images",
     "load_image",
     "note_user",

@@ -7,11 +7,13 @@ removed loses its names first, then its place, then its files; whoever comes nex
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,9 @@ from imagebuild.image import NAMES, Image, is_digest, is_name, load_image, verif
 
 REMOVING: Final = ".removing-"
 LOCK: Final = ".lock"
+LOCK_LIMIT_S: Final = 60.0
+"""Longer than an image is read to see whether it is whole."""
+LOCK_LOOK_S: Final = 0.02
 USERS: Final = "users"
 """Links to the state directories that have used images of here."""
 
@@ -113,10 +118,17 @@ def remove_image(images_dir: Path, digest: str, names: tuple[str, ...], *, files
     Whoever calls has made sure that nobody needs them.
 
     Raises:
-        ImageError: something could not be removed; what is hidden by then is removed the next time.
+        ImageError: a name leads to another image by now, and nothing was removed; or something could not be removed:
+            what is hidden by then is removed the next time.
 
     """
     with _told(images_dir), _locked(images_dir):
+        for leads_to, found in _names(images_dir).items():
+            if leads_to != digest and (moved := set(found) & set(names)):
+                raise ImageError(
+                    f"{' '.join(sorted(moved))} is the name of another image by now; nothing was removed.",
+                    remedy=f"See `agentiso image list`; this one is removed by its digest, {digest}.",
+                )
         for name in names:
             (images_dir / NAMES / name).unlink(missing_ok=True)
         if _is_there(images_dir / NAMES):
@@ -154,36 +166,66 @@ def _set_aside(directory: Path) -> None:
 # -- state directories
 
 
-def note_user(images_dir: Path, state_dir: Path) -> None:
-    """Write down that workspaces of a state directory stand on images of here.
+def note_user(images_dir: Path, state_dir: Path) -> bool:
+    """Write down that workspaces of a state directory stand on images of here; tell ``False`` if this user may not.
 
-    Whoever may not write here can remove no image either.
+    Raises:
+        ImageError: it cannot be written.
+
     """
-    target = state_dir.resolve()
-    link = images_dir / USERS / hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
-    with contextlib.suppress(OSError):
-        if not link.is_symlink():
-            other_users(images_dir, state_dir)
-            link.parent.mkdir(exist_ok=True)
-            link.symlink_to(target)
+    link = _note(images_dir, state_dir)
+    with _told(link):
+        try:
+            if not link.is_symlink():
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(state_dir.resolve())
+                _flush(link.parent)
+                _flush(images_dir)
+        except FileExistsError:
+            # Somebody else has noted it meanwhile.
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return False
+    return True
 
 
 def other_users(images_dir: Path, state_dir: Path) -> list[Path]:
-    """Return the other state directories that have used images of here, and forget those that are gone.
+    """Return the other state directories that have used images of here.
+
+    One that is not there may just not be mounted: nothing but `forget_user` ends that it counts.
 
     Raises:
         ImageError: they cannot be listed.
 
     """
-    found, own = [], state_dir.resolve()
+    own = state_dir.resolve()
     with _told(images_dir / USERS):
-        for link in (images_dir / USERS).iterdir() if _is_there(images_dir / USERS) else ():
-            target = link.readlink()
-            if not _is_there(target) and target.parent.is_dir():
-                link.unlink(missing_ok=True)
-            elif target != own:
-                found.append(target)
-    return found
+        links = (images_dir / USERS).iterdir() if _is_there(images_dir / USERS) else ()
+        return [target for link in links if (target := link.readlink()) != own]
+
+
+def forget_user(images_dir: Path, state_dir: Path) -> bool:
+    """Forget that a state directory has used images of here; tell whether that was known.
+
+    Whoever calls knows that nothing in it is needed any more.
+
+    Raises:
+        ImageError: it cannot be forgotten.
+
+    """
+    link = _note(images_dir, state_dir)
+    with _told(link):
+        if not _is_there(link):
+            return False
+        link.unlink(missing_ok=True)
+        _flush(link.parent)
+    return True
+
+
+def _note(images_dir: Path, state_dir: Path) -> Path:
+    return images_dir / USERS / hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]
 
 
 # -- how
@@ -193,10 +235,26 @@ def other_users(images_dir: Path, state_dir: Path) -> list[Path]:
 def _locked(images_dir: Path) -> Iterator[None]:
     fd = os.open(images_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _lock(fd, images_dir)
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int, images_dir: Path) -> None:
+    limit = time.monotonic() + LOCK_LIMIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                raise ImageError(
+                    f"Another process has changed the images in {images_dir} for {LOCK_LIMIT_S:.0f} s.",
+                    remedy=f"Try again once it is done; `fuser {images_dir / LOCK}` tells which one it is.",
+                ) from None
+            time.sleep(LOCK_LOOK_S)
+        else:
+            return
 
 
 @contextmanager

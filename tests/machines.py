@@ -34,6 +34,8 @@ def images_dir() -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     with directory.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # State directories of earlier tests: images of here are never removed.
+        shutil.rmtree(directory / imagebuild.USERS, ignore_errors=True)
         for name, kind in (("base", "debian"), ("busybox", "busybox")):
             if not (directory / "names" / name).is_symlink():
                 trio.run(lambda n=name, k=kind: imagebuild.build_image(n, directory, progress=print, root_kind=k))  # type: ignore[misc]

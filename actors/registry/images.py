@@ -6,6 +6,7 @@ its files, and so does what cannot be read: what it stands on is not known.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from actors.model.errors import HostUnfit, ImageInUse, NotFound
 from actors.model.info import ImageInfo, ImageRemoval
 from actors.model.text import shown
 from actors.registry.image_users import TEMPLATE, WORKSPACE, User, Users, read_users, texts
+from actors.registry.places import is_whole
 from actors.registry.pool import THE_POOL, Pool
 from actors.registry.templates import Templates
 from actors.registry.workspaces import Workspaces
@@ -154,4 +156,15 @@ def find_image(images: tuple[ImageInfo, ...], text: str) -> ImageInfo:
 
 
 def _read_other(state_dir: Path) -> Users:
-    return read_users(state_dir, Store(state_dir).layers)
+    """Read who uses images in another state directory; if it is not there or not whole, anybody in it may."""
+    try:
+        if is_whole(state_dir):
+            return read_users(state_dir, Store(state_dir).layers)
+        why = "the directory, or one in it, is not there, perhaps not mounted"
+    except OSError as error:
+        why = error.strerror or str(error)
+    return Users(doubtful=[f"workspaces that cannot be read ({why}; if it is gone for good: {_forget(state_dir)})"])
+
+
+def _forget(state_dir: Path) -> str:
+    return f"agentiso image forget {shlex.quote(str(state_dir))}"

@@ -55,6 +55,23 @@ def claim(state_dir: Path) -> None:
         _write_down(state_dir)
 
 
+def is_whole(state_dir: Path) -> bool:
+    """Tell whether a state directory that was used before is there, with all its directories.
+
+    Raises:
+        OSError: that cannot be looked at.
+
+    """
+    path = state_dir / KNOWN
+    try:
+        known = read_json(path)
+        for name in PLACES:
+            _check(state_dir / name, known[name], path)
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, HostFailed):
+        return False
+    return True
+
+
 def _write_down(state_dir: Path) -> None:
     """Mark the places that are not, and write down which they are."""
     for name in PLACES:

@@ -60,9 +60,10 @@ class Exec(JobMessage[ExecResult]):
 
 @attrs.frozen
 class StartJob(JobMessage[JobInfo]):
-    """Start a command that nobody waits for."""
+    """Start a command that nobody waits for; ``job_id`` names it beforehand."""
 
     command: CommandSpec
+    job_id: str | None = None
 
 
 @attrs.frozen
@@ -220,7 +221,7 @@ async def work(client: GuestClient, message: JobWork) -> Any:  # noqa: C901 - on
                 on_output=message.on_output,
             )
         case StartJob():
-            return await jobs.start(message.command)
+            return await jobs.start(message.command, message.job_id)
         case FollowJob(job_id, on_output, cursors, wait_s, window):
             return await jobs.follow(job_id, on_output, cursors=cursors, wait_s=wait_s, window=window)
         case ReadJob(job_id, cursors, max_bytes, wait_s, text, eager):

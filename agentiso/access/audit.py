@@ -26,6 +26,12 @@ from agentiso.protocol.sessions import Client
 
 log = logging.getLogger("agentiso.access.audit")
 FILE: Final = "audit.log"
+FIELDS: Final = frozenset(
+    {
+        "time", "session", "transport", "tool", "workspace_id", "workspace", "outcome", "duration_ms", "arguments",
+    }
+)  # fmt: skip
+"""Of a line."""
 MAX_TEXT_CHARS: Final = 200
 MAX_ITEMS: Final = 20
 MAX_DEPTH: Final = 4
@@ -100,9 +106,14 @@ class AuditLog:
         data = json.dumps(line, ensure_ascii=True).encode() + b"\n"
         try:
             self._rotate(len(data))
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, data)
+                size = os.fstat(fd).st_size
+                if size and os.pread(fd, 1, size - 1) != b"\n":
+                    # A part of a line is all that had room then; this one is whole.
+                    data = b"\n" + data
+                while data:
+                    data = data[os.write(fd, data) :]
             finally:
                 os.close(fd)
         except OSError as error:
@@ -122,15 +133,34 @@ class AuditLog:
         return self._path.with_name(f"{FILE}.{number}") if number else self._path
 
 
-def read_last(state_dir: Path, count: int) -> list[dict[str, Any]]:
+@attrs.frozen
+class Tail:
+    """The last calls of a log."""
+
+    lines: list[dict[str, Any]]
+    skipped: int
+    """How many lines among them are none: a full disk, or a loss of power, has left only a part."""
+
+
+def read_last(state_dir: Path, count: int) -> Tail:
     """Return the last lines of the log, oldest first, those put aside included."""
     numbered = sorted(state_dir.glob(f"{FILE}.[0-9]*"), key=lambda path: -int(path.suffix[1:]))
     lines: list[str] = []
     for path in [*numbered, state_dir / FILE]:
         if path.exists():
-            lines += path.read_text().splitlines()
+            lines += path.read_text(errors="replace").splitlines()
             lines = lines[-count:] if count else []
-    return [json.loads(line) for line in lines]
+    found = [line for line in map(_parsed, lines) if line is not None]
+    return Tail(found, len(lines) - len(found))
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """Return a line of the log, or ``None`` if it is none, or not whole."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and found.keys() >= FIELDS else None
 
 
 def fields_of(message: Any) -> dict[str, Any]:

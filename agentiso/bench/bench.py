@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -171,7 +170,6 @@ class Bench:
         """End what the floor still runs."""
         for _, machine in self._pairs.values():
             machine.end()
-        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def ms_since(began: float) -> float:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -17,6 +14,7 @@ from agentiso.bench import footprint, forks, guestwork, starts, supervisor
 from agentiso.bench.bench import Bench, Plan
 from agentiso.bench.result import Row
 from agentiso.library.opening import open_system
+from agentiso.library.scratch import open_scratch
 
 PLANS: Final[tuple[Plan, ...]] = (
     *starts.PLANS,
@@ -36,19 +34,15 @@ async def run_bench(settings: Settings, *, names: Sequence[str], quick: bool, re
 
     """
     plans = _chosen(names)
-    scratch = Path(tempfile.mkdtemp(prefix="agentiso-bench-"))
-    try:
-        own = attrs.evolve(settings, state_dir=scratch, images_dir=settings.images, network="user")
-        async with open_system(own) as system, AsyncExitStack() as stack:
-            report("boot the template")
-            bench = Bench(system, stack)
-            await bench.template()
-            try:
-                return [await _measure(bench, plan, quick=quick, report=report) for plan in plans]
-            finally:
-                bench.close()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    own = attrs.evolve(settings, network="user")
+    async with open_scratch(own) as scratch, open_system(scratch) as system, AsyncExitStack() as stack:
+        report("boot the template")
+        bench = Bench(system, stack)
+        await bench.template()
+        try:
+            return [await _measure(bench, plan, quick=quick, report=report) for plan in plans]
+        finally:
+            bench.close()
 
 
 def _chosen(names: Sequence[str]) -> list[Plan]:

@@ -10,10 +10,15 @@ from typing import Any, Final
 
 import trio
 
+from actors.machine.guest.jobs import new_job_id
+from actors.model.errors import AgentisoError, GuestRefused
 from agentiso.cli.common import Commands, add_workspace, call_tool, columns, show
 from agentiso.cli.environment import assigned
+from agentiso.cli.output import OutputFailed
 from agentiso.cli.parser import Misuse, Parser
+from agentiso.client.tools import ToolFailed
 from agentiso.library.config import load_settings
+from guest.errors import only_error
 
 EXEC_EXAMPLES: Final = """\
   agentiso exec demo -- uname -a
@@ -97,20 +102,27 @@ def _exec(a: Any) -> int:
         "timeout_s": limit_s,
         "stdin": a.stdin,
     }
-    return _attach(a, request, yield_s=a.yield_secs, stdin=a.stdin, kill=True)
+    # Chosen here, so that it can be ended whatever is heard of its start.
+    request["job_id"] = job_id = new_job_id()
+    return _attach(a, request, yield_s=a.yield_secs, stdin=a.stdin, ours=job_id)
 
 
 def _output(a: Any) -> int:
-    return _attach(a, {"workspace": a.workspace, "job": a.job, "follow": a.follow}, kill=False)
+    return _attach(a, {"workspace": a.workspace, "job": a.job, "follow": a.follow})
 
 
-def _attach(a: Any, request: dict[str, Any], *, yield_s: float | None = None, stdin: bool = False, kill: bool) -> int:
-    """Show a job's output as it comes and return its exit status; Ctrl-C kills it, if this command began it."""
+def _attach(
+    a: Any, request: dict[str, Any], *, yield_s: float | None = None, stdin: bool = False, ours: str | None = None
+) -> int:
+    """Show a job's output as it comes and return its exit status.
+
+    The job that this command begins, ``ours``, is killed by Ctrl-C, and when nobody takes its output any more.
+    """
     from agentiso.cli.terminal import attach, write_through
 
     kept = {1: bytearray(), 2: bytearray()}
 
-    def keep(stream: int, data: bytes) -> None:
+    async def keep(stream: int, data: bytes) -> None:
         kept[stream] += data
 
     on_output = keep if a.json else write_through
@@ -118,11 +130,21 @@ def _attach(a: Any, request: dict[str, Any], *, yield_s: float | None = None, st
     async def run() -> Any:
         return await attach(load_settings(a.config), a.config, request, on_output, yield_s=yield_s, stdin=stdin)
 
-    done = trio.run(run)
+    try:
+        done = trio.run(run)
+    except (OutputFailed, BaseExceptionGroup) as caught:
+        if ours and isinstance(only_error(caught), OutputFailed):
+            _end(a, ours, begun=True)
+        raise
     if done.interrupted is not None:
-        if kill and done.job_id:
-            call_tool(a, "exec_kill", workspace_id=a.workspace, job_id=done.job_id)
+        if ours:
+            _end(a, done.job_id or ours, begun=bool(done.job_id))
         return 128 + int(done.interrupted)
+    return _show_end(a, done, kept, noted=ours is not None)
+
+
+def _show_end(a: Any, done: Any, kept: dict[int, bytearray], *, noted: bool) -> int:
+    """Tell how a job ended, unless its output has told it all, and return its exit status."""
     if done.end is None:
         print(f"job {done.job_id} goes on; see: agentiso output -f {a.workspace} {done.job_id}", file=sys.stderr)
     end = done.end["end"] if done.end else {"job_id": done.job_id, "running": True, "exit_code": None, "signal": None}
@@ -132,9 +154,28 @@ def _attach(a: Any, request: dict[str, Any], *, yield_s: float | None = None, st
         print(json.dumps({**end, **texts, "lost_bytes": lost}))
     elif lost:
         print(f"{lost} earlier bytes are not kept any more", file=sys.stderr)
-    if not a.json and end.get("note") and kill:
+    if not a.json and end.get("note") and noted:
         print(end["note"], file=sys.stderr)
     return _status(end)
+
+
+def _end(a: Any, job_id: str, *, begun: bool) -> None:
+    """Kill a job that this command asked for, and say so unless it is certain that it does not run."""
+    try:
+        call_tool(a, "exec_kill", workspace_id=a.workspace, job_id=job_id)
+    except (KeyboardInterrupt, AgentisoError, BaseExceptionGroup) as caught:
+        error = only_error(caught)
+        if not begun and isinstance(error, ToolFailed) and error.facts.get("code") == GuestRefused.code:
+            # The guest knows no such job: it was taken back before it began.
+            return
+        if not isinstance(error, KeyboardInterrupt | AgentisoError):
+            raise
+        why = f" ({error.message})" if isinstance(error, AgentisoError) else ""
+        print(
+            f"whether job {job_id} runs is unknown{why}; see: agentiso jobs {a.workspace}, "
+            f"and end it: agentiso kill {a.workspace} {job_id}",
+            file=sys.stderr,
+        )
 
 
 def _status(end: dict[str, Any]) -> int:

@@ -87,8 +87,14 @@ def columns(rows: Sequence[tuple[str, ...]]) -> str:
     )
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Return the signals that end a command, but what whoever started it had it ignore, like nohup(1)."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def run_interruptibly(work: Callable[[], Awaitable[T]]) -> T:
-    """Run what makes things of its own; Ctrl-C and SIGTERM cancel it, so that it takes them away before the end."""
+    """Run what makes things of its own; what ends a command cancels it, so that it takes them away before the end."""
     numbers: list[int] = []
     results: list[T] = []
 
@@ -96,7 +102,7 @@ def run_interruptibly(work: Callable[[], Awaitable[T]]) -> T:
         async with trio.open_nursery() as nursery:
 
             async def listen(*, task_status: trio.TaskStatus[None]) -> None:
-                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+                with trio.open_signal_receiver(*ending_signals()) as received:
                     task_status.started()
                     async for number in received:
                         numbers.append(number)

@@ -1,17 +1,14 @@
 """`agentiso demo`: one real workspace, created, used, checkpointed and forked while it runs, with timings.
 
-It runs in this process and in a state directory of its own, so that nothing is left over whatever happens.
+It runs in this process and in a state directory of its own: nothing is left over, or the next run removes it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -20,6 +17,7 @@ from rich.console import Console
 from actors.model.settings import Settings
 from agentiso.display.tree import draw, grow
 from agentiso.library.opening import open_system
+from agentiso.library.scratch import open_scratch
 from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
 from agentiso.mcp.tools.results import workspace_result
@@ -70,13 +68,9 @@ async def run_demo(settings: Settings, *, as_json: bool) -> None:
         story.say("There is no image yet; it is built once, from this host's own package sources:")
         with story.step("build the image (once)"):
             await build_image("base", settings.images, progress=story.build_progress)
-    scratch = Path(tempfile.mkdtemp(prefix="agentiso-"))
-    try:
-        own = attrs.evolve(settings, state_dir=scratch, images_dir=settings.images, image="base")
-        async with open_system(own) as system:
-            summary = await _tell(system, story)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    own = attrs.evolve(settings, image="base")
+    async with open_scratch(own) as scratch, open_system(scratch) as system:
+        summary = await _tell(system, story)
     if as_json:
         print(json.dumps(summary))
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Any, Final
 
+from actors.model.errors import InvalidArgument
+from actors.model.files import failures_reported
 from agentiso.cli.common import Commands, call_tool, columns, run_interruptibly, show
 from agentiso.display.units import size
 from agentiso.library.config import load_settings
@@ -16,6 +20,7 @@ EXAMPLES: Final = """\
   agentiso image verify base
   agentiso image list                          and who uses each
   agentiso image remove 48da74ea               one that was built anew since, by its digest
+  agentiso image forget /old/state             keep no image for that state directory any more
 """
 
 
@@ -25,10 +30,13 @@ def register(commands: Commands) -> None:
         "image", _image, "build, list, verify or remove images, or boot their templates ahead", EXAMPLES
     )
     made.add_argument(
-        "action", choices=("build", "list", "verify", "remove", "warm"),
-        help="verify: hold its files against their digests; warm: boot its template now, so that no create has to",
+        "action", choices=("build", "list", "verify", "remove", "warm", "forget"),
+        help="verify: hold its files against their digests; warm: boot its template now, so that no create has to; "
+        "forget: a state directory that is gone for good keeps no image any more",
     )  # fmt: skip
-    made.add_argument("name", nargs="?", default="base", help="of the image, or its digest; base if left out")
+    made.add_argument(
+        "name", nargs="?", default="base", help="of the image, or its digest; base if left out; or a state directory"
+    )
     made.add_argument("--root", choices=("debian", "busybox"), default="debian", help="kind of root disk to build")
     made.add_argument(
         "--kernel", choices=("stock", "small"), default="stock",
@@ -40,7 +48,10 @@ def register(commands: Commands) -> None:
 
 
 def _image(a: Any) -> int:
-    return {"build": _build, "list": _list, "verify": _verify, "remove": _remove, "warm": _warm}[a.action](a)
+    actions = {
+        "build": _build, "list": _list, "verify": _verify, "remove": _remove, "warm": _warm, "forget": _forget,
+    }  # fmt: skip
+    return actions[a.action](a)
 
 
 def _build(a: Any) -> int:
@@ -85,6 +96,21 @@ def _remove(a: Any) -> int:
         why = f", for {'; '.join(gone['used_by'])}" if gone["used_by"] else ": it has another name"
         lines.append(f"its files stay as {gone['digest']}{why}")
     return show(a, gone, "\n".join(lines))
+
+
+def _forget(a: Any) -> int:
+    import imagebuild
+
+    state_dir = Path(a.name).absolute()
+    with failures_reported():
+        if os.path.lexists(state_dir) and any(state_dir.iterdir()):
+            raise InvalidArgument(
+                f"{state_dir} is there: its workspaces are looked at when an image is removed.",
+                remedy="Remove that directory first if nothing in it is needed.",
+            )
+    known = imagebuild.forget_user(load_settings(a.config).images, state_dir)
+    text = f"no image is kept for {state_dir} any more" if known else f"no image was kept for {state_dir}"
+    return show(a, {"state_dir": str(state_dir), "forgotten": known}, text)
 
 
 def _warm(a: Any) -> int:

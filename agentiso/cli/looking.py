@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from agentiso.cli.common import Commands, call_tool, columns, show
 from agentiso.cli.files import split
+from agentiso.cli.output import write_all
 from agentiso.cli.parser import Misuse
 from agentiso.display.units import size
 
@@ -72,13 +73,12 @@ def _cat(a: Any) -> int:
         if a.json:
             kept += data
         else:
-            sys.stdout.buffer.write(data)
+            write_all(sys.stdout.fileno(), data)
         offset += len(data)
         if not data or offset >= piece["size_bytes"]:
             break
     if a.json:
         return show(a, {"content": kept.decode(errors="replace"), "size_bytes": offset}, "")
-    sys.stdout.buffer.flush()
     return 0
 
 

@@ -6,8 +6,8 @@ Commands about workspaces go to the supervisor of the state directory, which is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,7 @@ from agentiso.cli import (
     workspaces,
 )
 from agentiso.cli.common import Commands, error_object
+from agentiso.cli.output import OutputFailed, ReaderGone, checked_stdout
 from agentiso.cli.parser import Misuse, Parser
 from agentiso.protocol.places import RUNS_ALREADY
 from agentiso.supervisor.daemon import DaemonRunning
@@ -76,27 +77,37 @@ COMPLETION: Final = """\
 def main() -> None:
     """Run the command and exit with its status: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C, exec's own.
 
-    A daemon that another one makes superfluous ends with 3.
+    It is 141 where nobody reads the output any more.  A daemon that another one makes superfluous ends with 3.
     """
+    try:
+        with checked_stdout():
+            status = _run(sys.argv[1:])
+    except (ReaderGone, BrokenPipeError):
+        status = 141
+    except OutputFailed as error:
+        _report(error, as_json=False)
+        status = 1
+    sys.exit(status)
+
+
+def _run(words: list[str]) -> int:
     # Of a line that cannot be parsed, whether it asks for JSON must be known all the same.
-    words = sys.argv[1:]
     as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
     try:
         arguments = make_parser().parse_args(words)
         as_json = arguments.json
-        sys.exit(arguments.run(arguments))
-    except BrokenPipeError:
-        # Whoever read our output has enough; nothing may be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        status: int = arguments.run(arguments)
     except (KeyboardInterrupt, AgentisoError, BaseExceptionGroup) as caught:
         match only_error(caught):
             case KeyboardInterrupt():
-                sys.exit(130)
+                return 130
+            case OutputFailed() as failed:
+                raise failed from None
             case AgentisoError() as error:
                 _report(error, as_json=as_json)
-                sys.exit(_status_of(error))
+                return _status_of(error)
         raise
+    return status
 
 
 def _status_of(error: AgentisoError) -> int:
@@ -111,7 +122,9 @@ def _status_of(error: AgentisoError) -> int:
 def _report(error: AgentisoError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"error": error_object(error)}))
-    else:
+        return
+    # Where that cannot be written either, the status alone tells.
+    with contextlib.suppress(OSError):
         print(f"{error.facts.get('usage', '')}error: {error}", file=sys.stderr)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any, Final
 
@@ -41,9 +42,11 @@ def _audit(a: Any) -> int:
     rows += [
         (line["time"][:19], line["session"], line["tool"], line["workspace"] or "-", line["outcome"],
          f"{line['duration_ms']:.0f}", json.dumps(line["arguments"])[:60])
-        for line in found
+        for line in found.lines
     ]  # fmt: skip
-    return show(a, found, columns(rows))
+    if found.skipped:
+        print(f"{found.skipped} lines of the log are not whole, and left out", file=sys.stderr)
+    return show(a, found.lines, columns(rows))
 
 
 def _session(a: Any) -> int:

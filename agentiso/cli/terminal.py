@@ -10,7 +10,7 @@ import struct
 import sys
 import termios
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,8 @@ import trio
 
 from actors.model.errors import SupervisorGone
 from actors.model.settings import Settings
+from agentiso.cli.common import ending_signals
+from agentiso.cli.output import write_all
 from agentiso.client.dialling import connect
 from agentiso.client.tools import ToolFailed
 from agentiso.protocol.framed import Framed
@@ -29,7 +31,7 @@ from guest.wire import FILE_STREAM, Data, Event, Message
 READ_BYTES: Final = 32 * 1024
 DEFAULT_SIZE: Final = (24, 80)
 
-OnOutput = Callable[[int, bytes], None]
+OnOutput = Callable[[int, bytes], Awaitable[None]]
 
 
 @attrs.frozen
@@ -65,7 +67,7 @@ async def attach(
 
         async def interrupt(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal interrupted
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+            with trio.open_signal_receiver(*ending_signals()) as received:
                 task_status.started()
                 async for number in received:
                     interrupted = number
@@ -75,7 +77,7 @@ async def attach(
         await _say(peer, Message(request))
         while (event := await peer.receive()) is not None:
             if isinstance(event, Data):
-                on_output(event.stream, event.payload)
+                await on_output(event.stream, event.payload)
             elif "job" in event.body:
                 job_id = str(event.body["job"])
                 if yield_s is not None:
@@ -154,12 +156,7 @@ def raw_terminal() -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSAFLUSH, before)
 
 
-def write_through(stream: int, data: bytes) -> None:
-    """Write output to our own stdout or stderr at once."""
+async def write_through(stream: int, data: bytes) -> None:
+    """Write output to our own stdout or stderr at once; a reader that has stalled does not hold up an interruption."""
     fd = (sys.stdout if stream == 1 else sys.stderr).fileno()
-    while data:
-        try:
-            data = data[os.write(fd, data) :]
-        except BlockingIOError:
-            # Somebody who shares the terminal made it so.
-            os.set_blocking(fd, True)
+    await trio.to_thread.run_sync(write_all, fd, data, abandon_on_cancel=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,8 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentiso.cli.common import Commands, call_tool, show
+from agentiso.cli.output import OutputFailed, write_all
 
 STDOUT: Final = "-"
+PIECE_BYTES: Final = 1024 * 1024
 EXPORT_EXAMPLES: Final = """\
   agentiso export demo demo.agentiso
   agentiso export demo@tidy - | ssh host 'cat > tidy.agentiso'
@@ -61,7 +62,12 @@ def _import(a: Any) -> int:
 
 @contextmanager
 def _pipe_to_stdout() -> Iterator[Path]:
-    """Make a pipe that the supervisor can open by its name; what it writes there goes to the standard output."""
+    """Make a pipe that the supervisor can open by its name; what it writes there goes to the standard output.
+
+    Raises:
+        OutputFailed: not all of it could be written, whatever else the block says.
+
+    """
     directory = Path(tempfile.mkdtemp(prefix="agentiso-"))
     path = directory / "pipe"
     os.mkfifo(path, 0o600)
@@ -69,22 +75,27 @@ def _pipe_to_stdout() -> Iterator[Path]:
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     writer = os.open(path, os.O_WRONLY)
     os.set_blocking(reader, True)
+    failures: list[OutputFailed] = []
 
     def copy() -> None:
-        try:
-            with os.fdopen(reader, "rb") as source:
-                shutil.copyfileobj(source, sys.stdout.buffer, 1024 * 1024)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            # Whoever read our output has enough: the supervisor's next write fails like ours.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Closed last: by then it is known why the supervisor's next write fails.
+        with os.fdopen(reader, "rb", buffering=0) as source:
+            try:
+                while piece := source.read(PIECE_BYTES):
+                    write_all(sys.stdout.fileno(), piece)
+            except OutputFailed as error:
+                failures.append(error)
 
-    copying = threading.Thread(target=copy)
+    # Nobody waits for one that hangs, since whoever reads our output does, once this command is interrupted.
+    copying = threading.Thread(target=copy, daemon=True)
     copying.start()
     try:
-        yield path
-    finally:
-        os.close(writer)
+        try:
+            yield path
+        finally:
+            os.close(writer)
         copying.join()
-        with contextlib.suppress(OSError):
-            shutil.rmtree(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        if failures:
+            raise failures[0]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +19,7 @@ from actors.model.errors import AgentisoError, GuestRefused, InvalidArgument, No
 from agentiso.library.host_paths import Place
 from guest import tree
 from guest.filework import InvalidRequest
+from guest.newfile import NewFile
 
 EXHAUSTED: Final = (errno.ENOSPC, errno.EDQUOT)
 BATCH_BYTES: Final = 1024 * 1024
@@ -175,18 +175,14 @@ class FileSink:
 @asynccontextmanager
 async def writing_file(place: Place, on_bytes: OnBytes) -> AsyncIterator[FileSink]:
     """Yield what writes a file of the host, which appears whole at the end or not at all."""
-    temporary = f".agentiso-{secrets.token_hex(8)}"
     with _reported(place):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o600, dir_fd=place.directory)
+        file = NewFile(place.directory)
         try:
-            yield FileSink(place, fd, on_bytes)
-            os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+            yield FileSink(place, file.fd, on_bytes)
+            file.put(place.name)
         except BaseException:
-            os.unlink(temporary, dir_fd=place.directory)
+            file.discard()
             raise
-        finally:
-            os.close(fd)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -11,6 +13,8 @@ from actors.model.files import reported
 from actors.model.image import BootImage
 from actors.model.info import ImageInfo
 from actors.workspace.image_uses import LoadImage
+
+log: Final = logging.getLogger("agentiso.library")
 
 
 def loader(images_dir: Path) -> LoadImage:
@@ -43,13 +47,19 @@ class Shelf:
         self._state_dir = state_dir
         self._load = loader(images_dir)
         self._noted = False
+        self._told = False
 
     async def load(self, name: str) -> BootImage:
         """Find a verified image by name or digest; that these workspaces use such images is written down."""
         image = await self._load(name)
         if not self._noted:
-            await trio.to_thread.run_sync(imagebuild.note_user, self._images_dir, self._state_dir)
-            self._noted = True
+            self._noted = await trio.to_thread.run_sync(imagebuild.note_user, self._images_dir, self._state_dir)
+            if not self._noted and not self._told:
+                log.warning(
+                    "this user may not write to %s, so that who removes images there does not learn of %s",
+                    self._images_dir / imagebuild.USERS, self._state_dir,
+                )  # fmt: skip
+                self._told = True
         return image
 
     async def list(self) -> tuple[ImageInfo, ...]:

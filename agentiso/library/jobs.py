@@ -78,18 +78,15 @@ class Jobs:
         timeout_s: float | None = None,
         stdin: bool = False,
         terminal: tuple[int, int] | None = None,
+        job_id: str | None = None,
     ) -> JobInfo:
         """Start a command and return at once.
 
         With ``stdin`` it can be given input, with ``terminal`` (rows, columns) it has a terminal instead of pipes.
+        ``job_id`` names it beforehand, so that it can be found whatever becomes of this call.
         """
-        return await self._ref.ask(
-            j.StartJob(
-                CommandSpec(
-                    command if isinstance(command, str) else tuple(command), workdir, env, timeout_s, stdin, terminal
-                )
-            )
-        )
+        words = command if isinstance(command, str) else tuple(command)
+        return await self._ref.ask(j.StartJob(CommandSpec(words, workdir, env, timeout_s, stdin, terminal), job_id))
 
     async def run(
         self,

@@ -95,7 +95,10 @@ class Calls:
         key = getattr(arguments, "idempotency_key", None)
         # Also while it waits for another call of the same key.
         async with open_progress(context.session) as report:
-            return await work() if key is None else await self._once((asked.session, tool.name, key), given, work)
+            if key is None:
+                return await work()
+            once = (asked.session, tool.name, key)
+            return await self._once(once, given, work, idempotent=tool.idempotent)
 
 
 def _cancelled(session: Any) -> bool:

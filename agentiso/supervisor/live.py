@@ -1,16 +1,17 @@
 """A person's live connection to a job: the service ``live`` of the supervisor's socket.
 
 It speaks the frames of `guest.wire`.  A client that is welcome begins with a message that names the workspace and a
-``job``, or the ``command`` to start as one; the answer names the job.  Then data frames carry its output (streams 1 and
-2) one way and its input (stream 0, empty for its end) the other, messages with ``rows`` and ``cols`` resize its
-terminal, and the last message tells its ``end``.  A client that goes away leaves its job running, but hangs up a
-terminal.
+``job``, or the ``command`` to start as one, perhaps with a ``job_id``; the answer names the job.  Then data frames
+carry its output (streams 1 and 2) one way and its input (stream 0, empty for its end) the other, messages with ``rows``
+and ``cols`` resize its terminal, and the last message tells its ``end``.  A client that goes away leaves its job
+running, but hangs up a terminal; a command that has not started by then is taken back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Sequence
 from typing import Any, Final
 
 import attrs
@@ -26,9 +27,11 @@ from agentiso.library.system import System
 from agentiso.library.workspace import Workspace
 from agentiso.protocol.framed import RECEIVE_BYTES, Framed
 from agentiso.protocol.sessions import Client
-from guest.wire import FILE_STREAM, STDERR, STDOUT, Data, Message
+from guest.wire import FILE_STREAM, STDERR, STDOUT, Data, Event, Message
 
 HANG_UP_S: Final = 10.0
+MAX_EARLY: Final = 64
+"""Of what a client says before its command has started; more is not looked at until then."""
 PERSON: Final = Client(USER, "attach")
 
 
@@ -63,14 +66,34 @@ async def _serve(system: System, peer: Framed, body: dict[str, Any], entry: Entr
         if await show(ws, peer, str(body["job"])):
             entry.outcome = "ok"
         return
-    job = await _start(ws, body)
+    early: list[Event] = []
+    if (job := await _start_for(ws, peer, body, early)) is None:
+        return
     ended = False
     try:
-        if ended := await _follow(ws, peer, job.job_id):
+        if ended := await _follow(ws, peer, job.job_id, early):
             entry.outcome = "ok"
     finally:
         if not ended and body.get("terminal"):
             await _hang_up(ws, job.job_id)
+
+
+async def _start_for(ws: Workspace, peer: Framed, body: dict[str, Any], early: list[Event]) -> JobInfo | None:
+    """Start a command, unless its client goes first; what that says meanwhile is put into ``early``."""
+    job = None
+    async with open_plain_nursery() as nursery:
+
+        async def watch() -> None:
+            while len(early) < MAX_EARLY:
+                if (event := await peer.receive()) is None:
+                    nursery.cancel_scope.cancel(reason="the client has gone")
+                    return
+                early.append(event)
+
+        nursery.start_soon(watch)
+        job = await _start(ws, body)
+        nursery.cancel_scope.cancel(reason="it has started")
+    return job
 
 
 async def _start(ws: Workspace, body: dict[str, Any]) -> JobInfo:
@@ -84,6 +107,7 @@ async def _start(ws: Workspace, body: dict[str, Any]) -> JobInfo:
             timeout_s=body.get("timeout_s"),
             stdin=bool(body.get("stdin")),
             terminal=terminal,
+            job_id=None if body.get("job_id") is None else str(body["job_id"]),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InvalidArgument(
@@ -91,14 +115,17 @@ async def _start(ws: Workspace, body: dict[str, Any]) -> JobInfo:
         ) from error
 
 
-async def _follow(ws: Workspace, peer: Framed, job_id: str) -> bool:
+async def _follow(ws: Workspace, peer: Framed, job_id: str, early: Sequence[Event] = ()) -> bool:
     """Send a job's output as it comes, until its end, or until the client goes: then return ``False``."""
     await peer.send(Message({"job": job_id}))
     ended = False
     async with open_plain_nursery() as nursery:
 
         async def inward() -> None:
-            await _inward(ws, peer, job_id)
+            for said in early:
+                await _pass_on(ws, job_id, said)
+            while (event := await peer.receive()) is not None:
+                await _pass_on(ws, job_id, event)
             nursery.cancel_scope.cancel(reason="the client has gone")
 
         nursery.start_soon(inward)
@@ -112,15 +139,14 @@ async def _follow(ws: Workspace, peer: Framed, job_id: str) -> bool:
     return ended
 
 
-async def _inward(ws: Workspace, peer: Framed, job_id: str) -> None:
-    """Pass the client's input on until it has gone."""
-    while (event := await peer.receive()) is not None:
-        # A job that has just ended refuses both; its end is on its way to the client.
-        with contextlib.suppress(GuestRefused):
-            if isinstance(event, Data) and event.stream == FILE_STREAM:
-                await _feed(ws, job_id, event.payload)
-            elif isinstance(event, Message) and "rows" in event.body:
-                await ws.jobs.resize(job_id, int(event.body["rows"]), int(event.body["cols"]))
+async def _pass_on(ws: Workspace, job_id: str, event: Event) -> None:
+    """Pass on what the client says to its job."""
+    # One that has just ended refuses both; its end is on its way to the client.
+    with contextlib.suppress(GuestRefused):
+        if isinstance(event, Data) and event.stream == FILE_STREAM:
+            await _feed(ws, job_id, event.payload)
+        elif isinstance(event, Message) and "rows" in event.body:
+            await ws.jobs.resize(job_id, int(event.body["rows"]), int(event.body["cols"]))
 
 
 async def _feed(ws: Workspace, job_id: str, data: bytes) -> None:

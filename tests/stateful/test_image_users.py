@@ -6,6 +6,7 @@ The actors, records, store, checkpoints and images are the real ones, over simul
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ import attrs
 import pytest
 import trio
 
+import imagebuild
 from actors.machine import start as starting
 from actors.machine.storage.qcow2_layers import Qcow2Layers
 from actors.model import record as records
@@ -29,7 +31,7 @@ from actors.registry import pool as pools
 from actors.registry.supervisor import open_supervisor
 from actors.workspace import messages as w
 from agentiso.library.image_shelf import Shelf
-from imagebuild import Image
+from imagebuild import Image, ImageError
 from tests.images import put_image
 from tests.stateful.simulated import World
 
@@ -324,21 +326,58 @@ async def test_an_image_built_anew_is_told_with_its_users_and_removed_by_its_dig
             await place.remove(text)
 
 
-async def test_another_state_directory_that_stands_on_the_images_is_asked_too(
-    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_another_state_directory_that_stands_on_the_images_is_asked_too_even_while_it_is_not_mounted(
+    place: Place, tmp_path: Path
 ) -> None:
-    base = put_image(place.images, "base", "base")
-    other = attrs.evolve(place, settings=attrs.evolve(place.settings, state_dir=tmp_path / "another"))
+    base, far = put_image(place.images, "base", "base"), tmp_path / "another"
+    other = attrs.evolve(place, settings=attrs.evolve(place.settings, state_dir=far))
     with trio.fail_after(LIMIT_S):
         async with other.supervised():
             await other.create("far")
             await other.tell("far", w.Stop())
         async with place.supervised():
-            said = await place.refused()
-            assert f"workspace far (stopped), of {tmp_path / 'another'}" in said
-            shutil.rmtree(tmp_path / "another")
+            assert f"workspace far (stopped), of {far}" in await place.refused()
+            far.rename(tmp_path / "elsewhere")
+            assert f"agentiso image forget {far}" in await place.refused()
+            # A mount point is left where nothing is mounted.
+            far.mkdir()
+            assert f"agentiso image forget {far}" in await place.refused()
+            far.rmdir()
+            (tmp_path / "elsewhere").rename(far)
+            (far / "workspaces").rename(tmp_path / "elsewhere")
+            (far / "workspaces").mkdir()
+            assert f"agentiso image forget {far}" in await place.refused()
+            (far / "workspaces").rmdir()
+            (tmp_path / "elsewhere").rename(far / "workspaces")
+            assert "workspace far (stopped)" in await place.refused()
+            shutil.rmtree(far)
+            assert imagebuild.forget_user(place.images, far)
             assert (await place.remove()).files_removed
             assert not base.directory.exists()
+
+
+async def test_images_that_this_user_may_only_read_are_used_and_the_note_is_made_once_it_can_be(
+    place: Place, base: Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [False, False, True]
+    monkeypatch.setattr(imagebuild, "note_user", lambda *_arguments: answers.pop(0))
+    for number in range(4):
+        await place.create(f"ws-{number}")
+    assert answers == []
+    assert caplog.text.count("this user may not write") == 1
+
+
+async def test_a_workspace_whose_use_of_an_image_cannot_be_noted_is_not_made(
+    place: Place, base: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", full)
+        with pytest.raises(ImageError, match="No space left"):
+            await place.create("demo")
+    await place.create("demo")
 
 
 async def test_creates_and_removals_at_once_leave_no_workspace_without_its_image(place: Place, base: Image) -> None:

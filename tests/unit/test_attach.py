@@ -156,7 +156,7 @@ async def test_the_audit_log_tells_of_every_live_connection_and_how_it_ended(tmp
         await peer._stream.aclose()
         await guest.jobs.kill(named.body["job"])
     assert "s3cret" not in (tmp_path / "audit.log").read_text()
-    lines = read_last(tmp_path, 9)
+    lines = read_last(tmp_path, 9).lines
     assert [(line["tool"], line["outcome"]) for line in lines] == [
         ("exec", "ok"),
         ("output", "guest_refused"),

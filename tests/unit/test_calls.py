@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,18 @@ import trio
 from mcp.shared.exceptions import MCPError
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.model.errors import GuestRefused, InvalidArgument
+from actors.model.errors import (
+    ActorGone,
+    GuestRefused,
+    InvalidArgument,
+    NeverBegun,
+    NoCapacity,
+    OutcomeUnknown,
+    Unfinished,
+)
 from actors.model.guest import FileEntry
 from actors.model.settings import Audit, Rate, RateLimits, Settings
-from agentiso.access.audit import HIDDEN, AuditLog, read_last, summary
+from agentiso.access.audit import FIELDS, HIDDEN, AuditLog, read_last, summary
 from agentiso.access.gate import Gate
 from agentiso.access.ratelimits import CREATE, EXEC, Limiter, RateLimited, bucket_of
 from agentiso.library.files import Files
@@ -162,6 +171,48 @@ async def test_a_repetition_waits_for_the_first_and_takes_over_when_that_is_canc
         await once(("ann", "t", "k"), {"a": 2}, work)
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [OutcomeUnknown("It is late."), Unfinished("It goes on."), ActorGone("It crashed."), RuntimeError("A bug.")],
+)
+async def test_what_may_have_been_done_is_not_done_again_under_its_key(failure: Exception) -> None:
+    once, begun = Once(), []
+
+    async def work() -> int:
+        begun.append(1)
+        await trio.lowlevel.checkpoint()
+        if len(begun) == 1:
+            raise ExceptionGroup("in a nursery", [failure])
+        return 7
+
+    with trio.fail_after(LIMIT_S):
+        with pytest.raises(ExceptionGroup):
+            await once(("ann", "t", "k"), {}, work)
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknown, match=f"whether it was done is unknown: {failure}"):
+                await once(("ann", "t", "k"), {}, work)
+        assert len(begun) == 1
+        assert await once(("ann", "t", "another"), {}, work) == 7
+
+
+@pytest.mark.parametrize(
+    ("failure", "idempotent"), [(NeverBegun("Late."), False), (NoCapacity("Full."), False), (Unfinished("On."), True)]
+)
+async def test_what_was_undone_or_does_no_harm_twice_is_done_again(failure: Exception, *, idempotent: bool) -> None:
+    once, failures = Once(), [failure]
+
+    async def work() -> int:
+        await trio.lowlevel.checkpoint()
+        if failures:
+            raise ExceptionGroup("in a nursery", [failures.pop(), NoCapacity("Full too.")])
+        return 7
+
+    with trio.fail_after(LIMIT_S):
+        with pytest.raises(ExceptionGroup):
+            await once(("ann", "t", "k"), {}, work, idempotent=idempotent)
+        assert await once(("ann", "t", "k"), {}, work, idempotent=idempotent) == 7
+
+
 # -- the audit log
 
 
@@ -184,7 +235,7 @@ async def test_each_call_is_one_line_with_who_what_and_how_it_ended(system: Syst
         assert (line["session"], line["transport"]) == ("ann", "memory")
         assert line["duration_ms"] >= 0
     assert lines[4]["arguments"]["content"] == f"<{len(content)} characters>"
-    assert read_last(system.settings.state_dir, 2) == lines[-2:]
+    assert read_last(system.settings.state_dir, 2).lines == lines[-2:]
 
 
 async def test_whoever_asks_can_read_the_manual(system: System, gate: Gate) -> None:
@@ -210,7 +261,7 @@ async def test_a_resource_that_is_read_is_a_line_too(system: System, gate: Gate)
             for uri, outcome in uris.items():
                 with contextlib.nullcontext() if outcome == "ok" else pytest.raises(MCPError):
                     await ann.client.read_resource(ROOT + uri)
-    lines = read_last(system.settings.state_dir, 9)
+    lines = read_last(system.settings.state_dir, 9).lines
     assert [(line["tool"], line["outcome"]) for line in lines] == [(READ, outcome) for outcome in uris.values()]
     assert [line["arguments"]["uri"] for line in lines] == [ROOT + uri for uri in uris]
     assert [line["workspace"] for line in lines] == ["mine", "mine", "other", "other", None, None, None]
@@ -243,18 +294,30 @@ def test_what_is_secret_is_left_out() -> None:
 def test_a_full_log_is_put_aside_and_the_oldest_goes(tmp_path: Path) -> None:
     log = AuditLog(tmp_path, Audit(max_mb=1, keep=2))
     for path in ("audit.log", "audit.log.1", "audit.log.2"):
-        (tmp_path / path).write_text(json.dumps({"from": path, "fill": "x" * 1024 * 1024}) + "\n")
+        line = dict.fromkeys(FIELDS) | {"tool": path, "arguments": {"fill": "x" * 1024 * 1024}}
+        (tmp_path / path).write_text(json.dumps(line) + "\n")
     with log.call(ANN, "exec", {}) as entry:
         entry.outcome = "ok"
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert set(kept) == {"audit.log", "audit.log.1", "audit.log.2"}
-    assert '"from": "audit.log"' in kept["audit.log.1"]
-    assert '"from": "audit.log.1"' in kept["audit.log.2"]
-    assert [line.get("from", line.get("tool")) for line in read_last(tmp_path, 3)] == [
-        "audit.log.1",
-        "audit.log",
-        "exec",
-    ]
+    assert '"tool": "audit.log"' in kept["audit.log.1"]
+    assert '"tool": "audit.log.1"' in kept["audit.log.2"]
+    assert [line["tool"] for line in read_last(tmp_path, 3).lines] == ["audit.log.1", "audit.log", "exec"]
+
+
+def test_what_is_half_a_line_is_counted_and_hides_no_other(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path, Audit())
+    with log.call(ANN, "exec", {}), log.call(ANN, "file_read", {}):
+        pass
+    path = tmp_path / "audit.log"
+    # The disk was full.
+    os.truncate(path, path.stat().st_size - 20)
+    with log.call(ANN, "jobs", {}):
+        pass
+    with path.open("ab") as file:
+        file.write(b"\xff\x00null\n7\n{}\n")
+    found = read_last(tmp_path, 9)
+    assert ([line["tool"] for line in found.lines], found.skipped) == (["file_read", "jobs"], 4)
 
 
 def test_a_log_that_cannot_be_written_fails_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

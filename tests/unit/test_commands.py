@@ -6,12 +6,15 @@ import argparse
 import base64
 import io
 import json
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import imagebuild
 from agentiso.cli import common, environment, looking, main, workspaces
 from agentiso.cli.main import make_parser
 from agentiso.cli.parser import Misuse, Parser
@@ -123,6 +126,25 @@ def test_json_that_a_command_is_given_is_not_ours(
 ) -> None:
     assert status_of(monkeypatch, "exec", "--nonsense", "demo", "--", "jq", "--json") == 2
     assert capsys.readouterr().out == ""
+
+
+# -- commands that need no supervisor
+
+
+def test_a_state_directory_is_forgotten_by_the_images_only_once_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    images, old = tmp_path / "images", tmp_path / "old"
+    for directory in (images, old / "workspaces"):
+        directory.mkdir(parents=True)
+    imagebuild.note_user(images, old)
+    monkeypatch.setenv("AGENTISO_STATE_DIR", str(tmp_path))
+    assert status_of(monkeypatch, "image", "forget", str(old)) == 1
+    assert "is there" in capsys.readouterr().err
+    shutil.rmtree(old)
+    assert status_of(monkeypatch, "image", "forget", str(old)) == 0
+    assert "no image is kept for" in capsys.readouterr().out
+    assert imagebuild.other_users(images, tmp_path) == []
 
 
 # -- commands, with a supervisor that is made up

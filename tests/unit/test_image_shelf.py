@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import imagebuild
-from imagebuild import ImageError
+from imagebuild import ImageError, shelf
 from imagebuild.image import MANIFEST, NAMES
-from imagebuild.shelf import REMOVING, USERS
+from imagebuild.shelf import REMOVING
 from tests.images import put_image
 
 
@@ -124,22 +127,53 @@ def test_a_build_leaves_a_whole_image_of_its_digest_as_it_is(tmp_path: Path) -> 
     assert put_image(tmp_path, "again", "content").file("root.img").stat().st_ino == inode
 
 
-def test_state_directories_that_use_images_are_known_until_they_are_gone(tmp_path: Path) -> None:
-    images, one, two = tmp_path / "images", tmp_path / "one", tmp_path / "two"
-    for path in (images, one, two):
-        path.mkdir()
-        imagebuild.note_user(images, path)
-    imagebuild.note_user(images, one)
-    assert set(imagebuild.other_users(images, one)) == {images, two}
-    two.rename(tmp_path / "elsewhere")
-    assert imagebuild.other_users(images, one) == [images]
-    assert len(list((images / USERS).iterdir())) == 2
-
-
-def test_a_state_directory_on_what_is_not_mounted_still_counts(tmp_path: Path) -> None:
-    images, far = tmp_path / "images", tmp_path / "mounted" / "state"
-    images.mkdir()
-    far.mkdir(parents=True)
-    imagebuild.note_user(images, far)
+def test_a_state_directory_that_uses_images_counts_until_it_is_forgotten_wherever_it_is(tmp_path: Path) -> None:
+    images, one, far = tmp_path / "images", tmp_path / "one", tmp_path / "mounted" / "state"
+    for path in (images, one, far):
+        path.mkdir(parents=True)
+        assert imagebuild.note_user(images, path)
+    assert imagebuild.note_user(images, one)
+    assert set(imagebuild.other_users(images, one)) == {images, far}
+    # Its file system is not mounted, or it was removed: that cannot be told.
+    shutil.rmtree(far)
+    assert set(imagebuild.other_users(images, one)) == {images, far}
     shutil.rmtree(far.parent)
-    assert imagebuild.other_users(images, tmp_path) == [far]
+    assert set(imagebuild.other_users(images, one)) == {images, far}
+    assert imagebuild.forget_user(images, far)
+    assert not imagebuild.forget_user(images, far)
+    assert imagebuild.other_users(images, one) == [images]
+
+
+def test_a_user_that_cannot_be_noted_is_an_error_but_where_that_is_not_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(number: int, *_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "symlink_to", partial(fails, errno.ENOSPC))
+    with pytest.raises(ImageError, match="No space left"):
+        imagebuild.note_user(tmp_path, tmp_path)
+    monkeypatch.setattr(Path, "symlink_to", partial(fails, errno.EACCES))
+    assert not imagebuild.note_user(tmp_path, tmp_path)
+
+
+def test_a_name_that_leads_to_another_image_by_now_is_left_alone(tmp_path: Path) -> None:
+    old = put_image(tmp_path, "base", "old")
+    other = put_image(tmp_path, "other", "old")
+    assert other == old
+    new = put_image(tmp_path, "base", "new")
+    with pytest.raises(ImageError, match="base is the name of another image by now; nothing was removed"):
+        remove(tmp_path, old, "base", "other")
+    assert listed(tmp_path) == [(("base",), new.digest, True), (("other",), old.digest, True)]
+
+
+def test_images_that_another_process_changes_for_good_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = put_image(tmp_path, "base", "one")
+    monkeypatch.setattr(shelf, "LOCK_LIMIT_S", 0.1)
+    with (tmp_path / shelf.LOCK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ImageError, match="Another process has changed the images"):
+            remove(tmp_path, image, "base")
+    assert remove(tmp_path, image, "base")

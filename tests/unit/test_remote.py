@@ -356,7 +356,7 @@ async def test_the_workspaces_that_an_answer_hands_over_can_be_asked_and_are_nam
         ]  # fmt: skip
         assert [await ws.console() for ws in (one, *children, three)] == ["console"] * 4
         nursery.cancel_scope.cancel()
-    lines = [(line["tool"], line["workspace"]) for line in read_last(tmp_path, 9)]
+    lines = [(line["tool"], line["workspace"]) for line in read_last(tmp_path, 9).lines]
     assert lines == [
         ("CreateWorkspace", "one"),
         ("ForkWorkspace", None),
@@ -594,7 +594,7 @@ async def test_the_audit_log_tells_of_every_message_and_no_secret(tmp_path: Path
             await workspace.ask(WriteFile("/f", b"s3cret"))
         with scope:
             await workspace.ask(w.Start(None))
-    lines = read_last(tmp_path, 9)
+    lines = read_last(tmp_path, 9).lines
     assert [(line["tool"], line["outcome"]) for line in lines] == [
         ("FindWorkspace", "ok"),
         ("StartJob", "not_found"),

@@ -6,6 +6,7 @@ The host chooses a job's id, so that it can name the job even if the answer to i
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import math
 import secrets
@@ -151,8 +152,7 @@ class GuestJobs:
         except BaseException:
             # Whoever waited is gone, alone or in a group of exceptions.
             if not keep:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S):
-                    await self._kill_quietly(chosen)
+                await self._kill_quietly(chosen)
             raise
         followed = self._followed(reply)
         return ExecResult(
@@ -171,18 +171,23 @@ class GuestJobs:
 
     async def _kill_quietly(self, job_id: str) -> None:
         """Kill a command nobody waits for any more; that it has ended meanwhile, or the guest has, is as good."""
-        try:
+        with (
+            trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_WAIT_S),
+            contextlib.suppress(GuestRefused, GuestBroken),
+        ):
             await self.kill(job_id)
-        except (GuestRefused, GuestBroken):
-            return
 
     async def start(self, command: CommandSpec, job_id: str | None = None) -> JobInfo:
-        """Start a command that nobody waits for."""
+        """Start a command that nobody waits for; cancelling this takes it back."""
         chosen, limit_s = job_id or new_job_id(), command.timeout_s
         body = {"op": "job_start", "job": chosen, **_body(command)}
         # A mute guest is not waited for longer than the command may take.
         patience = None if limit_s is None else _patience(limit_s)
-        info = self._info(await self._client.call(body, limit_s=REPLY_LIMIT_S, patience=patience))
+        try:
+            info = self._info(await self._client.call(body, limit_s=REPLY_LIMIT_S, patience=patience))
+        except trio.Cancelled:
+            await self._kill_quietly(chosen)
+            raise
         if limit_s is not None:
             while len(self._ends) >= MAX_JOBS:
                 self._ends.pop(next(iter(self._ends)))
