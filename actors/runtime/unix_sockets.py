@@ -40,14 +40,16 @@ def dial(path: Path) -> trio.SocketStream:
 
 
 def connect(path: Path) -> socket.socket:
-    """Connect to a listening socket, blocking.
+    """Connect to a listening socket, now or not at all; what is returned does not block.
 
     Raises:
+        BlockingIOError: somebody listens, and takes no more connections now.
         OSError: nobody listens.
 
     """
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        stream.setblocking(False)
         with _short(path) as short:
             stream.connect(short)
     except OSError:

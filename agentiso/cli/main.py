@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.model.errors import AgentisoError
+from actors.model.files import failures_reported
 from agentiso.cli import (
     commands,
     doctor,
@@ -89,14 +90,26 @@ def main() -> None:
         # Whoever read our output has enough; nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (KeyboardInterrupt, AgentisoError, BaseExceptionGroup) as caught:
-        match only_error(caught):
+    except (KeyboardInterrupt, AgentisoError, OSError, BaseExceptionGroup) as caught:
+        match _of_the_host(only_error(caught)):
             case KeyboardInterrupt():
                 sys.exit(130)
             case AgentisoError() as error:
                 _report(error, as_json=as_json)
                 sys.exit(_status_of(error))
         raise
+
+
+def _of_the_host(error: BaseException) -> BaseException:
+    """Return a failure of the host's files as the error that says so; any other one as it is."""
+    try:
+        # That a pipe is full is no failure of theirs.
+        if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
+            with failures_reported():
+                raise error
+    except (AgentisoError, OSError) as reported:
+        return reported
+    return error
 
 
 def _status_of(error: AgentisoError) -> int:
