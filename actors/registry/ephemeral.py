@@ -1,8 +1,8 @@
 """Workspaces that end with the program that made them: noted in files, for when its supervisor does not end in order.
 
 A supervisor that runs in a program notes what was made in its life, one that serves programs what each of them made.
-Whatever ends in order destroys these itself and takes its file away.  What a file still names when the next supervisor
-starts was left behind: by a supervisor that is gone, since the next one has its lock, and by a program that is proven
+Whatever ends in order destroys these itself and takes its file away.  What a file still names while another supervisor
+runs was left behind: by a supervisor that is gone, since the next one has its lock, and by a program once it is proven
 dead.  It is destroyed like any other workspace, unless somebody has adopted it.  What cannot be read, or proven, is
 kept.  A note that power loss takes is a workspace that is kept.
 """
@@ -186,7 +186,7 @@ class NotingRef(ActorRef[Any]):
 
 
 async def end_left_behind(state_dir: Path, registry: r.RegistryRef) -> None:
-    """Destroy what dead programs left behind; called by a supervisor that holds the lock, before it serves."""
+    """Destroy what dead programs left behind; for a supervisor that holds the lock and has made nothing itself."""
     with trio.move_on_after(END_S):
         for path in sorted((state_dir / DIRECTORY).glob("*.json")):
             left = Ephemeral.left_in(state_dir, path)

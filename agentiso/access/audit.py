@@ -7,6 +7,7 @@ environment values and credentials in addresses never reach it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -36,6 +37,8 @@ MAX_TEXT_CHARS: Final = 200
 MAX_ITEMS: Final = 20
 MAX_DEPTH: Final = 4
 HIDDEN: Final = "***"
+UNEXPECTED: Final = "internal_error"
+"""How a call ended that failed as nobody has foreseen; the daemon's log has the rest."""
 SECRET_NAME: Final = re.compile(r"token|secret|passw|api_?key|credential|authorization|private", re.IGNORECASE)
 BULK: Final = frozenset(
     {
@@ -62,7 +65,7 @@ class Entry:
     workspace: str | None = None
     """Its name."""
     outcome: str = ""
-    """``ok``, ``cancelled``, or the code of the error."""
+    """``ok``, ``cancelled``, the code of the error, or ``internal_error``."""
 
     def about(self, workspace_id: str, name: str) -> None:
         """Note which workspace the call is about."""
@@ -85,6 +88,9 @@ class AuditLog:
             entry.outcome = entry.outcome or "ok"
         except AgentisoError as error:
             entry.outcome = error.code
+            raise
+        except Exception:
+            entry.outcome = UNEXPECTED
             raise
         finally:
             self._write(
@@ -143,11 +149,16 @@ class Tail:
 
 
 def read_last(state_dir: Path, count: int) -> Tail:
-    """Return the last lines of the log, oldest first, those put aside included."""
-    numbered = sorted(state_dir.glob(f"{FILE}.[0-9]*"), key=lambda path: -int(path.suffix[1:]))
+    """Return the last lines of the log, oldest first, those put aside included.
+
+    Raises:
+        OSError: it cannot be read.
+
+    """
     lines: list[str] = []
-    for path in [*numbered, state_dir / FILE]:
-        if path.exists():
+    with contextlib.suppress(FileNotFoundError):
+        numbered = [path for path in state_dir.iterdir() if path.match(f"{FILE}.[0-9]*")]
+        for path in [*sorted(numbered, key=lambda path: -int(path.suffix[1:])), state_dir / FILE]:
             lines += path.read_text(errors="replace").splitlines()
             lines = lines[-count:] if count else []
     found = [line for line in map(_parsed, lines) if line is not None]

@@ -47,11 +47,13 @@ async def _accelerators(settings: Settings, image: Image) -> list[ProbeResult]:
 
 async def _state(settings: Settings) -> ProbeResult:
     """Ask the supervisor that runs what needs a look, or see whether the records can be read."""
-    if is_running(settings):
-        try:
+    try:
+        found = None
+        if is_running(settings):
             found = await call(settings, None, "doctor", {"again": False}, lambda _step: None)
-        except AgentisoError as error:
-            return ProbeResult("workspaces", False, "no answer", error.message, "agentiso doctor")
+    except AgentisoError as error:
+        return ProbeResult("workspaces", False, "no answer", error.message, "agentiso doctor")
+    if found is not None:
         whats = [trouble["what"] for part in PARTS for trouble in found[part]]
     else:
         try:

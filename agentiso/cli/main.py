@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.model.errors import AgentisoError
+from actors.model.files import failures_reported
 from agentiso.cli import (
     commands,
     doctor,
@@ -97,17 +98,29 @@ def _run(words: list[str]) -> int:
         arguments = make_parser().parse_args(words)
         as_json = arguments.json
         status: int = arguments.run(arguments)
-    except (KeyboardInterrupt, AgentisoError, BaseExceptionGroup) as caught:
-        match only_error(caught):
+    except (KeyboardInterrupt, AgentisoError, OSError, BaseExceptionGroup) as caught:
+        match _of_the_host(only_error(caught)):
             case KeyboardInterrupt():
                 return 130
-            case OutputFailed() as failed:
+            case OutputFailed() | BrokenPipeError() as failed:
                 raise failed from None
             case AgentisoError() as error:
                 _report(error, as_json=as_json)
                 return _status_of(error)
         raise
     return status
+
+
+def _of_the_host(error: BaseException) -> BaseException:
+    """Return a failure of the host's files as the error that says so; any other one as it is."""
+    try:
+        # What becomes of a pipe is no failure of theirs.
+        if isinstance(error, OSError) and not isinstance(error, BlockingIOError | BrokenPipeError):
+            with failures_reported():
+                raise error
+    except (AgentisoError, OSError) as reported:
+        return reported
+    return error
 
 
 def _status_of(error: AgentisoError) -> int:

@@ -13,9 +13,10 @@ import trio
 
 from actors.model.settings import Settings
 from agentiso.cli.common import Commands, columns, run_interruptibly, show
-from agentiso.client.status import restart, status
+from agentiso.client.status import restart, said, status
 from agentiso.client.stopping import LIMIT_S, Stopped, stop
 from agentiso.library.config import load_settings, settings_to_plain
+from agentiso.protocol.serving import Serving
 from agentiso.protocol.sessions import DEFAULT_SESSION, PROFILES
 
 SERVE_EXAMPLES: Final = """\
@@ -101,7 +102,8 @@ def _restart(a: Any, settings: Settings) -> int:
         lambda: restart(settings, a.config, http=a.http, idle_exit_s=a.idle_exit, limit_s=a.wait, report=_report)
     )
     plain = {"stopped": _plain(stopped) or None, "pid": started.pid, "version": started.version}
-    return show(a, plain, f"{_told(stopped)}; one of agentiso {started.version} runs now (pid {started.pid})")
+    serves = said(Serving(started.about.get("http"), started.about.get("idle_exit_s")))
+    return show(a, plain, f"{_told(stopped)}; one of agentiso {started.version} runs now (pid {started.pid}; {serves})")
 
 
 def _status(a: Any, settings: Settings) -> int:

@@ -20,9 +20,11 @@ import trio
 
 from actors.model.errors import SupervisorGone
 from actors.model.settings import Settings
+from actors.runtime import open_plain_nursery
 from agentiso.cli.common import ending_signals
 from agentiso.cli.output import write_all
 from agentiso.client.dialling import connect
+from agentiso.client.silence import watch
 from agentiso.client.tools import ToolFailed
 from agentiso.protocol.framed import Framed
 from agentiso.protocol.greeting import Greeting
@@ -30,6 +32,7 @@ from guest.wire import FILE_STREAM, Data, Event, Message
 
 READ_BYTES: Final = 32 * 1024
 DEFAULT_SIZE: Final = (24, 80)
+FOLLOW_ON: Final = "`agentiso jobs` lists jobs, and `agentiso output -f` follows one on."
 
 OnOutput = Callable[[int, bytes], Awaitable[None]]
 
@@ -57,13 +60,14 @@ async def attach(
 
     Raises:
         ToolFailed: the supervisor's error.
-        SupervisorGone: it ended before the job did, which goes on.
+        SupervisorGone: it ended before the job did, which goes on, or does not answer any more.
 
     """
     job_id, end, interrupted = "", None, None
     stream, _ = await connect(settings, Greeting("live"), config=config)
-    async with stream, trio.open_nursery() as nursery:
+    async with stream, open_plain_nursery() as nursery:
         peer = Framed(stream)
+        nursery.start_soon(watch, settings, "the job, if it was started, goes on", FOLLOW_ON)
 
         async def interrupt(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal interrupted
@@ -95,7 +99,7 @@ async def attach(
             what = f"the job {job_id} goes on" if job_id else "whether the command was started is unknown"
             raise SupervisorGone(
                 f"The supervisor ended; {what}.",
-                remedy="`agentiso jobs` lists jobs, and `agentiso output -f` follows one on; both start a supervisor.",
+                remedy=f"{FOLLOW_ON} Both start a supervisor.",
             )
         nursery.cancel_scope.cancel(reason="the job has ended")
     return Attached(job_id, end, interrupted)

@@ -11,6 +11,7 @@ those of all but the first get ids that no other has, and an answer that comes t
 from __future__ import annotations
 
 import json
+import secrets
 from collections import deque
 from typing import Any, Final
 
@@ -37,6 +38,8 @@ class Outgoing:
     sent: bool = False
     repeated: bool = False
     cancelled: bool = False
+    renewal: bool = False
+    """Whether it is not the client's: a subscription that the next supervisor is told of."""
 
     @property
     def method(self) -> str:
@@ -68,6 +71,11 @@ class Conversation:
     def waits(self) -> bool:
         """Whether the client waits for what was not sent yet."""
         return any(item.id is not None for item in self._queue)
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether the supervisor has yet to answer something."""
+        return self._shaken is not None or any(item.sent for item in self._open.values())
 
     @property
     def unsent_bytes(self) -> int:
@@ -131,11 +139,12 @@ class Conversation:
             again.append(handshake)
             if self._initialized is not None and self._initialized.sent:
                 again.append(self._initialized)
-        for number, (uri, item) in enumerate(self._subscriptions.items()):
-            renewal = f"agentiso-{self._supervisors}-{number}"
+        for uri, item in self._subscriptions.items():
+            # An id that no client chooses.
+            renewal = f"agentiso-{secrets.token_hex(8)}"
             body = {**item.body, "id": renewal}
             self._renewed[renewal] = uri
-            again.append(Outgoing(_line(body), body))
+            again.append(Outgoing(_line(body), body, renewal=True))
         self._queue.extendleft(reversed(again))
 
     def next_to_send(self) -> Outgoing | None:
@@ -217,8 +226,8 @@ class Conversation:
 
     # -- the supervisor is gone
 
-    def lose(self) -> list[bytes]:
-        """Take leave of a supervisor that has ended, and return what the client is told."""
+    def lose(self, lost: str = "ended") -> list[bytes]:
+        """Take leave of a supervisor, of which ``lost`` says what became, and return what the client is told."""
         told = [_cancelled(question) for question in sorted(self._questions, key=str)]
         self._questions.clear()
         self._renewed.clear()
@@ -232,7 +241,7 @@ class Conversation:
             if item.cancelled:
                 del self._open[request_id]
             elif item.method == CALL or (item.repeated and item.method != LISTEN):
-                told.append(self._fail(request_id, _unknown(item)))
+                told.append(self._fail(item, _unknown(item, lost)))
             else:
                 item.sent, item.repeated = False, True
                 again.append(item)
@@ -241,16 +250,21 @@ class Conversation:
 
     def _is_repetition(self, item: Outgoing) -> bool:
         answered = item is self._handshake and item.id not in self._open
-        return answered or str(item.id).startswith("agentiso-") or (item is self._initialized and item.sent)
+        return answered or item.renewal or (item is self._initialized and item.sent)
 
     def refuse(self, error: AgentisoError) -> list[bytes]:
         """Return what those are told whose requests wait, when there is no supervisor to be had."""
         waiting = [item for item in self._queue if item.id is not None]
-        self._queue.clear()
-        return [self._fail(item.id, error) for item in waiting if item.id is not None]
+        # That it is ready the client says once.
+        self._queue = deque(item for item in self._queue if item is self._initialized)
+        return [self._fail(item, error) for item in waiting]
 
-    def _fail(self, request_id: Id, error: AgentisoError) -> bytes:
-        request = self._open.pop(request_id)
+    def _fail(self, request: Outgoing, error: AgentisoError) -> bytes:
+        request_id = request.id
+        # Of two requests with one id it is the later.
+        self._open.pop(request_id, None)  # type: ignore[arg-type]
+        if request is self._handshake:
+            self._handshake = None
         if request.method != CALL:
             return error_line(request_id, INTERNAL_ERROR, str(error))
         said = {"code": error.code, "message": error.message, "remedy": error.remedy}
@@ -264,9 +278,9 @@ class Conversation:
         return _line({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
-def _unknown(item: Outgoing) -> AgentisoError:
+def _unknown(item: Outgoing, lost: str) -> AgentisoError:
     what = str(_params(item.body).get("name") or item.method)
-    return SupervisorGone(f"Outcome unknown: the supervisor ended while {what} was under way.", remedy=REMEDY)
+    return SupervisorGone(f"Outcome unknown: the supervisor {lost} while {what} was under way.", remedy=REMEDY)
 
 
 def _updated(uri: str, stream: Id | None = None) -> bytes:

@@ -113,6 +113,9 @@ class Connection:
         async with open_plain_nursery() as nursery:
             pending = _Pending(type(message), live, nursery)
             await self.link.send(Ask(number, key, type(message).__name__, fields, kinds, deadline_s))
+            # It may have waited behind others, and what settles asks at the end knows only those that are pending.
+            if self._over is not None:
+                raise self._over
             self._pending[number] = pending
             try:
                 with trio.move_on_after(deadline_s + GRACE_S):

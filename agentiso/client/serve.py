@@ -21,10 +21,12 @@ from typing import Final
 
 import trio
 
-from actors.model.errors import AgentisoError
+from actors.model.errors import AgentisoError, SupervisorGone
+from actors.model.files import failures_reported
 from actors.model.settings import Settings
 from agentiso.client.conversation import Conversation
 from agentiso.client.dialling import connect, is_running
+from agentiso.client.silence import SILENCE_S, check_answers
 from agentiso.client.stopping import ended_in_order
 from agentiso.protocol.greeting import Greeting
 from agentiso.protocol.lines import INVALID_REQUEST, TOO_LONG, Line, error_line, id_of
@@ -117,18 +119,34 @@ class Front:
         while not self._client_is_done:
             if stream is not None:
                 began = trio.current_time()
-                await self._converse(stream)
+                lost = await self._converse(stream)
                 if self._client_is_done:
                     return
-                await self._tell(self._conversation.lose())
+                await self._tell(self._conversation.lose(lost))
                 self._quick_deaths = 0 if trio.current_time() - began > STEADY_S else self._quick_deaths + 1
             stream = await self._next_supervisor()
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
-        """Carry messages to and from a supervisor until it is gone, or has taken leave of a client that is done."""
+    async def _converse(self, stream: trio.SocketStream) -> str:
+        """Carry messages to and from a supervisor until it is gone, or has taken leave of a client that is done.
+
+        Return what became of it.
+        """
         self._conversation.begin()
-        rest = bytearray()
+        rest, lost = bytearray(), "ended"
         async with stream, trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                nonlocal lost
+                while True:
+                    await trio.sleep(SILENCE_S)
+                    if self._conversation.is_owed:
+                        try:
+                            await check_answers(self._settings)
+                        except SupervisorGone:
+                            lost = "came to a standstill"
+                            nursery.cancel_scope.cancel(reason="the supervisor is mute")
+
+            nursery.start_soon(watch)
             nursery.start_soon(self._send, stream)
             while data := await _receive(stream):
                 rest += data
@@ -139,6 +157,7 @@ class Front:
                     await self._tell(self._conversation.hear_supervisor(bytes(line) + b"\n"))
                 self._note_news()
             nursery.cancel_scope.cancel(reason="the supervisor is gone")
+        return lost
 
     async def _send(self, stream: trio.SocketStream) -> None:
         """Pass on what the client says; at its end the supervisor is told, takes back what is under way, and closes."""
@@ -160,10 +179,11 @@ class Front:
 
     async def _next_supervisor(self) -> trio.SocketStream | None:
         """Connect to the next supervisor once it is time; if there is none to be had, all who wait are told."""
-        await self._wait_for_need()
-        if self._client_is_done:
-            return None
         try:
+            with failures_reported():
+                await self._wait_for_need()
+            if self._client_is_done:
+                return None
             stream, _ = await connect(self._settings, self._greeting, config=self._config)
         except AgentisoError as error:
             self._quick_deaths += 1
@@ -175,8 +195,9 @@ class Front:
     async def _wait_for_need(self) -> None:
         """Wait until somebody needs a supervisor, or one is there, or the last one was killed; pause between deaths."""
         if self._quick_deaths:
-            pause_s = min(FIRST_PAUSE_S * 2 ** (self._quick_deaths - 1), LAST_PAUSE_S)
-            with trio.move_on_after(pause_s):
+            # Bounded by itself: a power of two that counts deaths for ever overflows.
+            doublings = min(self._quick_deaths, EAGER_DEATHS) - 1
+            with trio.move_on_after(min(FIRST_PAUSE_S * 2**doublings, LAST_PAUSE_S)):
                 while not self._client_is_done:
                     await self._news.wait()
         while not self._conversation.waits and not self._client_is_done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,20 @@ from pathlib import Path
 import attrs
 import trio
 
-from actors.model.errors import SupervisorGone, SupervisorRunning
+from actors.model.errors import AgentisoError, SupervisorGone, SupervisorRunning
+from actors.model.files import failures_reported
 from actors.model.settings import Settings
-from agentiso.client.dialling import ON_DEMAND, connect, connect_running
+from agentiso.client.dialling import ON_DEMAND_S, connect, connect_running
 from agentiso.client.stopping import Stopped, daemon_of, stop
 from agentiso.protocol.greeting import VERSION, Greeting, OtherVersion, Welcome
+from agentiso.protocol.serving import Serving, withdraw
+
+
+class OtherSupervisor(AgentisoError):
+    """Another program started the next supervisor, which does not serve as it was to."""
+
+    code = "other_supervisor"
+    usual_remedy = "End what starts supervisors of another version or configuration, then try again."
 
 
 @attrs.frozen
@@ -36,9 +46,15 @@ class Status:
 
 
 async def status(settings: Settings) -> Status:
-    """Look at the supervisor of a state directory; none is started."""
+    """Look at the supervisor of a state directory; none is started.
+
+    Raises:
+        HostFailed: the state directory cannot be read.
+
+    """
     try:
-        daemon = daemon_of(settings)
+        with failures_reported():
+            daemon = daemon_of(settings)
     except SupervisorRunning as error:
         return Status(False, str(error))
     if daemon is None:
@@ -63,25 +79,56 @@ async def restart(
     limit_s: float,
     report: Callable[[str], None],
 ) -> tuple[Stopped | None, Welcome]:
-    """End the supervisor, if one runs, and start one of this version, which serves what the former did.
+    """End the supervisor, if one runs, and have one of this version serve as the former did, unless told otherwise.
 
     Raises:
         SupervisorRunning, StillRunning: it was not ended, and none was started.
+        OtherSupervisor: somebody else has started one that serves otherwise.
 
     """
-    before = await status(settings)
-    stopped = await stop(settings, limit_s=limit_s, report=report)
-    wanted = http or (before.http if before.http != settings.http.bind else None)
-    # One that somebody runs for good, rather than on demand, is replaced by another for good.
-    on_demand = idle_exit_s is None and (before.pid is None or before.idle_exit_s is not None or not before.version)
-    arguments = [
-        *(ON_DEMAND if on_demand else ()),
-        *(("--idle-exit", str(idle_exit_s)) if idle_exit_s is not None else ()),
-        *(("--http", wanted) if wanted else ()),
-    ]
-    stream, welcome = await connect(settings, Greeting("status"), config=config, arguments=arguments)
+    before = _served(settings, await status(settings))
+    wanted = Serving(http or before.http, before.idle_exit_s if idle_exit_s is None else idle_exit_s)
+    with failures_reported():
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Clients that need a supervisor do not wait for this one to start it.
+        wanted.leave(settings.state_dir)
+        try:
+            stopped = await stop(settings, limit_s=limit_s, report=report)
+            stream, welcome = await connect(settings, Greeting("status"), config=config)
+        finally:
+            withdraw(settings.state_dir)
     await trio.aclose_forcefully(stream)
+    found = Serving(welcome.about.get("http") or None, welcome.about.get("idle_exit_s"))
+    expected = attrs.evolve(wanted, http=wanted.http or settings.http.bind or None)
+    if (welcome.version, found) != (VERSION, expected):
+        raise OtherSupervisor(
+            f"The supervisor that runs now (agentiso {welcome.version}, pid {welcome.pid}; {said(found)}) was started "
+            f"by somebody else, and is not as it was to be (agentiso {VERSION}; {said(expected)})."
+        )
     return stopped, welcome
+
+
+def _served(settings: Settings, before: Status) -> Serving:
+    """Return how a supervisor serves beyond its configuration: as it says itself, or else as it was started."""
+    if before.pid is None:
+        return Serving(None, ON_DEMAND_S)
+    if before.version is not None:
+        return Serving(before.http if before.http != settings.http.bind else None, before.idle_exit_s)
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--http")
+    parser.add_argument("--idle-exit", type=float)
+    try:
+        words = Path(f"/proc/{before.pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        given, _ = parser.parse_known_args(words)
+    except (OSError, argparse.ArgumentError):
+        return Serving(None, ON_DEMAND_S)
+    return Serving(given.http, given.idle_exit)
+
+
+def said(serving: Serving) -> str:
+    """Return how a supervisor serves in words."""
+    ends = "never" if serving.idle_exit_s is None else f"after {serving.idle_exit_s:g} s without use"
+    return f"HTTP: {serving.http or 'not served'}; ends by itself: {ends}"
 
 
 def _described(settings: Settings, welcome: Welcome) -> Status:
@@ -93,7 +140,6 @@ def _described(settings: Settings, welcome: Welcome) -> Status:
         f"agentiso {facts.version}, protocol {facts.protocol}"
         + ("" if facts.version == VERSION else f"; this is {VERSION}"),
         f"clients: {facts.clients}",
-        f"HTTP: {facts.http or 'not served'}",
-        f"ends by itself: {'never' if facts.idle_exit_s is None else f'after {facts.idle_exit_s:g} s without use'}",
+        *said(Serving(facts.http, facts.idle_exit_s)).split("; "),
     ]
     return attrs.evolve(facts, text="\n".join(lines))

@@ -19,12 +19,13 @@ import trio
 
 from actors.machine.qemu.process import find_machines
 from actors.model.errors import AgentisoError, SupervisorRunning
+from actors.model.files import failures_reported
 from actors.model.settings import Settings
 from actors.registry.lock import LOCK, Holder, holder_of, is_held, noted_pid
 from agentiso.protocol.places import DAEMON_LOCK, LOG
 
 LIMIT_S: Final = 150.0
-"""Longer than a supervisor takes to destroy what the programs made that are attached to it."""
+"""Longer than a supervisor takes to destroy what a program made that has just left it."""
 QUIET_S: Final = 1.0
 ATTEMPTS: Final = 3
 
@@ -84,11 +85,13 @@ async def stop(settings: Settings, *, limit_s: float = LIMIT_S, report: Callable
     Raises:
         SupervisorRunning: what holds the directory is no such supervisor, and was left alone.
         StillRunning: it has not ended in time.
+        HostFailed: the state directory cannot be read.
 
     """
     began = trio.current_time()
     for _ in range(ATTEMPTS):
-        daemon = daemon_of(settings)
+        with failures_reported():
+            daemon = daemon_of(settings)
         if daemon is None:
             return None
         with _pidfd_of(daemon.pid) as pidfd:

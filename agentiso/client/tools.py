@@ -12,10 +12,12 @@ from typing import Any, Final
 
 import trio
 
-from actors.model.errors import AgentisoError, InvalidArgument, SupervisorGone
+from actors.model.errors import AgentisoError, InvalidArgument, SupervisorEnding, SupervisorGone
 from actors.model.settings import Settings
 from actors.model.text import plain, shown
+from actors.runtime import open_plain_nursery
 from agentiso.client.dialling import connect
+from agentiso.client.silence import watch
 from agentiso.protocol.greeting import VERSION, Greeting, Welcome, difference
 from agentiso.protocol.sessions import SessionStore
 
@@ -27,6 +29,7 @@ META: Final = {
 
 
 UNKNOWN_TOOL: Final = "unknown_tool"
+LOOK: Final = "Look with `agentiso list`, `info` or `jobs` before you repeat it."
 
 
 class ToolFailed(AgentisoError):
@@ -50,6 +53,8 @@ async def call(
     Raises:
         InvalidArgument: an argument is no UTF-8, which MCP cannot carry.
         ToolFailed: the tool's error.
+        SupervisorGone: it ended, or does not answer any more; the outcome is unknown.
+        SupervisorEnding: it ended before it was asked.
 
     """
     if (fit := plain(arguments)) != arguments:
@@ -57,26 +62,44 @@ async def call(
         raise InvalidArgument(f"{wrong} is not valid UTF-8.", remedy="Use names and texts in UTF-8.")
     params = {"name": tool, "arguments": arguments, "_meta": {**META, "progressToken": 1}}
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    buffer = bytearray()
     token = "" if session is None else SessionStore(settings.state_dir).token(session)
     stream, welcome = await connect(settings, Greeting(token=token), config=config)
-    async with stream:
+    async with stream, open_plain_nursery() as nursery:
+        nursery.start_soon(watch, settings, f"the outcome of {tool} is unknown", LOOK)
+        answer = await _ask(stream, request, report)
+        nursery.cancel_scope.cancel(reason="it has answered, or is gone")
+    if answer is None:
+        raise SupervisorGone(
+            f"The supervisor closed the connection before it answered; the outcome of {tool} is unknown.",
+            remedy=f"{LOOK} The next command starts a supervisor, which adopts the machines.",
+        )
+    return _result(answer, tool, welcome)
+
+
+async def _ask(
+    stream: trio.SocketStream, request: dict[str, Any], report: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Send a request and return its answer, ``None`` if the supervisor goes before that."""
+    buffer = bytearray()
+    try:
         await stream.send_all(json.dumps(request).encode() + b"\n")
-        while data := await _receive(stream):
-            buffer += data
-            *lines, rest = buffer.split(b"\n")
-            buffer = bytearray(rest)
-            for line in lines:
-                message = json.loads(line)
-                if message.get("id") == 1:
-                    return _result(message, tool, welcome)
-                if message.get("method") == "notifications/progress":
-                    report(str(message["params"].get("message", "")))
-    raise SupervisorGone(
-        f"The supervisor closed the connection before it answered; the outcome of {tool} is unknown.",
-        remedy="Look with `agentiso list`, `info` or `jobs` before you repeat it; the next command starts a "
-        "supervisor, which adopts the machines.",
-    )
+    except trio.BrokenResourceError:
+        # Without its end a line means nothing.
+        raise SupervisorEnding(
+            "The supervisor ended before it was asked; nothing was done.",
+            remedy="Run the command again; it starts a supervisor.",
+        ) from None
+    while data := await _receive(stream):
+        buffer += data
+        *lines, rest = buffer.split(b"\n")
+        buffer = bytearray(rest)
+        for line in lines:
+            message: dict[str, Any] = json.loads(line)
+            if message.get("id") == request["id"]:
+                return message
+            if message.get("method") == "notifications/progress":
+                report(str(message["params"].get("message", "")))
+    return None
 
 
 async def _receive(stream: trio.SocketStream) -> bytes:

@@ -32,11 +32,14 @@ async def open_system(
 
     At the end the workspaces made here are destroyed, unless ``keep``: then their machines run on.  SIGTERM is such an
     end too, in the main thread of a program that has not said what it does then.  What a program that was killed has
-    left is destroyed when the next supervisor of the state directory starts.
+    left is destroyed when the next supervisor of the state directory starts; what one made whose supervisor ended
+    before it, once it is dead.
 
     Raises:
         SupervisorRunning: another supervisor holds the state directory, and ``attach`` is false.
         HostUnfit: the supervisor to attach to does not start.
+        SupervisorGone: it does not answer.
+        HostFailed: the state directory cannot be read.
 
     """
     chosen = settings or load_settings()

@@ -7,6 +7,7 @@ reaches nothing.  There is no TLS here; a host that is not this one belongs behi
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any, Final
 
 import trio
@@ -17,11 +18,12 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.lowlevel import Server
 from mcp.server.transport_security import TransportSecuritySettings
 
-from actors.model.errors import HostUnfit
+from actors.model.errors import AgentisoError, HostUnfit
 from actors.model.settings import Http
 from agentiso.access.gate import Gate
 from agentiso.protocol.sessions import CLIENT, Client, Unauthorized
 
+log = logging.getLogger("agentiso.mcp.http")
 PATH: Final = "/mcp"
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -54,7 +56,7 @@ class _Door:
             return
         try:
             name = self._gate.sessions.authenticate(_bearer(scope["headers"]))
-        except Unauthorized as error:
+        except AgentisoError as error:
             await _refuse(send, error)
             return
         # The SDK ties the protocol's own sessions to this user: another's id is of no use.
@@ -70,14 +72,18 @@ def _bearer(headers: list[tuple[bytes, bytes]]) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-async def _refuse(send: Any, error: Unauthorized) -> None:
+async def _refuse(send: Any, error: AgentisoError) -> None:
+    """Say why a client is not let in: it shows no good token, or whether that is good cannot be told now."""
+    status = 401 if isinstance(error, Unauthorized) else 503
+    if status == 503:
+        log.warning("a client cannot be let in: %s", error)
     body = json.dumps({"error": error.code, "error_description": str(error)}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"www-authenticate", b'Bearer realm="agentiso"'),
+        *([(b"www-authenticate", b'Bearer realm="agentiso"')] if status == 401 else []),
     ]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -90,7 +96,7 @@ async def serve_http(app: Any, bind: str, *, task_status: trio.TaskStatus[str] =
     """
     config = Config()
     config.bind = [bind]
-    config.accesslog = config.errorlog = None
+    config.accesslog, config.errorlog = None, log
     try:
         async with trio.open_nursery() as nursery:
             urls: list[str] = await nursery.start(serve, app, config)

@@ -216,8 +216,16 @@ def plain_settings(settings: Settings) -> Body:
 
 
 def typed_settings(plain: Body) -> Settings:
-    """Return settings from their data."""
-    return _converter.structure(plain, Settings)
+    """Return settings from their data.
+
+    Raises:
+        RemoteProtocolError: they are none.
+
+    """
+    try:
+        return _converter.structure(plain, Settings)
+    except _MISFITS as error:
+        raise RemoteProtocolError(f"The supervisor's settings have the wrong form: {_said(error)}.") from error
 
 
 def _said(error: Exception) -> str:
@@ -263,8 +271,9 @@ def _error_kinds(kind: type[AgentisoError]) -> list[type[AgentisoError]]:
 
 @functools.cache
 def vocabulary() -> str:
-    """Return a digest of all messages and results, to tell whether two programs can understand each other."""
+    """Return a digest of all messages, results and settings, to tell whether two programs understand each other."""
     seen: dict[str, str] = {}
+    _describe(Settings, seen)
     for kind in MESSAGES.values():
         for hint in (*hints_of(kind).values(), answer_of(kind)):
             _describe(hint, seen)

@@ -53,7 +53,7 @@ class Greeting:
     token: str = ""
     tools: str = "full"
     vocabulary: str = ""
-    """Of the library: a digest of all messages and results that it knows."""
+    """Of the library: a digest of all messages, results and settings that it knows."""
     keep: bool = False
     """Of the library: whether what it makes outlives its connection."""
     protocol: int = PROTOCOL

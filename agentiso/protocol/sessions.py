@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import logging
 import os
 import secrets
 import time
@@ -19,11 +20,13 @@ from typing import Any, Final
 import attrs
 
 from actors.model.errors import AgentisoError, InvalidName, NameTaken, NotFound
+from actors.model.files import failures_reported
 from actors.model.info import LIBRARY, USER
 from actors.model.names import check_name
 from actors.model.text import shown
 from guest.untrusted import MALFORMED, finite, parse
 
+log = logging.getLogger("agentiso.sessions")
 RESERVED: Final = frozenset({USER, LIBRARY})
 """The user at the command line, or whoever speaks to the socket without saying who it is, sees and may do all."""
 DEFAULT_SESSION: Final = "default"
@@ -77,11 +80,17 @@ class SessionInfo:
 
 
 class SessionStore:
-    """The sessions of a state directory, one file each."""
+    """The sessions of a state directory, one file each.
+
+    Raises:
+        HostFailed, NoCapacity: of all methods but `seen`, the files cannot be read or written.
+
+    """
 
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir / "sessions"
 
+    @failures_reported()
     def create(self, name: str) -> str:
         """Make a session and return its token.
 
@@ -143,20 +152,35 @@ class SessionStore:
             )
         return name
 
+    @failures_reported()
     def exists(self, name: str) -> bool:
         """Tell whether there is a session of that name."""
-        return self._path(name).exists()
+        try:
+            self._path(name).stat()
+        except FileNotFoundError:
+            return False
+        return True
 
     def seen(self, name: str) -> None:
-        """Note that a session is here now."""
-        with contextlib.suppress(FileNotFoundError):
+        """Note that a session is here now; nothing fails because that cannot be noted."""
+        try:
             os.utime(self._path(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("that session %s is here could not be noted: %s", name, error)
 
+    @failures_reported()
     def list(self) -> tuple[SessionInfo, ...]:
         """Return all sessions, by name."""
-        found = [self.info(path.stem) for path in sorted(self._directory.glob("[!.]*.json"))]
+        try:
+            names = sorted(path.stem for path in self._directory.iterdir() if path.match("[!.]*.json"))
+        except FileNotFoundError:
+            return ()
+        found = [self.info(name) for name in names]
         return tuple(info for info in found if info is not None)
 
+    @failures_reported()
     def info(self, name: str) -> SessionInfo | None:
         """Return what is known of a session, or ``None`` if there is none of that name."""
         try:
@@ -168,6 +192,7 @@ class SessionStore:
         except FileNotFoundError:
             return None
 
+    @failures_reported()
     def revoke(self, name: str) -> None:
         """Forget a session; its token is worth nothing from now on, and its workspaces may be adopted.
 
@@ -190,6 +215,7 @@ class SessionStore:
         except FileNotFoundError:
             raise _unknown(name) from None
 
+    @failures_reported()
     def _facts(self, name: str) -> dict[str, Any]:
         try:
             facts = parse(self._path(name).read_bytes())

@@ -24,6 +24,8 @@ from agentiso.supervisor.live import serve_live
 
 log = logging.getLogger("agentiso.supervisor")
 RECEIVE_BYTES: Final = 4096
+GREETING_LIMIT_S: Final = 60.0
+"""A client that has not said by then who it is would keep the supervisor from ending when it is idle."""
 
 
 @attrs.frozen
@@ -100,11 +102,15 @@ async def receive_caller(stream: trio.abc.Stream, sessions: SessionStore, introd
     ``None`` is a client that was refused, and told why, or that has gone.
     """
     said = b""
-    while (opening := split_opening(said)) is None:
-        data = await stream.receive_some(RECEIVE_BYTES)
-        if not data:
-            return None
-        said += data
+    with trio.move_on_after(GREETING_LIMIT_S) as limit:
+        while (opening := split_opening(said)) is None:
+            data = await stream.receive_some(RECEIVE_BYTES)
+            if not data:
+                return None
+            said += data
+    if limit.cancelled_caught or opening is None:
+        log.info("a client said nothing, or half a greeting, for %.0f s, and is let go", GREETING_LIMIT_S)
+        return None
     line, rest = opening
     if not line:
         return Caller(LOCAL, said=rest) if rest else None
@@ -115,6 +121,8 @@ async def receive_caller(stream: trio.abc.Stream, sessions: SessionStore, introd
         )
         welcome = Welcome(os.getpid(), client.session, introduce(greeting))
     except AgentisoError as error:
+        # Clients of older versions that do not understand the refusal show the end of this log.
+        log.warning("a client was refused: %s", error)
         await stream.send_all(refusal_line(line, error))
         return None
     await stream.send_all(welcome.line)

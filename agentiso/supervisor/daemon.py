@@ -15,10 +15,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import trio
 
-from actors.model.errors import SupervisorRunning
+from actors.model.errors import AgentisoError, SupervisorRunning
 from actors.model.settings import Settings
+from actors.registry.ephemeral import end_left_behind
 from actors.registry.lock import held
 from actors.runtime import open_plain_nursery
 from actors.runtime.unix_sockets import listen
@@ -26,6 +28,7 @@ from agentiso.access.gate import Gate
 from agentiso.library.opening import open_system
 from agentiso.library.system import System
 from agentiso.protocol.places import DAEMON_LOCK, SOCKET
+from agentiso.protocol.serving import take_left
 
 if TYPE_CHECKING:
     from agentiso.supervisor.clients import Clients
@@ -34,6 +37,8 @@ log = logging.getLogger("agentiso.supervisor.daemon")
 HTTP_URL: Final = "http.url"
 """File of the state directory with the URL at which the running supervisor serves HTTP."""
 CHECK_S: Final = 1.0
+SWEEP_S: Final = 300.0
+"""How often it is looked whether a program has died that was attached to an earlier supervisor."""
 
 
 class DaemonRunning(SupervisorRunning):
@@ -51,6 +56,9 @@ async def run_daemon(settings: Settings, *, idle_exit_s: float | None) -> None:
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with _only_one(settings):
+        if (left := take_left(settings.state_dir)) is not None:
+            idle_exit_s = left.idle_exit_s
+            settings = attrs.evolve(settings, http=attrs.evolve(settings.http, bind=left.http or settings.http.bind))
         async with open_plain_nursery() as nursery:
             with trio.CancelScope() as scope:
                 await nursery.start(_end_on_signal, scope)
@@ -75,6 +83,7 @@ async def _run(settings: Settings, idle_exit_s: float | None) -> None:
                     nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
                 if settings.http.bind:
                     await nursery.start(_serve_http, server, gate, settings)
+                nursery.start_soon(_end_left_behind, settings.state_dir, system)
                 log.info("serving %s", path)
                 await trio.serve_listeners(clients.serve, [listener], handler_nursery=nursery)
 
@@ -124,6 +133,12 @@ async def _serve_http(server: Any, gate: Gate, settings: Settings, *, task_statu
             path.unlink(missing_ok=True)
 
 
+async def _end_left_behind(state_dir: Path, system: System) -> None:
+    while True:
+        await trio.sleep(SWEEP_S)
+        await end_left_behind(state_dir, system.registry)
+
+
 async def _end_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
     """Have a signal end the supervisor in order; a later one changes nothing, whatever part of that is under way."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
@@ -137,6 +152,19 @@ async def _end_when_idle(system: System, clients: Clients, limit_s: float, scope
     idle_since = trio.current_time()
     while trio.current_time() - idle_since < limit_s:
         await trio.sleep(CHECK_S)
-        if clients or await system.list():
+        if not await _is_idle(system, clients):
             idle_since = trio.current_time()
     scope.cancel(reason="idle")
+
+
+async def _is_idle(system: System, clients: Clients) -> bool:
+    """Tell whether there is neither client nor workspace; nobody can come between this answer and the next wait."""
+    if clients:
+        return False
+    try:
+        there = await system.list()
+    except AgentisoError as error:
+        log.warning("whether it is idle cannot be told: %s", error)
+        return False
+    # Who was welcomed meanwhile would be cut off.
+    return not there and not clients

@@ -61,7 +61,8 @@ async def serve_library(
 ) -> None:
     """Serve one connection until its client leaves or is gone; then end what it made, unless ``made`` is ``None``.
 
-    The audit log tells of each message.
+    When the supervisor ends first, or cuts the client off, that stays noted: its program lives, may attach again, and
+    what it made is destroyed once it is dead.  The audit log tells of each message.
     """
     async with stream:
         await _Connection(stream, registry, audit, made).run()
@@ -82,6 +83,7 @@ class _Connection:
         self._windows: dict[tuple[int, str], Window] = {}
         self._sinks: dict[tuple[int, str], _Sink] = {}
         self._made = made
+        self._client_left = False
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
@@ -90,14 +92,14 @@ class _Connection:
                 await self._serve()
             except RemoteProtocolError as error:
                 log.warning("a client of the library breaks the protocol and is cut off: %s", error)
-            finally:
-                # Also when the supervisor ends: who made them cannot use them any more.
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
-                    if self._made is not None:
-                        await self._made.end_all(self._registry)
-                    with contextlib.suppress(NoCapacity):
-                        self._link.send_nowait(Bye())
-                        await self._link.flush()
+            if not self._client_left:
+                return
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S):
+                if self._made is not None:
+                    await self._made.end_all(self._registry)
+                with contextlib.suppress(NoCapacity):
+                    self._link.send_nowait(Bye())
+                    await self._link.flush()
 
     async def _serve(self) -> None:
         """Handle frames until the client leaves; what it still asks is cancelled then."""
@@ -117,6 +119,7 @@ class _Connection:
                         case Consumed() as consumed:
                             self._consumed(asks, consumed)
                         case None | Bye():
+                            self._client_left = True
                             self._scope.cancel(reason="the client left")
                             return
                         case frame:

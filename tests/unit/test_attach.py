@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 import trio
 from trio.testing import memory_stream_pair
 
@@ -137,6 +138,18 @@ async def test_an_unknown_job_is_an_error_of_the_live_connection(tmp_path: Path)
         await peer.send(Message({"workspace": "any", "job": "nobody", "follow": True}))
         _, said = await everything(peer)
     assert "no job 'nobody'" in said["error"]["message"]
+
+
+async def test_a_call_that_fails_as_nobody_has_foreseen_is_not_called_cancelled(tmp_path: Path) -> None:
+    class Broken:
+        async def get(self, _workspace: str) -> Any:
+            raise KeyError("bug")
+
+    ours, theirs = memory_stream_pair()
+    await Framed(ours).send(Message({"workspace": "any", "command": "true"}))
+    with trio.fail_after(LIMIT_S), pytest.raises(KeyError):
+        await serve_live(cast("System", Broken()), theirs, AuditLog(tmp_path, Audit()))
+    assert read_last(tmp_path, 1).lines[0]["outcome"] == "internal_error"
 
 
 async def test_the_audit_log_tells_of_every_live_connection_and_how_it_ended(tmp_path: Path) -> None:

@@ -173,6 +173,50 @@ def test_if_there_is_no_supervisor_to_be_had_those_who_wait_are_told() -> None:
     assert not between.conversation.waits
 
 
+def test_that_a_client_is_ready_is_said_to_the_next_supervisor_even_if_one_was_not_to_be_had() -> None:
+    between = Between()
+    between.client(INITIALIZE)
+    between.sent()
+    between.supervisor(result(0))
+    assert not between.conversation.lose()
+    between.client(INITIALIZED, request(1, "tools/list"))
+    assert len(between.conversation.refuse(HostUnfit("No."))) == 1
+    between.client(request(2, "tools/list"))
+    between.conversation.begin()
+    assert between.sent() == [INITIALIZE]
+    between.supervisor(result(0))
+    assert between.sent() == [INITIALIZED, request(2, "tools/list")]
+
+
+def test_a_handshake_that_was_refused_is_the_clients_to_repeat() -> None:
+    between = Between()
+    between.client(INITIALIZE)
+    assert len(between.conversation.refuse(HostUnfit("No."))) == 1
+    between.conversation.begin()
+    assert between.sent() == []
+
+
+def test_an_id_is_the_clients_to_choose() -> None:
+    between = Between()
+    between.client(call("agentiso-2-0"), call(7), call(7))
+    between.conversation.take_back(between.conversation.next_to_send() or pytest.fail("there is one"))
+    between.replaced()
+    assert between.sent()[0] == call("agentiso-2-0")
+    assert {answer["id"] for answer in between.replaced()} == {"agentiso-2-0", 7}
+    between.client(request(8, "ping"), request(8, "ping"))
+    assert [json.loads(line)["id"] for line in between.conversation.refuse(HostUnfit("No."))] == [8, 8]
+
+
+def test_a_supervisor_owes_what_it_was_sent() -> None:
+    between = Between()
+    between.client(call(1))
+    assert not between.conversation.is_owed
+    between.sent()
+    assert between.conversation.is_owed
+    between.supervisor(result(1))
+    assert not between.conversation.is_owed
+
+
 def test_a_cancelled_request_is_neither_answered_nor_repeated() -> None:
     between = Between()
     between.client(call(1), request(2, "tools/list"))

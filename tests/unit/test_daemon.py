@@ -7,21 +7,28 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 import agentiso
+from actors.model.errors import ActorGone
+from actors.model.info import LIBRARY
 from actors.model.settings import Settings
+from actors.registry import messages as r
+from actors.registry.ephemeral import Ephemeral
 from actors.registry.lock import LOCK
 from actors.runtime.unix_sockets import dial, listen
 from agentiso.client import stopping
 from agentiso.client.tools import ToolFailed, call
 from agentiso.protocol import places
 from agentiso.protocol.greeting import VERSION, OtherVersion
+from agentiso.protocol.serving import LEFT, Serving, take_left
 from agentiso.supervisor import daemon
 from tests.machines import ARGV
 from tests.standins import Wire, open_stopped
@@ -82,7 +89,7 @@ async def test_a_daemon_that_is_not_needed_says_so_and_leaves_the_first_one_alon
         assert host.pid() == pid
 
 
-async def test_who_comes_while_a_supervisor_ends_starts_the_next_one(host: Host) -> None:
+async def test_who_comes_while_a_supervisor_ends_waits_for_that_and_starts_the_next_one(host: Host) -> None:
     results: list[int] = []
 
     async def command() -> None:
@@ -92,9 +99,9 @@ async def test_who_comes_while_a_supervisor_ends_starts_the_next_one(host: Host)
         async with trio.open_nursery() as nursery:
             with daemon._only_one(host.settings):
                 nursery.start_soon(command)
-                while not (host.log.exists() and "already" in host.log.read_text()):
-                    await trio.sleep(0.01)
+                await trio.sleep(3)
                 assert results == []
+                assert not host.log.exists()
         assert results == [0]
 
 
@@ -250,6 +257,46 @@ async def test_restart_puts_a_new_supervisor_in_the_place_of_the_old_one(host: H
         assert f"agentiso {VERSION}" in (await host.run("daemon", "status")).stdout.decode()
 
 
+async def test_whoever_starts_the_next_supervisor_has_it_serve_as_was_left_for_it(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        Serving("127.0.0.1:0", 30.0).leave(host.settings.state_dir)
+        assert (await host.run("list")).returncode == 0
+        status = json.loads((await host.run("daemon", "status", "--json")).stdout)
+        assert (status["http"], status["idle_exit_s"]) == ("127.0.0.1:0", 30)
+        assert not (host.settings.state_dir / LEFT).exists()
+
+
+async def test_what_was_left_for_a_supervisor_and_cannot_be_read_is_kept_and_no_reason_not_to_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / LEFT).write_text('{"http": ')
+    assert take_left(tmp_path) is None
+    assert "cannot be read" in caplog.text
+    assert (tmp_path / LEFT).exists()
+
+
+async def test_no_command_ends_with_a_traceback_where_the_state_directory_cannot_be_read(tmp_path: Path) -> None:
+    # What a link to itself leads to nobody can read, not even root.
+    (tmp_path / "state").symlink_to(tmp_path / "state")
+    unreadable = Host(tmp_path / "state")
+    commands = (
+        ["list"],
+        ["daemon", "stop"],
+        ["daemon", "status"],
+        ["session", "list"],
+        ["check"],
+        ["audit"],
+        ["serve"],
+    )
+    with trio.fail_after(LIMIT_S):
+        for command in commands:
+            done = await unreadable.run(*command)
+            assert "Traceback" not in done.stderr.decode(), command
+            assert done.returncode == 1, command
+            said = done.stdout if command == ["check"] else done.stderr
+            assert b"Too many levels of symbolic links" in said, command
+
+
 async def test_status_starts_no_supervisor(host: Host) -> None:
     with trio.fail_after(LIMIT_S):
         done = await host.run("daemon", "status", "--json")
@@ -302,6 +349,84 @@ async def test_a_supervisor_of_another_protocol_is_reported_by_every_client_and_
             assert (await host.run("daemon", "restart")).returncode == 0
             assert await old.wait() == 0
         assert (await host.run("list", "--json")).stdout == b"[]\n"
+
+
+async def test_a_supervisor_that_says_nothing_of_itself_is_replaced_by_one_that_serves_as_it_was_started(
+    host: Host,
+) -> None:
+    arguments = (str(host.settings.state_dir), NEWER, "--http", "127.0.0.1:0", "--idle-exit=77")
+    with trio.fail_after(LIMIT_S):
+        async with bystander(sys.executable, "-c", OLD, *arguments) as old:
+            assert old.stdout is not None
+            assert (await old.stdout.receive_some()).startswith(b"open")
+            restarted = await host.run("daemon", "restart")
+            assert restarted.returncode == 0
+            assert b"HTTP: 127.0.0.1:0; ends by itself: after 77 s without use" in restarted.stdout
+        status = json.loads((await host.run("daemon", "status", "--json")).stdout)
+        assert (status["http"], status["idle_exit_s"]) == ("127.0.0.1:0", 77)
+
+
+# -- what it does by itself ------------------------------------------------------------------------------------------
+
+
+class Idle:
+    """A supervisor's workspaces and clients; ``look`` is what happens while the workspaces are asked for."""
+
+    def __init__(self, look: Callable[[Idle], None]) -> None:
+        self.clients = 0
+        self._look = look
+
+    def __len__(self) -> int:
+        return self.clients
+
+    async def list(self) -> tuple[()]:
+        await trio.lowlevel.checkpoint()
+        self._look(self)
+        return ()
+
+
+async def test_a_client_that_comes_while_it_is_looked_whether_a_supervisor_is_idle_is_not_cut_off(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def come(idle: Idle) -> None:
+        idle.clients = 1 if autojump_clock.current_time() - began > 60 else 0
+
+    idle, began = Idle(come), trio.current_time()
+    with trio.move_on_after(200) as limit:
+        await daemon._end_when_idle(cast("Any", idle), cast("Any", idle), 60.5, trio.CancelScope())
+    assert limit.cancelled_caught
+
+
+async def test_a_supervisor_that_cannot_tell_whether_it_is_idle_is_not(autojump_clock: trio.testing.MockClock) -> None:
+    def fail(_idle: Idle) -> None:
+        if autojump_clock.current_time() - began < 100:
+            raise ActorGone("The registry restarts.")
+
+    idle, began = Idle(fail), trio.current_time()
+    scope = trio.CancelScope()
+    with trio.fail_after(300):
+        await daemon._end_when_idle(cast("Any", idle), cast("Any", idle), 60, scope)
+    assert scope.cancel_called
+    assert trio.current_time() - began > 150
+
+
+async def test_a_supervisor_destroys_what_a_program_left_that_dies_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "SWEEP_S", 0.05)
+    with trio.fail_after(LIMIT_S):
+        async with open_stopped(Settings(state_dir=tmp_path), {"mine": LIBRARY}) as system, bystander() as program:
+            (info,) = await system.list()
+            Ephemeral.of_client(tmp_path, program.pid).note(r.CreateWorkspace(), info)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(daemon._end_left_behind, tmp_path, system)
+                await trio.sleep(0.5)
+                assert len(await system.list()) == 1
+                program.kill()
+                await program.wait()
+                while await system.list():
+                    await trio.sleep(0.02)
+                nursery.cancel_scope.cancel()
 
 
 async def test_an_unknown_tool_is_reported_as_a_difference_of_versions(host: Host) -> None:

@@ -17,6 +17,7 @@ from agentiso.client import dialling
 from agentiso.client.dialling import greet
 from agentiso.protocol.greeting import PROTOCOL, VERSION, Greeting, OtherVersion, Welcome, difference, read_answer
 from agentiso.protocol.sessions import LOCAL, Client, SessionStore, Unauthorized
+from agentiso.supervisor import clients
 from agentiso.supervisor.clients import Caller, receive_caller
 
 LIMIT_S = 10
@@ -159,6 +160,26 @@ async def test_a_client_that_begins_with_mcp_is_the_user_and_none_of_its_bytes_i
     pieces, _ = await converse(sessions, in_pieces)
     assert whole == Caller(LOCAL, said=PING)
     assert pieces == Caller(LOCAL, said=PING[:3])
+
+
+@pytest.mark.parametrize("half", [b"", b'{"agentiso": {"protocol"'])
+async def test_a_client_that_does_not_say_who_it_is_is_let_go(
+    sessions: SessionStore, half: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "GREETING_LIMIT_S", 0.1)
+    caller, told = await converse(sessions, saying(half) if half else saying_nothing)
+    assert (caller, told) == (None, b"")
+
+
+async def saying_nothing(stream: Any) -> bytes:
+    return bytes(await stream.receive_some())
+
+
+async def test_a_refusal_is_logged_for_clients_that_do_not_understand_it(
+    sessions: SessionStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await converse(sessions, saying(b'{"agentiso/hello": {}}\n'))
+    assert "a client was refused: The running supervisor is of agentiso" in caplog.text
 
 
 async def test_what_follows_a_greeting_is_kept_for_the_protocol(sessions: SessionStore) -> None:

@@ -36,14 +36,15 @@ from actors.model.guest import CommandSpec, Edited, FileContent, JobInfo
 from actors.model.info import ForkedChild, ForkReport, ImportReport, NetworkInfo, Shape, WorkspaceInfo
 from actors.model.settings import Audit, Settings
 from actors.registry import messages as r
-from actors.registry.ephemeral import Ephemeral
+from actors.registry.ephemeral import DIRECTORY, Ephemeral
 from actors.runtime import Actor, ActorRef, Mailbox, Message, Supervisor, open_plain_nursery
 from actors.workspace import messages as w
 from actors.workspace.file_messages import EditFile
 from actors.workspace.job_messages import FollowJob, StartJob
 from agentiso.access.audit import AuditLog, read_last
-from agentiso.client.remote import open_remote
+from agentiso.client.remote import Connection, open_remote
 from agentiso.library.system import System
+from agentiso.protocol import carry
 from agentiso.protocol.carry import (
     LIVE,
     MESSAGES,
@@ -61,6 +62,7 @@ from agentiso.protocol.carry import (
 )
 from agentiso.protocol.frames import Ask, Bye, Called, Done, Piece, from_body, to_body
 from agentiso.protocol.greeting import Greeting, OtherVersion
+from agentiso.protocol.link import ROOM_BYTES
 from agentiso.protocol.wire import MAX_JSON_BYTES, Codec, encode
 from agentiso.supervisor import programs
 from agentiso.supervisor.programs import serve_library
@@ -531,6 +533,69 @@ async def test_who_waits_when_the_supervisor_ends_learns_that_the_outcome_is_unk
         with pytest.raises(SupervisorGone):
             await both.remote.ask(ReadFile("/y"))
         assert not both.remote.alive
+
+
+async def test_an_ask_that_waits_behind_others_when_the_supervisor_ends_is_not_forgotten() -> None:
+    ours, theirs = (trio.SocketStream(end) for end in trio.socket.socketpair())
+    connection = Connection(ours)
+    with trio.fail_after(LIMIT_S):
+        async with ours, connection.link.sending() as nursery:
+            nursery.start_soon(connection.run, trio.CancelScope())
+            connection.link.send_nowait(Piece(0, "x", bytes(2 * ROOM_BYTES)))
+            async with trio.open_nursery() as asking:
+
+                async def ask() -> None:
+                    with pytest.raises(SupervisorGone):
+                        await connection.registry.ask(ReadFile("/x"))
+
+                asking.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                await theirs.aclose()
+
+
+@pytest.mark.parametrize("ending", ["supervisor", "nonsense"])
+async def test_what_a_program_made_is_kept_while_it_lives_if_its_supervisor_ends_or_cuts_it_off(
+    tmp_path: Path, ending: str
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    destroyed: list[str] = []
+
+    async def script(message: Any) -> Any:
+        if isinstance(message, r.DestroyWorkspace):
+            destroyed.append(message.workspace)
+        return r.Found("00000000", "x", actor, message_owner) if isinstance(message, r.FindWorkspace) else None
+
+    message_owner = r.CreateWorkspace().owner
+    with trio.fail_after(LIMIT_S):
+        async with open_plain_nursery() as actors_run:
+            actor = await Supervisor(actors_run).start("scripted", lambda: Scripted(script))
+            made = Ephemeral.of_client(tmp_path, os.getpid())
+            made._made["00000000"] = message_owner
+            made._save()
+            async with open_plain_nursery() as serving:
+                serving.start_soon(serve_library, theirs, actor, AuditLog(tmp_path, Audit()), made)
+                await trio.testing.wait_all_tasks_blocked()
+                if ending == "supervisor":
+                    serving.cancel_scope.cancel()
+                else:
+                    await ours.send_all(b"nonsense")
+            assert await ours.receive_some() == b""
+            actors_run.cancel_scope.cancel()
+    assert destroyed == []
+    assert len(list((tmp_path / DIRECTORY).iterdir())) == 1
+
+
+def test_a_supervisor_with_other_settings_speaks_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    @attrs.frozen
+    class Newer(Settings):
+        setting_of_tomorrow: int = 1
+
+    ours = vocabulary()
+    with monkeypatch.context() as patch:
+        patch.setattr(carry, "Settings", Newer)
+        assert vocabulary.__wrapped__() != ours
+    with pytest.raises(RemoteProtocolError, match="setting_of_tomorrow"):
+        typed_settings({**plain_settings(Settings()), "setting_of_tomorrow": 1})
 
 
 @pytest.mark.parametrize("keep", [True, False])
