@@ -306,6 +306,7 @@ class Jobs(Face):
         timeout_s: float | None = None,
         stdin: bool = False,
         terminal: tuple[int, int] | None = None,
+        job_id: str | None = None,
     ) -> JobInfo: ...
     def run(
         self,

@@ -417,7 +417,8 @@ async def test_a_supervisor_destroys_what_a_program_left_that_dies_while_it_runs
     with trio.fail_after(LIMIT_S):
         async with open_stopped(Settings(state_dir=tmp_path), {"mine": LIBRARY}) as system, bystander() as program:
             (info,) = await system.list()
-            Ephemeral.of_client(tmp_path, program.pid).note(r.CreateWorkspace(), info)
+            found = await system.registry.ask(r.FindWorkspace(info.name))
+            Ephemeral.of_client(tmp_path, program.pid).note(r.CreateWorkspace(), r.Made(found, info))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(daemon._end_left_behind, tmp_path, system)
                 await trio.sleep(0.5)

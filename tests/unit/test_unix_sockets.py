@@ -79,5 +79,5 @@ async def test_a_supervisor_that_takes_no_connection_runs_and_is_not_started_onc
     assert dialling.is_running(settings)
     with trio.fail_after(LIMIT_S):
         for reach in (dialling.connect, dialling.connect_running):
-            with pytest.raises(SupervisorGone, match="runs and does not answer"):
+            with pytest.raises(SupervisorGone, match="takes no connections"):
                 await reach(settings, Greeting("status"))
