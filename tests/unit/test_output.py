@@ -65,6 +65,11 @@ class Host:
         return done
 
     async def serve(self, stream: trio.SocketStream) -> None:
+        # A client that is interrupted does not wait for its answer.
+        with contextlib.suppress(trio.BrokenResourceError):
+            await self._serve(stream)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
         caller = await receive_caller(stream, SessionStore(self.state_dir), lambda _greeting: {})
         if caller is None:
             return
