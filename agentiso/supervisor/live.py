@@ -17,8 +17,8 @@ from typing import Any, Final
 import attrs
 import trio
 
+from actors.machine.guest.jobs import new_job_id
 from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, InvalidArgument, RemoteProtocolError
-from actors.model.guest import JobInfo
 from actors.model.info import USER
 from actors.runtime import open_plain_nursery
 from agentiso.access.audit import AuditLog, Entry
@@ -57,30 +57,37 @@ def _what(body: dict[str, Any]) -> str:
 
 
 async def _serve(system: System, peer: Framed, body: dict[str, Any], entry: Entry) -> None:
-    ws = await system.get(str(body.get("workspace")))
-    entry.about(ws.id, ws.name)
     # Unless it is told of its end, the client has gone before.
     entry.outcome = "cancelled"
     if body.get("job") is not None:
         show = _follow if body.get("follow") else _read
-        if await show(ws, peer, str(body["job"])):
+        if await show(await _find(system, body, entry), peer, str(body["job"])):
             entry.outcome = "ok"
         return
     early: list[Event] = []
-    if (job := await _start_for(ws, peer, body, early)) is None:
+    job_id = str(body.get("job_id") or new_job_id())
+    if (ws := await _start(system, peer, body, entry, job_id, early)) is None:
         return
     ended = False
     try:
-        if ended := await _follow(ws, peer, job.job_id, early):
+        if ended := await _follow(ws, peer, job_id, early):
             entry.outcome = "ok"
     finally:
         if not ended and body.get("terminal"):
-            await _hang_up(ws, job.job_id)
+            await _hang_up(ws, job_id)
 
 
-async def _start_for(ws: Workspace, peer: Framed, body: dict[str, Any], early: list[Event]) -> JobInfo | None:
-    """Start a command, unless its client goes first; what that says meanwhile is put into ``early``."""
-    job = None
+async def _find(system: System, body: dict[str, Any], entry: Entry) -> Workspace:
+    ws = await system.get(str(body.get("workspace")))
+    entry.about(ws.id, ws.name)
+    return ws
+
+
+async def _start(
+    system: System, peer: Framed, body: dict[str, Any], entry: Entry, job_id: str, early: list[Event]
+) -> Workspace | None:
+    """Start a command, or return ``None`` if its client goes first; what that says meanwhile is put into ``early``."""
+    ws, started = None, False
     async with open_plain_nursery() as nursery:
 
         async def watch() -> None:
@@ -91,23 +98,27 @@ async def _start_for(ws: Workspace, peer: Framed, body: dict[str, Any], early: l
                 early.append(event)
 
         nursery.start_soon(watch)
-        job = await _start(ws, body)
+        ws = await _find(system, body, entry)
+        await _begin(ws, body, job_id)
+        started = True
         nursery.cancel_scope.cancel(reason="it has started")
-    return job
+    if ws is not None and not started:
+        await _hang_up(ws, job_id)
+    return ws if started else None
 
 
-async def _start(ws: Workspace, body: dict[str, Any]) -> JobInfo:
+async def _begin(ws: Workspace, body: dict[str, Any], job_id: str) -> None:
     size = body.get("terminal")
     try:
         terminal = None if size is None else (int(size[0]), int(size[1]))
-        return await ws.jobs.start(
+        await ws.jobs.start(
             body["command"],
             workdir=body.get("workdir"),
             env=body.get("env"),
             timeout_s=body.get("timeout_s"),
             stdin=bool(body.get("stdin")),
             terminal=terminal,
-            job_id=None if body.get("job_id") is None else str(body["job_id"]),
+            job_id=job_id,
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InvalidArgument(

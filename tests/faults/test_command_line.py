@@ -22,7 +22,12 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"), [*((moment, signal.SIGINT) for moment in MOMENTS), ("the demo is forked", signal.SIGTERM)]
+    ("moment", "number"),
+    [
+        *((moment, signal.SIGINT) for moment in MOMENTS),
+        ("the demo is forked", signal.SIGTERM),
+        ("the demo is forked", signal.SIGHUP),
+    ],
 )
 async def test_an_interrupted_demo_ends_soon_and_leaves_nothing(
     cli: CommandLine, moment: str, number: signal.Signals

@@ -12,6 +12,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from actors.machine.guest.client import GuestClient
+from actors.model.guest import CommandSpec
 from actors.model.settings import Audit
 from actors.workspace import job_messages
 from agentiso.access.audit import AuditLog, read_last
@@ -98,6 +99,27 @@ async def test_a_client_that_goes_leaves_its_job_running(tmp_path: Path) -> None
         assert isinstance(await peer.receive(), Data)
         await peer._stream.aclose()
         assert (await guest.jobs.wait(named.body["job"], wait_s=LIMIT_S)).job.exit_code == 3
+
+
+async def test_a_start_that_is_cancelled_before_its_answer_came_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, started = GuestClient.call, trio.Event()
+
+    async def unanswered(calls: GuestClient, body: dict[str, Any], *rest: Any, **options: Any) -> Any:
+        answer = await call(calls, body, *rest, **options)
+        if body["op"] == "job_start":
+            started.set()
+            await trio.sleep_forever()
+        return answer
+
+    monkeypatch.setattr(GuestClient, "call", unanswered)
+    async with connected(tmp_path) as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.jobs.start, CommandSpec("exec sleep 300"))
+            await started.wait()
+            nursery.cancel_scope.cancel(reason="the asker gave up")
+        assert [job.running for job in (await client.jobs.list()).jobs] == [False]
 
 
 async def test_a_terminal_whose_person_goes_is_hung_up(tmp_path: Path) -> None:

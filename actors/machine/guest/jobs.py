@@ -185,7 +185,9 @@ class GuestJobs:
         patience = None if limit_s is None else _patience(limit_s)
         try:
             info = self._info(await self._client.call(body, limit_s=REPLY_LIMIT_S, patience=patience))
-        except trio.Cancelled:
+        except (GuestRefused, GuestBroken):
+            raise
+        except BaseException:
             await self._kill_quietly(chosen)
             raise
         if limit_s is not None:
