@@ -17,6 +17,7 @@ from mcp import Client, StdioServerParameters, stdio_client
 import agentiso
 from agentiso.client.tools import META
 from tests.machines import ARGV
+from tests.processes import until_ended
 
 pytestmark = pytest.mark.functional
 LIMIT_S = 600
@@ -36,11 +37,6 @@ async def run(environment: dict[str, str], *arguments: str, check: bool = True) 
 
 async def run_json(environment: dict[str, str], *arguments: str) -> Any:
     return json.loads((await run(environment, *arguments, "--json")).stdout)
-
-
-async def daemon_ended(pid: int) -> None:
-    while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
-        await trio.sleep(0.02)
 
 
 async def test_a_command_survives_its_client_and_its_supervisor_without_a_byte_missing(
@@ -70,7 +66,7 @@ async def test_a_command_survives_its_client_and_its_supervisor_without_a_byte_m
         # The lock is empty once its holder has ended.
         supervisor = int((template_state / "lock").read_text())
         await run(environment, "daemon", "stop")
-        await daemon_ended(supervisor)
+        await until_ended(supervisor)
 
         parameters = StdioServerParameters(
             command=ARGV[0], args=[*ARGV[1:], "serve", "--session", "keeper"], env=environment

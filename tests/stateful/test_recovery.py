@@ -225,10 +225,9 @@ async def test_a_stop_whose_machine_does_not_end_says_so_and_is_finished_when_it
             found = (await site.infos())["one"]
             assert found.state == "unreachable"
             assert "does not end" in (found.failure or "")
-        for message in (w.Start(None), w.RestoreSnapshot("point")):
-            # Nothing else is started on its disk.
-            with pytest.raises(AgentisoError):
-                await site.tell("one", message)
+        # Nothing else is started on its disk.
+        with pytest.raises(AgentisoError):
+            await site.tell("one", w.Start(None))
         assert site.world.alive == [qemu]
         assert qemu.directory.exists()
         qemu.dead.set()
@@ -237,6 +236,23 @@ async def test_a_stop_whose_machine_does_not_end_says_so_and_is_finished_when_it
         assert not qemu.directory.exists()
         await site.tell("one", w.Start(None))
         assert await site.read("one") == (BLANK, "after")
+
+
+async def test_a_restore_beside_a_machine_that_does_not_end_writes_nothing_that_this_writes(site: Site) -> None:
+    info = await made(site)
+    async with site.supervisor():
+        earlier = site.qemu(info)
+        earlier.hangs = True
+        with pytest.raises(Unfinished):
+            await site.tell("one", w.Stop())
+        await site.tell("one", w.RestoreSnapshot("point"))
+        assert await site.read("one") == ("before", "before")
+        (later,) = [qemu for qemu in site.world.alive if qemu is not earlier]
+        assert later.disk != earlier.disk
+        earlier.dead.set()
+        await site.wait_until(lambda _infos: not earlier.directory.exists())
+        assert await site.read("one") == ("before", "before")
+    assert site.world.alive == [later]
 
 
 async def test_a_suspension_whose_machine_does_not_end_says_so_and_can_be_resumed(site: Site) -> None:

@@ -21,7 +21,8 @@ from agentiso.library.system import System
 from agentiso.protocol.framed import Framed
 from agentiso.supervisor.live import serve_live
 from guest.wire import Data, Message
-from tests.unit.test_guest_agent import connected, until_gone
+from tests.processes import until_ended
+from tests.unit.test_guest_agent import connected
 
 LIMIT_S = 30
 
@@ -131,7 +132,7 @@ async def test_a_terminal_whose_person_goes_is_hung_up(tmp_path: Path) -> None:
         shown = await peer.receive()
         assert isinstance(shown, Data)
         await peer._stream.aclose()
-        await until_gone(int(shown.payload))
+        await until_ended(int(shown.payload))
 
 
 async def test_what_a_job_has_written_so_far_is_read_without_waiting(tmp_path: Path) -> None:

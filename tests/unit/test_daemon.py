@@ -31,6 +31,7 @@ from agentiso.protocol.greeting import VERSION, OtherVersion
 from agentiso.protocol.serving import LEFT, Serving, take_left
 from agentiso.supervisor import daemon
 from tests.machines import ARGV
+from tests.processes import has_ended
 from tests.standins import Wire, open_stopped
 
 LIMIT_S = 120
@@ -138,20 +139,12 @@ async def test_who_is_let_in_by_a_supervisor_that_ends_before_it_answers_starts_
 # -- ending it -------------------------------------------------------------------------------------------------------
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        # A zombie has no arguments any more.
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    except OSError:
-        return False
-
-
 async def test_stop_waits_until_the_supervisor_has_ended(host: Host) -> None:
     with trio.fail_after(LIMIT_S):
         assert (await host.run("list")).returncode == 0
         pid = host.pid()
         stopped = await host.run("daemon", "stop", "--json")
-        assert not is_alive(pid)
+        assert has_ended(pid)
         assert json.loads(stopped.stdout) == {
             "stopped": True, "pid": pid, "machines": 0, "seconds": pytest.approx(5, abs=5),
         }  # fmt: skip
@@ -225,7 +218,7 @@ async def test_a_supervisor_that_does_not_end_in_time_is_named_with_what_to_do(h
             assert f"waiting for the supervisor to end (pid {pid}" in late.stderr.decode()
             assert f"has not within 1.5 s. {host.log}" in late.stderr.decode()
             assert f"`kill -9 {pid}`" in late.stderr.decode()
-            assert is_alive(pid)
+            assert not has_ended(pid)
         finally:
             os.kill(pid, signal.SIGCONT)
         # It was told before it was stopped, and the second time changes nothing.

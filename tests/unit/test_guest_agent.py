@@ -20,6 +20,7 @@ from actors.model.errors import GuestBroken, GuestRefused
 from actors.model.guest import CommandSpec
 from guest.handshake import token
 from guest.wire import Data, encode
+from tests.processes import until_ended
 
 KEY = bytes(range(32))
 LIMIT_S = 60
@@ -103,13 +104,7 @@ async def test_cancelling_a_call_kills_its_process_group(tmp_path: Path) -> None
 
             await client.jobs.exec(CommandSpec("echo $$; sleep 300"), on_output=seen)
         assert scope.cancelled_caught
-        await until_gone(pid)
-
-
-async def until_gone(pid: int) -> None:
-    with trio.fail_after(LIMIT_S):
-        while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
-            await trio.sleep(0.01)
+        await until_ended(pid)
 
 
 def running(name: str) -> list[str]:

@@ -19,7 +19,8 @@ from actors.model.errors import GuestRefused, RemoteProtocolError
 from actors.model.guest import CommandSpec
 from agentiso.mcp.tools.output import cut, whole
 from guest.ring import RING_BYTES, SLACK_BYTES, Ring
-from tests.unit.test_guest_agent import KEY, connected, identity, running_agent, stream_of, until_gone
+from tests.processes import until_ended
+from tests.unit.test_guest_agent import KEY, connected, identity, running_agent, stream_of
 
 LIMIT_S = 60
 
@@ -149,7 +150,7 @@ async def test_a_kill_is_confirmed_and_a_dead_or_unknown_job_is_said_to_be(tmp_p
         end = await jobs.kill(started.job_id)
         assert (end.signalled, end.gone, end.job.signal) == (True, True, signal.SIGKILL)
         assert "was sent" in end.job.note
-        await until_gone(int(named.stdout))
+        await until_ended(int(named.stdout))
         assert not (await jobs.kill(started.job_id)).signalled
         with pytest.raises(GuestRefused, match="no job 'nobody'"):
             await jobs.kill("nobody")
