@@ -77,7 +77,7 @@ class Writing:
         os.makedirs(directory, exist_ok=True)
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._file = NewFile(self._directory)
+            self._file = NewFile(self._directory, self.path)
         except BaseException:
             os.close(self._directory)
             raise
@@ -92,14 +92,12 @@ class Writing:
 
     def write(self, data: bytes) -> None:
         """Append a piece."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file.fd, view) :]
+        self._file.write(data)
         self.size += len(data)
 
     def finish(self) -> dict[str, Any]:
         """Put the whole file in place."""
-        self._file.put(os.path.basename(self.path))
+        self._file.put()
         os.close(self._directory)
         return {"size": self.size}
 

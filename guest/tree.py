@@ -118,8 +118,8 @@ class Writing:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._parent = ("", os.dup(self._root))
-        self._file: tuple[NewFile, str, dict[str, Any]] | None = None
-        """The file begun last, its name and its facts."""
+        self._file: tuple[NewFile, dict[str, Any]] | None = None
+        """The file begun last, and its facts."""
         self._modes: list[tuple[str, int, float]] = []
         self.notes = Notes()
         self.entries = 0
@@ -201,7 +201,7 @@ class Writing:
             elif kind == "symlink":
                 self._make_link(path, name, facts["target"])
             else:
-                self._file = (NewFile(self._parent[1]), name, facts)
+                self._file = (NewFile(self._parent[1], path), facts)
         except (FileExistsError, NotADirectoryError, IsADirectoryError, FileNotFoundError) as error:
             self.notes.skip(path, f"something else is in its place ({error.strerror})")
         except OSError as error:
@@ -233,21 +233,18 @@ class Writing:
             raise
 
     def _write(self, data: bytes) -> None:
-        if self._file is None:
-            # The content of a file that was left out.
-            return
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file[0].fd, view) :]
+        # Otherwise it is the content of a file that was left out.
+        if self._file is not None:
+            self._file[0].write(data)
 
     def _end_file(self) -> None:
         if self._file is None:
             return
-        file, name, facts = self._file
+        file, facts = self._file
         os.fchmod(file.fd, facts["mode"] & (0o7777 if self._trusted else HOST_MODE) | (0 if self._trusted else 0o600))
         os.utime(file.fd, (facts["mtime"], facts["mtime"]))
         try:
-            file.put(name)
+            file.put()
         except IsADirectoryError:
             file.discard()
             self.notes.skip(facts["path"], "a directory is in its place")

@@ -7,6 +7,7 @@ import gc
 import os
 import select
 import shutil
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -36,6 +37,11 @@ settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            # By nohup, or a shell that runs us in the background.  Whom tests start would inherit that, and they send
+            # these signals; we go on ignoring them.
+            signal.signal(number, lambda *_: None)
     if templates.DIRECTORY not in os.environ:  # workers and later suites are told by who starts them
         os.environ[templates.DIRECTORY] = directory = tempfile.mkdtemp(prefix="ai-", dir="/tmp")
         config.add_cleanup(lambda: shutil.rmtree(directory))

@@ -149,9 +149,9 @@ async def writing_tree(place: Place, *, max_entries: int, max_bytes: int, on_byt
 class FileSink:
     """Writes a file of the host beside its place."""
 
-    def __init__(self, place: Place, fd: int, on_bytes: OnBytes) -> None:
+    def __init__(self, place: Place, file: NewFile, on_bytes: OnBytes) -> None:
         self._place = place
-        self._fd = fd
+        self._file = file
         self._on_bytes = on_bytes
         self.size = 0
 
@@ -162,24 +162,22 @@ class FileSink:
         self._on_bytes(len(piece))
 
     def _write(self, piece: bytes) -> None:
-        view = memoryview(piece)
         with _reported(self._place):
-            while view:
-                view = view[os.write(self._fd, view) :]
+            self._file.write(piece)
 
     def set_mode(self, mode: int) -> None:
         """Give the file the permissions it had in the guest, as far as the host takes them over."""
-        os.fchmod(self._fd, mode & tree.HOST_MODE | 0o600)
+        os.fchmod(self._file.fd, mode & tree.HOST_MODE | 0o600)
 
 
 @asynccontextmanager
 async def writing_file(place: Place, on_bytes: OnBytes) -> AsyncIterator[FileSink]:
     """Yield what writes a file of the host, which appears whole at the end or not at all."""
     with _reported(place):
-        file = NewFile(place.directory)
+        file = NewFile(place.directory, place.name)
         try:
-            yield FileSink(place, file.fd, on_bytes)
-            file.put(place.name)
+            yield FileSink(place, file, on_bytes)
+            file.put()
         except BaseException:
             file.discard()
             raise

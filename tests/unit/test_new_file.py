@@ -49,19 +49,19 @@ def test_a_new_file_appears_whole_in_the_place_of_another(
     target = tmp_path / "file"
     if before is not None:
         target.write_bytes(before)
-    file = NewFile(directory)
-    os.write(file.fd, CONTENT)
+    file = NewFile(directory, "file")
+    file.write(CONTENT)
     assert len(list(tmp_path.iterdir())) == named + target.exists()
-    file.put("file")
+    file.put()
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", CONTENT)]
 
 
 def test_a_new_file_that_is_discarded_leaves_nothing(tmp_path: Path, directory: int, *, named: bool) -> None:
     (tmp_path / "taken").mkdir()
-    first, second = NewFile(directory), NewFile(directory)
+    first, second = NewFile(directory, "first"), NewFile(directory, "taken")
     first.discard()
-    with pytest.raises(IsADirectoryError):
-        second.put("taken")
+    with pytest.raises(IsADirectoryError, match="taken"):
+        second.put()
     second.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
