@@ -16,6 +16,7 @@ import attrs
 import trio
 
 import agentiso
+from actors.registry.places import MARK
 from imagebuild.image import MANIFEST, NAMES, FileFacts, Manifest
 
 LIMIT_S = 300
@@ -39,7 +40,7 @@ async def output(ws: agentiso.Workspace, command: str) -> str:
 
 def files(state_dir: Path) -> dict[str, set[str]]:
     """Return what is in the directories of a state directory that hold one entry per thing."""
-    return {part: {path.name for path in (state_dir / part).glob("*")} for part in PARTS}
+    return {part: {path.name for path in (state_dir / part).glob("*")} - {MARK} for part in PARTS}
 
 
 def processes(directory: Path) -> set[int]:
