@@ -121,5 +121,5 @@ async def test_a_boot_in_which_the_timer_was_measured_wrong_is_begun_anew(
 async def test_a_timer_that_is_always_measured_wrong_fails_the_start_and_says_so(
     settings: agentiso.Settings, tmp_path: Path
 ) -> None:
-    with trio.fail_after(LIMIT_S), pytest.raises(MachineFailed, match=r"the timer was measured wrong: 268.*, not 1000"):
+    with trio.fail_after(LIMIT_S), pytest.raises(MachineFailed, match=r"the timer was measured wrong: \d+, not 1000"):
         await boot_again(settings, tmp_path, INIT_REFUSES, once=False)
