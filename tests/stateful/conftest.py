@@ -5,8 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
+from tests.stateful import determinism
 from tests.stateful.table import TABLE
+
+
+@pytest.fixture
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """Have time pass in a test when all its tasks wait, and only then: no limit is reached because the host is busy."""
+    determinism.no_threads(monkeypatch)
+    return MockClock(autojump_threshold=0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

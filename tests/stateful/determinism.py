@@ -22,7 +22,7 @@ def run(seed: int, main: Callable[[], Awaitable[T]], instrument: trio.abc.Instru
     """Run a program whose tasks take their turns as the seed says, and whose time passes when all of them wait."""
     with pytest.MonkeyPatch.context() as patch:
         chance = random.Random(seed)
-        _no_threads(patch)
+        no_threads(patch)
         for module, name in ((os, "urandom"), (random, "_urandom")):
             patch.setattr(module, name, chance.randbytes)
         patch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
@@ -35,7 +35,7 @@ def run(seed: int, main: Callable[[], Awaitable[T]], instrument: trio.abc.Instru
         return trio.run(main, clock=clock, instruments=[instrument])
 
 
-def _no_threads(patch: pytest.MonkeyPatch) -> None:
+def no_threads(patch: pytest.MonkeyPatch) -> None:
     """Have what is given to a thread be done at once, with others' turns before and after it."""
 
     async def run_sync(function: Callable[..., Any], *args: Any, **_options: Any) -> Any:
@@ -47,5 +47,11 @@ def _no_threads(patch: pytest.MonkeyPatch) -> None:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     patch.setattr(trio.to_thread, "run_sync", run_sync)
-    patch.setattr(trio.from_thread, "run_sync", lambda function, *args: function(*args))
+    # Whoever is in another thread all the same, with a token, goes by the real one.
+    from_thread = trio.from_thread.run_sync
+
+    def from_here(function: Callable[..., Any], *args: Any, trio_token: trio.lowlevel.TrioToken | None = None) -> Any:
+        return from_thread(function, *args, trio_token=trio_token) if trio_token else function(*args)
+
+    patch.setattr(trio.from_thread, "run_sync", from_here)
     patch.setattr(trio.from_thread, "check_cancelled", lambda: None)

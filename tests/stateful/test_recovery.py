@@ -115,7 +115,7 @@ async def test_a_template_is_kept_while_no_image_can_be_read(site: Site) -> None
 
 @pytest.mark.parametrize("paused", [False, True])
 async def test_a_machine_whose_guest_is_mute_runs_on_and_is_adopted_once_it_answers(
-    site: Site, mute: set[str], paused: bool
+    virtual_time: object, site: Site, mute: set[str], paused: bool
 ) -> None:
     info = await made(site)
     qemu = site.qemu(info)
@@ -140,7 +140,7 @@ async def test_a_machine_whose_guest_is_mute_runs_on_and_is_adopted_once_it_answ
 
 
 async def test_a_paused_machine_whose_guest_is_mute_stands_still_for_the_next_supervisor_too(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    virtual_time: object, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name in ((pause, "ANSWER_S"), (machines, "RELEASE_LIMIT_S"), (machines, "STALL_RETRY_S")):
         monkeypatch.setattr(module, name, 0.1)
@@ -295,7 +295,7 @@ async def test_a_machine_that_somebody_else_holds_runs_on_and_is_adopted_once_it
 
 
 async def test_a_machine_that_ends_while_it_cannot_be_reached_has_failed_and_its_disk_is_whole(
-    site: Site, mute: set[str]
+    virtual_time: object, site: Site, mute: set[str]
 ) -> None:
     info = await made(site)
     mute.add(site.qemu(info).uuid)
@@ -307,7 +307,9 @@ async def test_a_machine_that_ends_while_it_cannot_be_reached_has_failed_and_its
         assert await site.read("one") == (BLANK, "after")
 
 
-async def test_a_machine_that_cannot_be_reached_can_be_stopped(site: Site, mute: set[str]) -> None:
+async def test_a_machine_that_cannot_be_reached_can_be_stopped(
+    virtual_time: object, site: Site, mute: set[str]
+) -> None:
     info = await made(site)
     mute.add(site.qemu(info).uuid)
     async with site.supervisor():
@@ -319,7 +321,7 @@ async def test_a_machine_that_cannot_be_reached_can_be_stopped(site: Site, mute:
 
 
 async def test_a_machine_that_cannot_be_reached_can_be_left_for_a_snapshot_and_that_undone(
-    site: Site, mute: set[str]
+    virtual_time: object, site: Site, mute: set[str]
 ) -> None:
     info = await made(site)
     mute.add(site.qemu(info).uuid)
@@ -329,7 +331,9 @@ async def test_a_machine_that_cannot_be_reached_can_be_left_for_a_snapshot_and_t
         assert len(site.world.alive) == 1
 
 
-async def test_a_machine_that_cannot_be_reached_can_be_left_by_an_undo(site: Site, mute: set[str]) -> None:
+async def test_a_machine_that_cannot_be_reached_can_be_left_by_an_undo(
+    virtual_time: object, site: Site, mute: set[str]
+) -> None:
     info = await made(site)
     async with site.supervisor():
         await site.tell("one", w.RestoreSnapshot("point"))
@@ -342,7 +346,9 @@ async def test_a_machine_that_cannot_be_reached_can_be_left_by_an_undo(site: Sit
         assert len(site.world.alive) == 1
 
 
-async def test_a_workspace_that_cannot_be_reached_can_be_destroyed(site: Site, mute: set[str]) -> None:
+async def test_a_workspace_that_cannot_be_reached_can_be_destroyed(
+    virtual_time: object, site: Site, mute: set[str]
+) -> None:
     info = await made(site)
     mute.add(site.qemu(info).uuid)
     async with site.supervisor():
@@ -361,7 +367,7 @@ async def test_a_workspace_that_cannot_be_reached_can_be_destroyed(site: Site, m
     ids=lambda message: type(message).__name__,
 )  # fmt: skip
 async def test_what_needs_the_machine_is_refused_where_that_cannot_be_reached(
-    site: Site, mute: set[str], message: Any
+    virtual_time: object, site: Site, mute: set[str], message: Any
 ) -> None:
     info = await made(site)
     mute.add(site.qemu(info).uuid)
@@ -376,7 +382,7 @@ async def test_what_needs_the_machine_is_refused_where_that_cannot_be_reached(
         assert not site.qemu(info).dead.is_set()
 
 
-async def test_a_fork_of_a_snapshot_needs_no_machine(site: Site, mute: set[str]) -> None:
+async def test_a_fork_of_a_snapshot_needs_no_machine(virtual_time: object, site: Site, mute: set[str]) -> None:
     info = await made(site)
     mute.add(site.qemu(info).uuid)
     async with site.supervisor():

@@ -261,7 +261,7 @@ async def test_a_workspace_that_is_read_again_while_it_is_destroyed_gets_no_acto
 
 
 async def test_an_actor_that_does_not_answer_is_listed_by_its_record_and_keeps_no_other_from_being_listed(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    virtual_time: object, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workspaces, "DESCRIBE_S", 0.05)
     async with site.supervisor():

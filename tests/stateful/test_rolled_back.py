@@ -102,7 +102,7 @@ def _seen(site: Site, info: WorkspaceInfo) -> dict[str, Any]:
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_what_is_told_to_be_rolled_back_is_as_before_wherever_it_was_cancelled(
-    site: Site, monkeypatch: pytest.MonkeyPatch, change: str
+    virtual_time: object, site: Site, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     before, message = CHANGES[change]
     async with site.supervisor():
@@ -137,7 +137,7 @@ async def test_what_is_told_to_be_rolled_back_is_as_before_wherever_it_was_cance
 
 @pytest.mark.parametrize("change", ["stop of a suspended one", "resume of a suspended one", "delete of a snapshot"])
 async def test_nobody_waits_for_what_is_not_needed_any_more_to_be_removed(
-    site: Site, monkeypatch: pytest.MonkeyPatch, change: str
+    virtual_time: object, site: Site, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     async def collect(_store: Store) -> list[str]:
         await trio.sleep_forever()
@@ -153,7 +153,7 @@ async def test_nobody_waits_for_what_is_not_needed_any_more_to_be_removed(
 
 
 async def test_a_paused_workspace_whose_stop_is_cancelled_while_its_guest_writes_is_paused_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    virtual_time: object, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with site.supervisor():
         info = await site.create("one")
@@ -185,7 +185,7 @@ async def _is_mute(*_arguments: object, **_options: object) -> bool:
 
 @pytest.mark.parametrize("held_again", [True, False])
 async def test_a_paused_workspace_whose_stop_cannot_be_written_down_is_paused_again_or_said_to_run(
-    site: Site, monkeypatch: pytest.MonkeyPatch, held_again: bool
+    virtual_time: object, site: Site, monkeypatch: pytest.MonkeyPatch, held_again: bool
 ) -> None:
     def save(*_arguments: object, **_options: object) -> Path:
         raise HostFailed("An error of the disk.")
@@ -225,7 +225,7 @@ async def test_a_paused_workspace_whose_stop_cannot_be_written_down_is_paused_ag
     ids=lambda message: type(message).__name__,
 )
 async def test_work_in_the_guest_waits_for_a_change_no_longer_than_was_asked_for(
-    site: Site, monkeypatch: pytest.MonkeyPatch, message: Any
+    virtual_time: object, site: Site, monkeypatch: pytest.MonkeyPatch, message: Any
 ) -> None:
     begun = trio.Event()
 

@@ -132,7 +132,7 @@ async def soon(seconds: float = 15.0) -> AsyncIterator[None]:
 
 @SILENCES
 async def test_ways_back_work_at_once_whatever_the_present_machine_does(
-    bench: Bench, silence: Callable[[Qemu], None]
+    virtual_time: object, bench: Bench, silence: Callable[[Qemu], None]
 ) -> None:
     subject = await bench.create("subject")
     await subject.write("before")
@@ -165,7 +165,9 @@ async def test_ways_back_work_at_once_whatever_the_present_machine_does(
 
 
 @SILENCES
-async def test_a_silent_workspace_is_destroyed(bench: Bench, silence: Callable[[Qemu], None]) -> None:
+async def test_a_silent_workspace_is_destroyed(
+    virtual_time: object, bench: Bench, silence: Callable[[Qemu], None]
+) -> None:
     subject = await bench.create("subject")
     silence(subject.qemu)
     async with soon():
@@ -173,7 +175,9 @@ async def test_a_silent_workspace_is_destroyed(bench: Bench, silence: Callable[[
     assert await bench.names() == set()
 
 
-async def test_an_undo_to_a_guest_that_never_answers_boots_its_disk_and_says_so(bench: Bench) -> None:
+async def test_an_undo_to_a_guest_that_never_answers_boots_its_disk_and_says_so(
+    virtual_time: object, bench: Bench
+) -> None:
     subject = await bench.create("subject")
     await subject.ask(w.CreateSnapshot("point"))
     await subject.write("in memory")
@@ -186,7 +190,7 @@ async def test_an_undo_to_a_guest_that_never_answers_boots_its_disk_and_says_so(
     assert undone.undo == ()
 
 
-async def test_an_undo_to_a_guest_that_answered_is_kept_if_it_fails(bench: Bench) -> None:
+async def test_an_undo_to_a_guest_that_answered_is_kept_if_it_fails(virtual_time: object, bench: Bench) -> None:
     subject = await bench.create("subject")
     await subject.ask(w.CreateSnapshot("point"))
     await subject.ask(w.RestoreSnapshot("point"))
@@ -203,7 +207,7 @@ async def test_an_undo_to_a_guest_that_answered_is_kept_if_it_fails(bench: Bench
     ids=lambda message: type(message).__name__,
 )
 async def test_what_needs_the_guest_says_so_soon_and_changes_nothing(
-    bench: Bench, silence: Callable[[Qemu], None], message: Any
+    virtual_time: object, bench: Bench, silence: Callable[[Qemu], None], message: Any
 ) -> None:
     subject = await bench.create("subject")
     await subject.write("kept")
@@ -227,7 +231,9 @@ async def test_what_needs_the_guest_says_so_soon_and_changes_nothing(
     assert set(before.parent.iterdir()) == layers
 
 
-async def test_a_mute_guest_is_paused_resumed_and_kept_as_a_snapshot_by_qemu_alone(bench: Bench) -> None:
+async def test_a_mute_guest_is_paused_resumed_and_kept_as_a_snapshot_by_qemu_alone(
+    virtual_time: object, bench: Bench
+) -> None:
     subject = await bench.create("subject")
     await subject.write("kept")
     subject.qemu.mute = True
@@ -254,7 +260,7 @@ async def test_a_mute_guest_is_paused_resumed_and_kept_as_a_snapshot_by_qemu_alo
     assert await subject.read() == "kept"
 
 
-async def test_a_paused_workspace_is_stopped_without_asking_its_guest(bench: Bench) -> None:
+async def test_a_paused_workspace_is_stopped_without_asking_its_guest(virtual_time: object, bench: Bench) -> None:
     subject = await bench.create("subject")
     await subject.ask(w.Pause())
     subject.qemu.mute = True
@@ -288,7 +294,7 @@ def is_full(_qemu: Qemu | None) -> None:
 @pytest.mark.parametrize("misfortune", ["refused", "disk full", "cancelled", "QEMU mute for a while", "guest mute"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_state_and_virtual_cpus_agree_wherever_an_operation_is_broken_off(
-    bench: Bench, operation: str, misfortune: str
+    virtual_time: object, bench: Bench, operation: str, misfortune: str
 ) -> None:
     paused, message = OPERATIONS[operation]
     subject = await bench.create("subject")
