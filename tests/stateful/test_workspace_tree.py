@@ -12,7 +12,6 @@ import copy
 import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -39,13 +38,12 @@ from actors.runtime import RestartPolicy
 from actors.workspace import file_messages
 from actors.workspace import messages as w
 from actors.workspace.actor import SETTLED_SOON
+from tests.stateful import determinism
 from tests.stateful.modelled import FAILED, MAX_UNDO, PAUSED, RUNNING, STOPPED, SUSPENDED, Instant, Modelled, Node
 from tests.stateful.simulated import BLANK, DISK, MARK_BYTES, MEMORY, World, dies, head_of, mark_of, refuses
 
 MAX_WORKSPACES: Final = 4
 IDLE_S: Final = 100.0
-LOOK_S: Final = 0.25
-"""Real time, in which what waits for nothing but the actors' time has begun to wait."""
 RESTART_S: Final = 0.5
 """The pause before an actor's first restart is shorter."""
 TRIES: Final = 8
@@ -67,7 +65,9 @@ class TreeMachine(RuleBasedStateMachine):
         shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
         self.state_dir = Path(tempfile.mkdtemp(prefix="ai-tree-", dir=shared))
         self.stack.callback(shutil.rmtree, self.state_dir)
-        self.world = World(self.stack.enter_context(pytest.MonkeyPatch.context()))
+        patch = self.stack.enter_context(pytest.MonkeyPatch.context())
+        determinism.no_threads(patch)
+        self.world = World(patch)
         files = self.state_dir / "image"
         files.mkdir()
         for name in ("kernel", "initrd", "layer", "root.raw"):
@@ -119,10 +119,12 @@ class TreeMachine(RuleBasedStateMachine):
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call something that ends at once, or when a crashed actor has been restarted."""
         future = self.portal.start_task_soon(function, *arguments)
+        self.portal.call(wait_all_tasks_blocked)
         for _ in range(TRIES):
-            if wait([future], LOOK_S).done:
+            if future.done():
                 break
             self.portal.call(self.clock.jump, RESTART_S)
+            self.portal.call(wait_all_tasks_blocked)
         return future.result(LIMIT_S)
 
     def ask(self, message: Any) -> Any:
