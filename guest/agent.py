@@ -297,6 +297,8 @@ class Agent:
 
     def _sync(self, _request_id: int, _body: dict[str, Any]) -> dict[str, Any]:
         os.sync()
+        # Unlike that it says when the disk has not taken all of it.
+        filesystem.write_out()
         return {}
 
     def _shutdown(self, request_id: int, _body: dict[str, Any]) -> dict[str, Any]:

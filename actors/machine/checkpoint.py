@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
+from actors.machine.guest.pulse import ANSWER_S
 from actors.machine.machine import Machine, Standstill
 from actors.machine.pause import RESUME_LIMIT_S, FileSystem, standing_still
 from actors.machine.qemu.command_line import ROOT_DEVICE
@@ -58,6 +59,7 @@ async def take(
     durable: bool,
     whole: bool | None = None,
     guest_needed: bool = True,
+    answer_s: float = ANSWER_S,
     intend: Intend | None = None,
 ) -> Taken:
     """Checkpoint a machine, which afterwards runs on, or is held as before, whatever happens.
@@ -67,8 +69,8 @@ async def take(
     `Machine.layer` may have moved when this returns or raises, and the result is held by nobody: the caller holds
     both before its next await.  With ``durable`` the checkpoint would survive a power failure when this returns.  If
     ``whole``, as what is durable is unless told otherwise, and as it always is without memory, its disk is whole by
-    itself.  Unless the guest is needed, QEMU alone does it where the guest does not answer: the checkpoint is
-    ``alone`` then, and its disk as after a power cut.
+    itself.  Unless the guest is needed, QEMU alone does it where the guest does not answer within
+    ``answer_s``: the checkpoint is ``alone`` then, and its disk as after a power cut.
 
     Raises:
         NoCapacity: the host's disk is full.
@@ -93,7 +95,7 @@ async def take(
                     if intend is not None:
                         nursery.start_soon(intend, next_layer, layer)
                     await trio.to_thread.run_sync(ram_image.copy_sparse, machine.spec.ram, directory / "ram")
-                still = standing_still(machine, file_system, guest_needed=guest_needed)
+                still = standing_still(machine, file_system, guest_needed=guest_needed, answer_s=answer_s)
                 pause, copied = await _take_with_memory(machine, directory, next_layer, next_path, still)
             else:
                 if intend is not None:

@@ -274,8 +274,15 @@ class Machine:
             except AgentisoError:
                 await trio.sleep(STALL_RETRY_S)
 
-    async def release_processes(self) -> None:
+    @property
+    def owes_release(self) -> bool:
+        """Whether its guest has yet to be told that it runs on."""
+        return self._owes_release.is_set()
+
+    async def release_processes(self, *, wait: bool = True) -> None:
         """Have the guest's processes run on, and set its clock; one that does not take it in is told when it answers.
+
+        Unless this is to ``wait``, it is told so at once.
 
         Raises:
             GuestBroken, GuestRefused: it did not.
@@ -283,7 +290,7 @@ class Machine:
         """
         released = False
         try:
-            with trio.move_on_after(RELEASE_LIMIT_S):
+            with trio.move_on_after(RELEASE_LIMIT_S if wait else 0.0):
                 await self.client.release()
                 released = True
         finally:

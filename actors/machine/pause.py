@@ -30,8 +30,11 @@ QEMU_LIMIT_S: Final = 10.0
 HOLD_TRIES: Final = 3
 """A process that waits for its disk cannot be held at once; where that is needed, it is tried again."""
 WAYS_BACK: Final = (
-    "What needs no answer: workspace_stop, snapshot_restore, undo, and a fork or export of one of its snapshots."
+    "What needs no answer: workspace_suspend with keep_in_memory, snapshot_create with its memory, workspace_stop, "
+    "snapshot_restore, undo, and a fork or export of one of its snapshots."
 )
+
+NOT_WHOLE: Final = "What needs no whole disk: a fork of it, snapshot_restore, undo, and a fork or export of a snapshot."
 
 
 class FileSystem(Enum):
@@ -47,12 +50,12 @@ class FileSystem(Enum):
 
 @asynccontextmanager
 async def standing_still(
-    machine: Machine, file_system: FileSystem, *, guest_needed: bool = True
+    machine: Machine, file_system: FileSystem, *, guest_needed: bool = True, answer_s: float = ANSWER_S
 ) -> AsyncIterator[Standstill]:
     """Keep a machine still for the block; one that stands still already is left so.
 
     Not cancellable inside: it is short, and half of it is of no use.  Unless the guest is needed, QEMU alone makes a
-    machine stand still whose guest does not answer.
+    machine stand still whose guest does not answer within ``answer_s``.
 
     Raises:
         GuestBroken: the guest does not answer, and is needed; nothing was changed.
@@ -60,7 +63,9 @@ async def standing_still(
         CheckpointUnusable: its processes cannot be made to stand still, which a whole disk needs.
 
     """
-    answers = machine.held is None and await _prepare(machine, file_system, guest_needed=guest_needed)
+    answers = machine.held is None and await _prepare(
+        machine, file_system, guest_needed=guest_needed, answer_s=answer_s
+    )
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
         async with machine.pausing:
             if machine.held is not None or machine.unsettled:
@@ -76,7 +81,8 @@ async def standing_still(
                 await _halt(machine, pause, file_system, answers=answers, guest_needed=guest_needed)
                 yield pause
             finally:
-                await _run_on_shielded(machine)
+                # A guest that had no part in it has no process to let go, and is not waited for.
+                await _run_on_shielded(machine, told=not pause.alone)
                 pause.seconds = time.perf_counter() - began
         return
     raise _too_long(machine)
@@ -185,14 +191,19 @@ async def guest_answers(machine: Machine, limit_s: float) -> bool:
     return True
 
 
-async def _prepare(machine: Machine, file_system: FileSystem, *, guest_needed: bool) -> bool:
+async def _prepare(
+    machine: Machine, file_system: FileSystem, *, guest_needed: bool, answer_s: float = ANSWER_S
+) -> bool:
     """Do all that can be done before the pause; tell whether the guest answers, which it may be needed for."""
     # An idle machine takes a while for its first answer: now, while everything runs on.
-    alive = await guest_answers(machine, ANSWER_S)
+    alive = await guest_answers(machine, answer_s)
     if alive and file_system is not FileSystem.AS_IS:
         try:
             # With everything still running this writes most of what would have to be written in the standstill.
             await machine.client.sync_disks()
+        except GuestRefused:
+            # It is tried once more in the standstill, where that matters.
+            pass
         except GuestBroken:
             alive = False
     if not alive:
@@ -200,7 +211,7 @@ async def _prepare(machine: Machine, file_system: FileSystem, *, guest_needed: b
         await machine.runs()
         if guest_needed:
             raise GuestBroken(
-                f"The guest did not answer within {ANSWER_S:.0f} s, without which this cannot be done; nothing was "
+                f"The guest did not answer within {answer_s:.0f} s, without which this cannot be done; nothing was "
                 "changed.",
                 remedy=WAYS_BACK,
             )
@@ -218,6 +229,9 @@ async def _halt(
             )
             if pause.processes_held:
                 break
+    except GuestRefused as refused:
+        refused.remedy = f"Its kernel cannot write its disk.  {NOT_WHOLE}"
+        raise
     except GuestBroken as broken:
         await machine.runs()
         if guest_needed:
@@ -255,15 +269,18 @@ async def _stop(machine: Machine) -> None:
     machine.unsettled = False
 
 
-async def _run_on(machine: Machine) -> None:
-    """Have the machine run on, then its processes, with the clock set right: it stood still as well."""
+async def _run_on(machine: Machine, *, told: bool = True) -> None:
+    """Have the machine run on, then its processes, with the clock set right: it stood still as well.
+
+    Unless the guest is to be ``told`` now, it is once it answers.
+    """
     machine.unsettled = True
     try:
         resuming = await machine.qmp.begin("cont")
         try:
             # A guest that does not answer is noticed by whoever asks it for something next.
             with contextlib.suppress(GuestBroken, GuestRefused):
-                await machine.release_processes()
+                await machine.release_processes(wait=told)
         finally:
             await machine.qmp.finish(resuming, limit_s=QEMU_LIMIT_S)
     except BaseException:
@@ -272,9 +289,9 @@ async def _run_on(machine: Machine) -> None:
     machine.unsettled = False
 
 
-async def _run_on_shielded(machine: Machine) -> None:
+async def _run_on_shielded(machine: Machine, *, told: bool = True) -> None:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESUME_LIMIT_S):
-        await _run_on(machine)
+        await _run_on(machine, told=told)
 
 
 async def _runs_after_all(machine: Machine) -> bool:

@@ -213,7 +213,7 @@ class WorkspaceActor(Actor):
             case w.Suspend():
                 await lifecycle.suspend(own, lifetime.REQUEST)
             case w.Resume():
-                await lifecycle.resume(own)
+                return self._info(note=await lifecycle.resume(own))
             case w.SetLifetime():
                 self._watch.change(message.lifetime)
             case w.TakeCheckpoint():

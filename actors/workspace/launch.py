@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from actors.machine import proof, start
+from actors.machine.guest.pulse import ANSWER_S
 from actors.machine.machine import Machine
 from actors.machine.proof import Persona
 from actors.machine.storage import integrity
@@ -18,6 +19,7 @@ from actors.model.image import BootImage
 from actors.model.machine import Fingerprint
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord, directory_of
+from actors.model.settings import Settings
 from actors.workspace.host import Host
 
 POOL_REHEARSALS: Final = 2
@@ -52,7 +54,7 @@ async def complete(host: Host, record: WorkspaceRecord, prepared: Prepared) -> M
     """Give a prepared machine the identity of its workspace; errors and holds as of `launch`."""
     machine, source, settings = prepared.machine, prepared.source, host.settings
     resumes = source if source is not None and source.has_memory else None
-    limit_s = settings.restore_timeout_s if resumes else settings.boot_timeout_s
+    limit_s = _limit_s(settings, resumes)
     try:
         await start.prove(
             machine,
@@ -144,6 +146,16 @@ def _disk_bytes(record: WorkspaceRecord, source: Checkpoint | None) -> int:
     return max(record.shape.disk_gb * 2**30, source.disk_bytes if source else 0)
 
 
+def _limit_s(settings: Settings, resumes: Checkpoint | None) -> float:
+    """Return how long a guest may take to answer: restored from memory, or booted.
+
+    One that did not answer when its memory was kept will hardly do so now.
+    """
+    if resumes is None:
+        return settings.boot_timeout_s
+    return min(settings.restore_timeout_s, ANSWER_S) if resumes.alone else settings.restore_timeout_s
+
+
 async def _start(
     nursery: trio.Nursery,
     host: Host,
@@ -174,7 +186,7 @@ async def _start(
         disk_bytes=disk_bytes,
         checkpoint=resumes,
         state=host.store.checkpoint(resumes.id) / "devices" if resumes else None,
-        limit_s=settings.restore_timeout_s if resumes else settings.boot_timeout_s,
+        limit_s=_limit_s(settings, resumes),
     )
     host.store.hold(f"machine:{spec.uuid}", {layer, *([resumes.id] if resumes else [])})
     return Prepared(machine, source, source is not None and disk_bytes > source.disk_bytes)

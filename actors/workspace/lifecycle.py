@@ -20,7 +20,7 @@ from actors.machine.qemu import logs
 from actors.machine.qemu.orphans import end_machines
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
-from actors.model.errors import AgentisoError, GuestBroken, MachineFailed
+from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed
 from actors.model.machine import MachineRecord
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord
@@ -39,6 +39,11 @@ SYNC_LIMIT_S: Final = 30.0
 """For a guest that answers to write what it has to its disk, before it powers off."""
 NOT_WRITTEN: Final = (
     "The guest did not answer, so it was ended as by a power cut: what it had not written to its disk is lost."
+)
+DISK_REFUSED: Final = "The guest could not write to its disk, and what it had not written is lost: {}"
+RUNS_ALONE: Final = (
+    "Its guest does not answer, and is told that it runs on once it does. undo, snapshot_restore and workspace_stop "
+    "need no answer."
 )
 PAUSED_ALONE: Final = (
     "The guest did not answer, so QEMU alone made it stand still: it can be resumed, kept as a snapshot with its "
@@ -165,9 +170,10 @@ async def stop(own: Resources) -> str:
         await _leave(own, machine, Event.STOPPED)
         return ""
     async with _released(own, machine):
-        writes = await _writes(machine)
-        written = await _leave(own, machine, Event.STOPPED, grace_s=SHUTDOWN_GRACE_S if writes else 0.0)
-    return "" if written else NOT_WRITTEN
+        note = await _writes(machine)
+        answers = note is not NOT_WRITTEN
+        written = await _leave(own, machine, Event.STOPPED, grace_s=SHUTDOWN_GRACE_S if answers else 0.0)
+    return note or ("" if written else NOT_WRITTEN)
 
 
 @asynccontextmanager
@@ -199,13 +205,16 @@ async def _released(own: Resources, machine: Machine) -> AsyncIterator[None]:
         raise
 
 
-async def _writes(machine: Machine) -> bool:
-    """Have the guest write its disks while it may still take its time; tell whether it answers."""
+async def _writes(machine: Machine) -> str:
+    """Have the guest write its disks while it may still take its time; say what keeps it from that."""
     if machine.held is not None or not await standstill.guest_answers(machine, STOP_ANSWER_S):
-        return False
-    with contextlib.suppress(GuestBroken):
-        await machine.client.sync_disks(SYNC_LIMIT_S)
-    return True
+        return NOT_WRITTEN
+    try:
+        with contextlib.suppress(GuestBroken):
+            await machine.client.sync_disks(SYNC_LIMIT_S)
+    except GuestRefused as error:
+        return DISK_REFUSED.format(error.message)
+    return ""
 
 
 async def _leave(own: Resources, machine: Machine, event: Event, *, grace_s: float = 0.0, **changes: Any) -> bool:
@@ -276,10 +285,11 @@ async def suspend(own: Resources, by: str) -> None:
     own.background("digest", integrity.add_digest_later, own.store, taken.checkpoint)
 
 
-async def resume(own: Resources) -> None:
-    """Have a paused machine run on, or restore the machine of a suspended workspace."""
+async def resume(own: Resources) -> str:
+    """Have a paused machine run on, and say if its guest does not answer; or restore that of a suspended workspace."""
     if own.machine is not None:
         await standstill.let_go(own.machine)
         own.note(Event.RESUMED, stands_still=False)
-        return
+        return RUNS_ALONE if own.machine.owes_release else ""
     await bring_back(own, own.store.load(own.record.suspended or ""), head=own.record.head)
+    return ""

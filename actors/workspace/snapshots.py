@@ -11,6 +11,7 @@ import trio
 from actors.machine import checkpoint as checkpoints
 from actors.machine import pause as standstill
 from actors.machine.compaction import compact
+from actors.machine.guest.pulse import ANSWER_S
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model.errors import AgentisoError, GuestBroken, IllegalState, MachineFailed, NotFound, RestoreUnproven
@@ -41,6 +42,7 @@ async def take(
     durable: bool = False,
     whole: bool | None = None,
     guest_needed: bool = True,
+    answer_s: float = ANSWER_S,
 ) -> checkpoints.Taken:
     """Checkpoint what there is, held for ``owner``: the machine, the disk, or what a suspended workspace resumes from.
 
@@ -76,6 +78,7 @@ async def take(
             durable=durable,
             whole=whole,
             guest_needed=guest_needed,
+            answer_s=answer_s,
             intend=own.intend_layer,
         )
         store.hold(owner, {taken.checkpoint.id})
@@ -145,7 +148,9 @@ async def _step_back(own: Resources, before: str, owner: str) -> tuple[tree.Chan
     try:
         # Unlike a snapshot it is not to hold up the guest until all is on its disk, which its memory makes up for.
         if own.unreached is None:
-            taken = await take(own, owner, durable=True, whole=False, guest_needed=answers)
+            # It has been waited for.
+            answer_s = ANSWER_S if answers else 0.0
+            taken = await take(own, owner, durable=True, whole=False, guest_needed=answers, answer_s=answer_s)
         else:
             taken = _take_disk(own, owner)
         made = taken.checkpoint
@@ -205,7 +210,8 @@ async def _bring_back_somehow(own: Resources, source: Checkpoint, *, head: str |
         if not source.alone:
             raise
         await bring_back(own, attrs.evolve(source, has_memory=False), head=head, **changes)
-        return f" It was booted from its disk, since its guest did not answer before either: {error.message}"
+        why = error.message.splitlines()[0]
+        return f" It was booted from its disk, since its guest does not answer as it was either: {why}"
     return ""
 
 

@@ -202,7 +202,12 @@ class GuestClient:
             raise self.broke(f"its answer to grow_root is malformed: {error!r}") from error
 
     async def sync_disks(self, limit_s: float = SYNC_LIMIT_S) -> None:
-        """Have the guest write all dirty data to its disks, during which it does nothing else."""
+        """Have the guest write all dirty data to its disks, during which it does nothing else.
+
+        Raises:
+            GuestRefused: its root disk does not take it.
+
+        """
         await self.call({"op": "sync"}, limit_s=limit_s, patience=Patience(math.inf))
 
     async def shutdown(self) -> None:

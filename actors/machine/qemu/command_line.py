@@ -153,8 +153,8 @@ def _machine(spec: MachineSpec) -> tuple[str, ...]:
 
 def _boot(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     if restoring:
-        # The saved state has no configuration section.  With no round at all the network device loses the timer that its
-        # reset stops: QEMU 7.2 then crashes when the guest reboots or powers off.
+        # The saved state has no configuration section.  With no round at all the network device loses the timer that
+        # its reset stops: QEMU 7.2 then crashes when the guest reboots or powers off.
         loaded = ("-global", "migration.send-configuration=off", "-global", f"migration.{ANNOUNCED}")
         return ("-incoming", f"fd:{descriptors.STATE}", *loaded)
     general = ACCELERATORS.named(spec.accelerator).kernel_arguments(spec.tsc_khz)

@@ -68,7 +68,8 @@ async def _suspend(call: Call, a: SuspendArguments) -> StateResult:
 async def _resume(call: Call, a: WorkspaceArguments) -> StateResult:
     ws = await call.workspace(a.workspace_id)
     call.report("bringing it back")
-    return state_result(await ws.resume())
+    ran_on = (await ws.info()).state == "paused"
+    return state_result(await ws.resume(), started=not ran_on)
 
 
 async def _set_lifetime(call: Call, a: LifetimeArguments) -> LifetimeResult:

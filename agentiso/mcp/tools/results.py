@@ -197,9 +197,9 @@ def node_result(s: SnapshotInfo) -> NodeResult:
     return NodeResult(s.id, s.name, s.has_memory, s.created_at, s.size_bytes, s.parent, s.is_head)
 
 
-def state_result(info: WorkspaceInfo) -> StateResult:
-    """Describe what a workspace has become."""
-    return StateResult(*_brief(info), note=_note(info))
+def state_result(info: WorkspaceInfo, *, started: bool = True) -> StateResult:
+    """Describe what a workspace has become; how its machine started, if it was ``started`` for that."""
+    return StateResult(*_brief(info), note=_note(info) if started else info.note or "It runs on.")
 
 
 def create_result(info: WorkspaceInfo) -> CreateResult:
