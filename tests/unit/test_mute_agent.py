@@ -26,7 +26,8 @@ from tests.unit.test_guest_agent import KEY, stream_of
 
 LIMIT_S = 60
 MOST = 10**15
-SHORT_S = 0.3
+SHORT_S = 2.0
+"""Far longer than a guest that lives needs for an answer, on a busy host too."""
 
 
 @attrs.frozen
@@ -129,7 +130,7 @@ async def test_what_has_no_limit_of_its_own_ends_when_the_guest_goes_mute(
     agent: Agent, tmp_path: Path, work: str
 ) -> None:
     agent.stop()
-    with trio.fail_after(10), pytest.raises(GuestBroken, match="no sign of life for"):
+    with trio.fail_after(LIMIT_S), pytest.raises(GuestBroken, match="no sign of life for"):
         await works(tmp_path)[work](agent.client)
     since = agent.client.mute_since
     assert since is not None
@@ -153,7 +154,7 @@ async def test_a_followed_command_with_a_time_limit_is_given_up_with_a_guest_tha
         nursery.start_soon(follow)
         await came.wait()
         agent.stop()
-    assert 1.0 <= trio.current_time() - began < 10
+    assert 1.0 <= trio.current_time() - began < LIMIT_S
     agent.go_on()
     await agent.client.jobs.kill(job.job_id)
 
@@ -166,7 +167,7 @@ async def test_a_consumer_that_is_slow_here_is_not_held_against_the_guest(agent:
         nonlocal waited
         if not waited:
             waited = True
-            await trio.sleep(5 * SHORT_S)
+            await trio.sleep(2 * SHORT_S)
 
     found = await agent.client.files.stream(str(tmp_path / "big"), take, max_bytes=MOST)
     assert found.size_bytes == 3_000_000
@@ -175,14 +176,14 @@ async def test_a_consumer_that_is_slow_here_is_not_held_against_the_guest(agent:
 async def test_a_producer_that_is_slow_here_is_not_held_against_the_guest(agent: Agent, tmp_path: Path) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield b"one "
-        await trio.sleep(5 * SHORT_S)
+        await trio.sleep(2 * SHORT_S)
         yield b"two"
 
     assert await agent.client.files.write(str(tmp_path / "file"), slow(), max_bytes=MOST) == 7
 
 
 async def test_a_long_silent_command_of_a_guest_that_lives_is_waited_for(agent: Agent) -> None:
-    result = await agent.client.jobs.exec(CommandSpec(f"sleep {5 * SHORT_S}; echo done"))
+    result = await agent.client.jobs.exec(CommandSpec(f"sleep {2 * SHORT_S}; echo done"))
     assert result.stdout == b"done\n"
 
 
