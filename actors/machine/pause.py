@@ -199,10 +199,11 @@ async def _prepare(machine: Machine, file_system: FileSystem, *, guest_needed: b
         # If QEMU is mute as well, that is the better reason.
         await machine.runs()
         if guest_needed:
+            known = machine.hindrance
             raise GuestBroken(
-                f"The guest did not answer within {ANSWER_S:.0f} s, without which this cannot be done; nothing was "
-                "changed.",
-                remedy=WAYS_BACK,
+                f"The guest did not answer within {ANSWER_S:.0f} s{f' ({known.why})' if known else ''}, without which "
+                "this cannot be done; nothing was changed.",
+                remedy=f"{known.remedy} {WAYS_BACK}" if known else WAYS_BACK,
             )
     return alive
 

@@ -16,8 +16,9 @@ import trio
 from actors.model.errors import AgentisoError, HostFailed, NoCapacity
 from guest.untrusted import parse
 
+FREE_SPACE = "Free some space: destroy workspaces or snapshots that are no longer needed."
 EXHAUSTED = {
-    errno.ENOSPC: ("Its disk is full.", "Free some space: destroy workspaces or snapshots that are no longer needed."),
+    errno.ENOSPC: ("Its disk is full.", FREE_SPACE),
     errno.EDQUOT: ("A disk quota is used up.", "Free some space, or raise the quota."),
     errno.EMFILE: ("This process has too many open files.", "Raise its limit (ulimit -n), or run fewer workspaces."),
     errno.ENFILE: ("It has too many open files.", "Raise the sysctl fs.file-max, or run fewer workspaces."),
@@ -28,6 +29,8 @@ TELLING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
 """What is no failure by itself: it tells what there is, and whoever asked knows what that means."""
 TEMPORARY = ".new"
 """How the name of a record ends that is about to replace another one."""
+FULL_BYTES = 64 * 1024
+"""What is left of a full disk by what was given back since."""
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 """A record larger than this was not written by us."""
 
@@ -167,6 +170,15 @@ def make_durable_here(*paths: Path) -> None:
                 raise
         finally:
             os.close(fd)
+
+
+def is_full(path: Path) -> bool:
+    """Tell whether next to nothing more fits on the disk that a path is on; not if that cannot be told."""
+    try:
+        facts = os.statvfs(path)
+    except OSError:
+        return False
+    return facts.f_bavail * facts.f_frsize < FULL_BYTES
 
 
 def tail(path: Path, max_bytes: int = 4096) -> str:

@@ -157,7 +157,7 @@ class RegistryActor(Actor):
             case r.DestroyWorkspace():
                 return await self._workspaces.destroy(self._directory.find(message.workspace).workspace_id)
             case r.Diagnose():
-                return await diagnose(self._workspaces, self._host.store, self._troubles, again=message.again)
+                return await diagnose(self._host, self._workspaces, self._troubles, self._images, again=message.again)
             case r.Collect():
                 return await collect(self._host.store, dry_run=message.dry_run)
             case r.WarmTemplate():

@@ -10,7 +10,7 @@ from trio_util import AsyncBool
 from actors.machine.checkpoint import settle_layer
 from actors.machine.machine import Machine
 from actors.machine.qemu.orphans import end_machines, remove_others
-from actors.model.errors import HostFailed
+from actors.model.errors import AgentisoError, HostFailed
 from actors.model.files import sweep_temporaries
 from actors.workspace import ports
 from actors.workspace.resources import Resources
@@ -41,8 +41,11 @@ class Chores:
             try:
                 await self._own.store.flush_soon()
                 await self._do()
-            except BaseException:
+                self._own.undone = ""
+            except BaseException as error:
                 self.due()
+                if isinstance(error, AgentisoError | OSError):
+                    self._own.undone = error.message if isinstance(error, AgentisoError) else f"{error}."
                 raise
 
     async def _do(self) -> None:

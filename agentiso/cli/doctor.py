@@ -23,6 +23,8 @@ PARTS: Final = {
     "unreachable": "does not answer",
     "half_done": "not finished yet",
     "collection": "keeps unneeded files",
+    "failed": "has failed",
+    "host": "in the way",
 }
 DIRECTORIES: Final = ("", "workspaces", "layers", "checkpoints", "templates")
 
@@ -47,7 +49,8 @@ def _doctor(a: Any) -> int:
 
 def _told(found: dict[str, Any]) -> Iterator[str]:
     for part, meaning in PARTS.items():
-        for trouble in found[part]:
+        # A supervisor of an earlier version does not know each part.
+        for trouble in found.get(part, []):
             place = f"\n  at   {trouble['path']}" if trouble["path"] else ""
             yield f"{trouble['what']}: {meaning}{place}\n  why  {trouble['why']}\n  do   {trouble['remedy']}"
 
@@ -84,16 +87,27 @@ def _gc(a: Any) -> int:
 
 
 def _collected(found: dict[str, Any], *, dry_run: bool) -> Iterator[str]:
-    pieces = found["pieces"]
-    gone = [piece for piece in pieces if not piece["kept_by"]] if dry_run else pieces
+    # A supervisor of an earlier version does not tell what may be needed.
+    doubtful = [each for each in found["pieces"] if not each["kept_by"] and each.get("maybe_kept_by")]
+    gone = [each for each in found["pieces"] if not each["kept_by"] and each not in doubtful]
     for piece in gone:
-        yield f"{'would go' if dry_run else 'removed'}  {size(piece['size_bytes']):>8}  {piece['kind']} {piece['id']}"
+        yield _piece("would go" if dry_run else "removed", piece)
     if dry_run:
-        for piece in pieces:
+        for piece in doubtful:
+            yield f"{_piece('unknown ', piece)}  may be needed by {', '.join(piece['maybe_kept_by'])}"
+        for piece in found["pieces"]:
             if piece["kept_by"]:
-                keepers = ", ".join(piece["kept_by"])
-                yield f"kept      {size(piece['size_bytes']):>8}  {piece['kind']} {piece['id']}  by {keepers}"
-    total, done = size(sum(piece["size_bytes"] for piece in gone)), "not needed" if dry_run else "removed"
-    yield f"{len(gone)} {done}, {total}"
+                yield f"{_piece('kept    ', piece)}  by {', '.join(piece['kept_by'])}"
+    yield f"{len(gone)} {'not needed' if dry_run else 'removed'}, {_total(gone)}"
+    if doubtful:
+        yield f"{len(doubtful)} may be needed, {_total(doubtful)}"
     for trouble in found["blocked"]:
         yield f"{trouble['why']} {trouble['remedy']}"
+
+
+def _piece(fate: str, piece: dict[str, Any]) -> str:
+    return f"{fate}  {size(piece['size_bytes']):>8}  {piece['kind']} {piece['id']}"
+
+
+def _total(pieces: list[dict[str, Any]]) -> str:
+    return size(sum(piece["size_bytes"] for piece in pieces))

@@ -282,6 +282,43 @@ async def test_a_dry_run_says_who_keeps_what_and_a_collection_takes_the_rest(pla
         assert [piece.path for piece in await place.registry.ask(r.Collect())] == [str(left)]
 
 
+@pytest.mark.parametrize("part", [records.RECORD, JOURNAL])
+async def test_a_dry_run_calls_nothing_unneeded_that_a_workspace_may_need_which_cannot_be_read(
+    place: Place, part: str
+) -> None:
+    mend = await damaged_one(place, part, stopped=True)
+    async with place.supervised():
+        (trouble,) = (await place.diagnosis()).damaged
+        pieces = await place.registry.ask(r.Collect(dry_run=True))
+        assert any(not piece.kept_by for piece in pieces)
+        assert all(piece.kept_by or piece.maybe_kept_by == (trouble.what,) for piece in pieces)
+        mend()
+        assert (await place.diagnosis()).healthy
+        assert all(piece.kept_by for piece in await place.registry.ask(r.Collect(dry_run=True)))
+
+
+async def test_a_dry_run_lists_everything_although_a_layer_is_damaged(place: Place) -> None:
+    async with place.supervised():
+        demo = (await place.registry.ask(r.CreateWorkspace("demo"))).found.workspace_id
+        await place.tell("demo", w.CreateSnapshot("tidy"))
+        await place.tell("demo", w.Stop())
+        left = place.state_dir / "checkpoints" / "5e1f7a52-0000-4000-8000-000000000000"
+        left.mkdir()
+        layer = place.world.store.layer(records.load(place.record(demo).parent).layer or "")
+        whole = layer.read_bytes()
+        layer.write_bytes(b"junk")
+        pieces = {piece.path: piece for piece in await place.registry.ask(r.Collect(dry_run=True))}
+        assert (pieces[str(layer)].kept_by, pieces[str(left)].kept_by) == ((f"workspace:{demo}",), ())
+        assert pieces[str(left)].maybe_kept_by == (f"the file {layer.name}",)
+        assert await place.registry.ask(r.Collect()) == ()
+        (trouble,) = (await place.diagnosis()).damaged
+        assert (trouble.path, "is damaged" in trouble.why, "workspace demo" in trouble.why) == (str(layer), True, True)
+        assert "agentiso destroy demo" in trouble.remedy
+        layer.write_bytes(whole)
+        assert (await place.diagnosis()).healthy
+        assert not left.exists()
+
+
 async def test_what_blocked_a_registry_that_crashed_blocks_the_next_one_no_more(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,12 @@ def test_gc_says_what_went_and_a_dry_run_who_keeps_the_rest(
     assert capsys.readouterr().out == "removed    3.0 MB  layer a\n1 removed, 3.0 MB\n"
     assert run(monkeypatch, doctor, {"pieces": [], "blocked": [BLOCKED]}, "gc") == 1
     assert capsys.readouterr().out == "0 removed, 0 B\nNothing is removed. Mend what is named.\n"
+    doubtful = {"pieces": [{**gone, "maybe_kept_by": ["workspace 1234abcd"]}], "blocked": [BLOCKED]}
+    assert run(monkeypatch, doctor, doubtful, "gc", "--dry-run") == 1
+    assert capsys.readouterr().out == (
+        "unknown     3.0 MB  layer a  may be needed by workspace 1234abcd\n0 not needed, 0 B\n"
+        "1 may be needed, 3.0 MB\nNothing is removed. Mend what is named.\n"
+    )
 
 
 def test_list_hints_on_stderr_that_something_needs_a_look(
