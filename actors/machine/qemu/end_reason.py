@@ -24,7 +24,9 @@ LINE_CHARS: Final = 300
 """Of a line that is shown: a guest may write longer ones."""
 CRASHES: Final = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
 """Signals that a program brings upon itself."""
-NO_ROOM: Final = "The host's disk is full, so that QEMU's memory file, which is on a tmpfs, found no room and QEMU was ended (SIGBUS)."
+NO_ROOM: Final = (
+    "The host's disk is full: QEMU's memory file, which is on a tmpfs, found no room, which ended QEMU (SIGBUS)."
+)
 STAMP: Final = re.compile(r"^\[ *\d+\.\d+\] ")
 """The time that a kernel puts before its lines, if it was built so."""
 PANIC: Final = "Kernel panic - not syncing: "
