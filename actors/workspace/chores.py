@@ -11,7 +11,7 @@ from actors.machine.checkpoint import settle_layer
 from actors.machine.machine import Machine
 from actors.machine.qemu.orphans import end_machines, remove_others
 from actors.model.errors import AgentisoError, HostFailed
-from actors.model.files import sweep_temporaries
+from actors.model.files import keep_reserve, sweep_temporaries
 from actors.workspace import ports
 from actors.workspace.resources import Resources
 
@@ -56,6 +56,7 @@ class Chores:
                 own.note()
         if note := await own.settle():
             raise HostFailed(note)
+        keep_reserve(own.host.reserve)
         for directory in tuple(own.given_up):
             await end_machines(own.host.state_dir, directory)
             own.given_up.discard(directory)

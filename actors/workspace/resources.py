@@ -249,7 +249,8 @@ class Resources:
     def _write(self) -> None:
         record, unflushed, path = self.record, self.store.unflushed, self.directory / records.RECORD
         self.hold()
-        records.save(self.host.state_dir, record, keep_earlier=self.store.is_flushed(path))
+        earlier = self.store.is_flushed(path)
+        records.save(self.host.state_dir, record, keep_earlier=earlier, reserve=self.host.reserve)
         if record.layer and record.layer != self._written.layer:
             # A new file.  Later on the guest alone says when what it writes has to be on stable storage.
             unflushed.add(self.store.layer(record.layer))
