@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from actors.model.errors import AgentisoError
+from actors.model.errors import AgentisoError, HostFailed
+from actors.registry import places
 from agentiso.cli.common import Commands, call_tool, show
 from agentiso.display.units import size
 from agentiso.library.config import load_settings
@@ -58,7 +59,7 @@ def _told(found: dict[str, Any]) -> Iterator[str]:
 def _without_supervisor(state_dir: Path, error: AgentisoError | OSError) -> dict[str, Any]:
     """Tell why the supervisor does not start, or answer, as far as that can be seen from here."""
     remedy = error.remedy if isinstance(error, AgentisoError) else "Look at its disk and its rights."
-    unread = list(_unreadable(state_dir))
+    unread = list(_unreadable(state_dir)) or list(_misplaced(state_dir))
     why = error.message if isinstance(error, AgentisoError) else f"{error}."
     troubles = unread or [{"what": "the supervisor", "path": str(state_dir), "why": why, "remedy": remedy}]
     return {"healthy": False, **{part: [] for part in PARTS}, "damaged": troubles}
@@ -78,6 +79,19 @@ def _unreadable(state_dir: Path) -> Iterator[dict[str, str]]:
                 "why": f"No supervisor can start, since it cannot be read: {error.strerror}.",
                 "remedy": "Mend its disk or its rights; nothing of it was changed. Machines that run, run on.",
             }  # fmt: skip
+
+
+def _misplaced(state_dir: Path) -> Iterator[dict[str, str]]:
+    """Tell of a directory that is missing, or another one: the supervisor's log has that below all else."""
+    try:
+        places.check(state_dir)
+    except HostFailed as error:
+        path = str(error.facts.get("path", state_dir))
+        why = f"No supervisor can start: {error.message} Machines that run, run on."
+        yield {"what": f"the directory {Path(path).name}", "path": path, "why": why, "remedy": error.remedy}
+    except OSError:
+        # What cannot be read is told already.
+        return
 
 
 def _gc(a: Any) -> int:
