@@ -42,8 +42,8 @@ DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
 STALL_KNOWN_S: Final = 3 * STALL_RETRY_S
 """QEMU is told to go on after each `STALL_RETRY_S`, and says at once if it cannot."""
-FULL: Final = "the host's disk is full, on which its disk is"
-FAILING: Final = "the host's disk fails, on which its disk is"
+FULL: Final = "the host's disk is full"
+FAILING: Final = "the host's disk fails"
 STALL_REMEDY: Final = "Make room on the disk of the state directory, or mend it: the guest goes on by itself then."
 LAST_EVENT_S: Final = 1.0
 """What QEMU sent before it ended is read in far less."""

@@ -13,6 +13,7 @@ import trio
 
 from actors.model.errors import HostUnfit
 from actors.model.settings import Settings
+from actors.registry.places import MARK, claim
 from agentiso.access.gate import Gate
 from agentiso.cli import checks, doctor, images, workspaces
 from agentiso.cli.main import main
@@ -72,6 +73,20 @@ def test_doctor_says_itself_why_no_supervisor_can_start(
     damaged = json.loads(capsys.readouterr().out)["damaged"]
     assert damaged[0]["path"] == str(unreadable)
     assert "cannot be read" in damaged[0]["why"]
+
+
+def test_doctor_names_a_directory_that_is_missing_and_not_the_log_that_speaks_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim(tmp_path)
+    (tmp_path / "layers" / MARK).unlink()
+    (tmp_path / "layers").rmdir()
+    monkeypatch.setenv("AGENTISO_STATE_DIR", str(tmp_path))
+    failure = HostUnfit("It did not start. Its log ends: 20 lines", remedy="See the log.")
+    assert run(monkeypatch, doctor, {"doctor": failure}, "doctor", "--json") == 1
+    (told,) = json.loads(capsys.readouterr().out)["damaged"]
+    assert (told["what"], told["path"]) == ("the directory layers", str(tmp_path / "layers"))
+    assert ("20 lines" in told["why"], "put it back" in told["remedy"]) == (False, True)
 
 
 def test_doctor_without_an_answer_tells_what_was_answered(
