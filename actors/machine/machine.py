@@ -41,7 +41,7 @@ RECONNECT_LIMIT_S: Final = 10.0
 DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
 STALL_KNOWN_S: Final = 3 * STALL_RETRY_S
-"""QEMU is told to go on after each `STALL_RETRY_S`, and says at once if it cannot."""
+"""How long it is told after QEMU was told to go on, which it is after each `STALL_RETRY_S`."""
 FULL: Final = "the host's disk is full"
 FAILING: Final = "the host's disk fails"
 STALL_REMEDY: Final = "Make room on the disk of the state directory, or mend it: the guest goes on by itself then."
@@ -102,7 +102,7 @@ class Machine:
         self.overdue = False
         """Whether its process had not ended when it was given up on, so that what it may still use was kept."""
         self._stalled: tuple[str, float] = "", 0.0
-        """Why QEMU has stopped the machine, and trio's time of that."""
+        """Why QEMU has stopped the machine, and until which time of trio's that is known."""
         self._released = False
         self._dialling = trio.Lock()
         """Held by the one who is meeting the agent anew: QEMU serves one connection at a time."""
@@ -177,7 +177,10 @@ class Machine:
                 pulse = self.client.pulse
                 pulse.stand_still() if name == "STOP" else pulse.run_on()
             if name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
-                self._stalled = FULL if data.get("nospace") else FAILING, trio.current_time()
+                self._stalled = FULL if data.get("nospace") else FAILING, math.inf
+            elif name == "RESUME" and self._stalled[1] == math.inf:
+                # If it finds no room again, QEMU says so at once.
+                self._stalled = self._stalled[0], trio.current_time() + STALL_KNOWN_S
             present = self.spec.channel.presence(name, data)
             if present is None or not hasattr(self, "client"):
                 return
@@ -216,8 +219,8 @@ class Machine:
         """What keeps the guest from answering, if the host knows: its process is stopped, or waits for its disk."""
         if stopped := process_hindrance(self.process.identity):
             return stopped
-        why, at = self._stalled
-        if why and trio.current_time() - at < STALL_KNOWN_S:
+        why, until = self._stalled
+        if trio.current_time() < until:
             return Hindrance(f"its machine stands still, since {why}", STALL_REMEDY)
         return None
 

@@ -80,7 +80,9 @@ def _silent(infos: tuple[WorkspaceInfo, ...]) -> Iterator[Trouble]:
         known = f" The reason: {hindrance.why}." if hindrance else ""
         remedy = hindrance.remedy if hindrance else ""
         if info.state == State.UNREACHABLE:
-            why = f"{info.failure or 'It cannot be reached.'}{known}"
+            why = info.failure or "It cannot be reached."
+            # What was the matter when it was lost may be something else by now.
+            why += "" if hindrance and hindrance.why in why else known
             yield Trouble(what, "", why, f"{remedy} {GIVE_UP.format(info.name)}".strip())
         elif info.state == State.DESTROYING:
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def fill(site: Site) -> Path:
     """Take what is free, as a guest that writes does; return the file that has it."""
     ballast = site.state_dir.with_name("ballast")
-    with ballast.open("ab", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            return ballast
+    with ballast.open("ab", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast
 
 
 async def test_what_makes_room_is_done_on_a_full_disk_however_fast_others_take_that(site: Site) -> None:
