@@ -217,7 +217,7 @@ class Machine:
     @property
     def hindrance(self) -> Hindrance | None:
         """What keeps the guest from answering, if the host knows: its process is stopped, or waits for its disk."""
-        if stopped := process_hindrance(self.process.identity):
+        if hasattr(self, "process") and (stopped := process_hindrance(self.process.identity)):
             return stopped
         why, until = self._stalled
         if trio.current_time() < until:
