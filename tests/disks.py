@@ -72,6 +72,17 @@ def small_file_system(source: Path, disk: Path, size_mb: int) -> Iterator[Path]:
         disk.unlink()
 
 
+@contextmanager
+def small_tmpfs(path: Path, size_kb: int) -> Iterator[Path]:
+    """Mount a tmpfs at a new directory for the length of a block; only root may."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "none", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
 def fill(state_dir: Path, *, but_mb: int) -> Callable[[], None]:
     """Fill the file system up to a rest and return what frees it again."""
     ballast = state_dir / "ballast"

@@ -23,12 +23,13 @@ from actors.machine.guest.client import GuestClient
 from actors.machine.qemu import host_oom, logs
 from actors.machine.qemu.command_line import MachinePlace
 from actors.machine.qemu.end_reason import look_back
-from actors.machine.qemu.process import QemuProcess
+from actors.machine.qemu.process import QemuProcess, is_stopped
 from actors.machine.qemu.qmp import QmpClient
 from actors.model.end import End
 from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, QmpError
-from actors.model.info import Evidence
-from actors.model.machine import Fingerprint, MachineRecord
+from actors.model.files import is_full
+from actors.model.info import Evidence, Hindrance
+from actors.model.machine import Fingerprint, MachineRecord, ProcessIdentity
 
 T = TypeVar("T")
 log = logging.getLogger("agentiso.machine")
@@ -39,6 +40,11 @@ RECONNECT_LIMIT_S: Final = 10.0
 """How long a guest agent that ended may take to be there again."""
 DIAL_PAUSE_S: Final = 0.1
 STALL_RETRY_S: Final = 1.0
+STALL_KNOWN_S: Final = 3 * STALL_RETRY_S
+"""How long it is told after QEMU was told to go on, which it is after each `STALL_RETRY_S`."""
+FULL: Final = "the host's disk is full"
+FAILING: Final = "the host's disk fails"
+STALL_REMEDY: Final = "Make room on the disk of the state directory, or mend it: the guest goes on by itself then."
 LAST_EVENT_S: Final = 1.0
 """What QEMU sent before it ended is read in far less."""
 GIVE_BACK_LIMIT_S: Final = 10.0
@@ -95,6 +101,8 @@ class Machine:
         self.client: GuestClient
         self.overdue = False
         """Whether its process had not ended when it was given up on, so that what it may still use was kept."""
+        self._stalled: tuple[str, float] = "", 0.0
+        """Why QEMU has stopped the machine, and until which time of trio's that is known."""
         self._released = False
         self._dialling = trio.Lock()
         """Held by the one who is meeting the agent anew: QEMU serves one connection at a time."""
@@ -168,6 +176,11 @@ class Machine:
             if name in ("STOP", "RESUME") and hasattr(self, "client"):
                 pulse = self.client.pulse
                 pulse.stand_still() if name == "STOP" else pulse.run_on()
+            if name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+                self._stalled = FULL if data.get("nospace") else FAILING, math.inf
+            elif name == "RESUME" and self._stalled[1] == math.inf:
+                # If it finds no room again, QEMU says so at once.
+                self._stalled = self._stalled[0], trio.current_time() + STALL_KNOWN_S
             present = self.spec.channel.presence(name, data)
             if present is None or not hasattr(self, "client"):
                 return
@@ -200,6 +213,16 @@ class Machine:
     def mute_since(self) -> float | None:
         """Wall-clock time, in s, since when the guest has owed an answer; ``None`` if it does not, or nobody asked."""
         return self.client.mute_since
+
+    @property
+    def hindrance(self) -> Hindrance | None:
+        """What keeps the guest from answering, if the host knows: its process is stopped, or waits for its disk."""
+        if hasattr(self, "process") and (stopped := process_hindrance(self.process.identity)):
+            return stopped
+        why, until = self._stalled
+        if trio.current_time() < until:
+            return Hindrance(f"its machine stands still, since {why}", STALL_REMEDY)
+        return None
 
     # -- what the virtual CPUs do
 
@@ -309,7 +332,22 @@ class Machine:
             await self.qmp.wait_ended()
         status = self.process.exit_status
         killed = status in (None, -signal.SIGKILL) and host_oom.has_killed(self.process.pid, qemu)
-        return look_back(self.spec.directory, exit_status=status, shutdown=self.qmp.shutdown, killed_for_memory=killed)
+        return look_back(
+            self.spec.directory,
+            exit_status=status,
+            shutdown=self.qmp.shutdown,
+            no_room=is_full(self.spec.ram),
+            killed_for_memory=killed,
+        )
+
+
+def process_hindrance(identity: ProcessIdentity) -> Hindrance | None:
+    """Return what keeps a machine from answering whose process was stopped."""
+    if not is_stopped(identity):
+        return None
+    return Hindrance(
+        f"QEMU's process {identity.pid} was stopped by a signal", f"`kill -CONT {identity.pid}` lets it run on."
+    )
 
 
 async def give_back(spec: MachinePlace) -> None:
@@ -345,8 +383,11 @@ async def meet(nursery: trio.Nursery, machine: Machine, stream: trio.abc.Stream 
         tries -= 1
         try:
             connected = stream or await machine.spec.channel.connect()
-            return await GuestClient.open(nursery, connected, machine.key)
+            client = await GuestClient.open(nursery, connected, machine.key)
         except GuestBroken:
             if tries <= 0:
                 raise
             await trio.sleep(DIAL_PAUSE_S)
+        else:
+            client.hindrance = lambda: machine.hindrance
+            return client

@@ -210,10 +210,11 @@ async def _prepare(
         # If QEMU is mute as well, that is the better reason.
         await machine.runs()
         if guest_needed:
+            known = machine.hindrance
             raise GuestBroken(
-                f"The guest did not answer within {answer_s:.0f} s, without which this cannot be done; nothing was "
-                "changed.",
-                remedy=WAYS_BACK,
+                f"The guest did not answer within {answer_s:.0f} s{f' ({known.why})' if known else ''}, without which "
+                "this cannot be done; nothing was changed.",
+                remedy=f"{known.remedy} {WAYS_BACK}" if known else WAYS_BACK,
             )
     return alive
 

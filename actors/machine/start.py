@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
@@ -31,7 +32,7 @@ from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.ram_image import copy_sparse, create_zero
 from actors.model.end import End
 from actors.model.errors import AgentisoError, GuestBroken, MachineFailed
-from actors.model.files import tail
+from actors.model.files import FREE_SPACE, is_full, tail
 from actors.model.machine import Fingerprint, MachineRecord
 from actors.runtime import unix_sockets
 
@@ -312,10 +313,15 @@ def _failure(machine: Machine, reason: str, cause: Exception | None) -> MachineF
     spec, status = machine.spec, machine.process.exit_status
     log, console = tail(spec.qemu_log), tail(spec.console_log)
     said = f" (exit status {status})" if status is not None else ""
+    remedy = "Run `agentiso check` to see whether this host and the image are fit."
+    if known := machine.hindrance:
+        said, remedy = f"{said}: {known.why}", known.remedy
+    elif status == -signal.SIGBUS and is_full(spec.ram):
+        said, remedy = f"{said}: its memory file found no room, since the host's disk is full", FREE_SPACE
     failure = MachineFailed(
         f"The machine {reason}{said}.\nQEMU said: {log.strip() or 'nothing'}\n"
         f"Console: {console.strip() or 'nothing'}\n",
-        remedy="Run `agentiso check` to see whether this host and the image are fit.",
+        remedy=remedy,
         log_tail=log,
         console_tail=console,
         exit_status=status,

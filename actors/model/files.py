@@ -16,8 +16,9 @@ import trio
 from actors.model.errors import AgentisoError, HostFailed, NoCapacity
 from guest.untrusted import parse
 
+FREE_SPACE = "Free some space: destroy workspaces or snapshots that are no longer needed."
 EXHAUSTED = {
-    errno.ENOSPC: ("Its disk is full.", "Free some space: destroy workspaces or snapshots that are no longer needed."),
+    errno.ENOSPC: ("Its disk is full.", FREE_SPACE),
     errno.EDQUOT: ("A disk quota is used up.", "Free some space, or raise the quota."),
     errno.EMFILE: ("This process has too many open files.", "Raise its limit (ulimit -n), or run fewer workspaces."),
     errno.ENFILE: ("It has too many open files.", "Raise the sysctl fs.file-max, or run fewer workspaces."),
@@ -28,6 +29,12 @@ TELLING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
 """What is no failure by itself: it tells what there is, and whoever asked knows what that means."""
 TEMPORARY = ".new"
 """How the name of a record ends that is about to replace another one."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+RESERVE_BYTES = 256 * 1024
+"""Many times a record."""
+RESERVE_PIECE_BYTES = 4096
+FULL_BYTES = 64 * 1024
+"""What is left of a full disk by what was given back since."""
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 """A record larger than this was not written by us."""
 
@@ -76,11 +83,14 @@ def reported(error: BaseException) -> AgentisoError:
     return NoCapacity(f"The host has no room left: {what}", remedy=remedy, path=error.filename)
 
 
-def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed: bool = False) -> None:
+def replace_json(
+    path: Path, value: Any, *, earlier: Path | None = None, flushed: bool = False, reserve: Path | None = None
+) -> None:
     """Replace a record atomically (temporary file, rename); a crash of this process loses nothing.
 
     Power loss may, and leave a record empty, until `make_durable` has waited for it, unless it is ``flushed`` here,
-    which blocks; what stood there before is kept as ``earlier``, if that is given.  On failure the old record stands.
+    which blocks; what stood there before is kept as ``earlier``, if that is given.  Where the disk is full, the file
+    that is in ``reserve`` becomes the record (`keep_reserve`).  On failure the old record stands.
 
     Raises:
         NoCapacity: the disk is full.
@@ -89,11 +99,14 @@ def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed
     temporary = temporary_of(path)
     with failures_reported():
         try:
-            _write_new(temporary, value, flushed=flushed)
+            lent = _write_new(temporary, value, flushed=flushed, reserve=reserve)
             if earlier is not None:
                 with contextlib.suppress(FileNotFoundError):
                     path.rename(earlier)
             temporary.rename(path)
+            if lent and reserve is not None:
+                # At once: what the record did not take is given to whoever writes next.
+                keep_reserve(reserve)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -105,13 +118,48 @@ def replace_json(path: Path, value: Any, *, earlier: Path | None = None, flushed
             make_durable_here(path.parent)
 
 
-def _write_new(path: Path, value: Any, *, flushed: bool) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
+def _write_new(path: Path, value: Any, *, flushed: bool, reserve: Path | None) -> bool:
+    """Write a record, and tell whether that took the reserve."""
+    data = json.dumps(value, indent=1, sort_keys=True).encode()
+    try:
+        _write(path, data, os.O_TRUNC, flushed=flushed)
+    except OSError as error:
+        if reserve is None or error.errno not in NO_ROOM:
+            raise
+        try:
+            reserve.rename(path)
+        except FileNotFoundError:
+            raise error from None
+        # Its blocks are this user's already: nobody else can take them, as they could what is only given back.
+        _write(path, data, 0, flushed=flushed)
+        return True
+    return False
+
+
+def _write(path: Path, data: bytes, how: int, *, flushed: bool) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.truncate()
         if flushed:
             file.flush()
             os.fsync(file.fileno())
+
+
+def keep_reserve(path: Path) -> None:
+    """Have a file take up some room in which a record can be written on a full disk, as much of it as there is.
+
+    Without it what makes room (a snapshot deleted, a workspace stopped) could not be written down for want of room.
+    """
+    # Where it cannot be had, such a record is refused on a full disk, and nothing else is amiss.
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            while (lacking := RESERVE_BYTES - os.fstat(fd).st_size) > 0:
+                # What no file system compresses, or keeps as a hole.
+                os.write(fd, os.urandom(min(lacking, RESERVE_PIECE_BYTES)))
+        finally:
+            os.close(fd)
 
 
 def temporary_of(path: Path) -> Path:
@@ -167,6 +215,15 @@ def make_durable_here(*paths: Path) -> None:
                 raise
         finally:
             os.close(fd)
+
+
+def is_full(path: Path) -> bool:
+    """Tell whether next to nothing more fits on the disk that a path is on; not if that cannot be told."""
+    try:
+        facts = os.statvfs(path)
+    except OSError:
+        return False
+    return facts.f_bavail * facts.f_frsize < FULL_BYTES
 
 
 def tail(path: Path, max_bytes: int = 4096) -> str:

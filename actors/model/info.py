@@ -156,6 +156,15 @@ class Lifetime:
 
 
 @attrs.frozen
+class Hindrance:
+    """What keeps a machine from answering, as far as the host can tell."""
+
+    why: str
+    remedy: str
+    """What a person can do about it, a command where there is one."""
+
+
+@attrs.frozen
 class WorkspaceInfo:
     """All that is known of a workspace."""
 
@@ -182,6 +191,10 @@ class WorkspaceInfo:
     """How its machine ended, in state ``failed``; ``None`` where no end of it was seen."""
     mute_since: float | None = None
     """Since when its machine runs and its guest does not answer; ``None`` while it does."""
+    hindrance: Hindrance | None = None
+    """What keeps its machine from answering, if anything is known to."""
+    undone: str = ""
+    """Why what was done is not on the host's disk yet, or not finished; empty if it is."""
     undo: tuple[UndoInfo, ...] = ()
     """What can be undone, oldest first."""
     suspended_by: str | None = None
@@ -302,11 +315,15 @@ class Diagnosis:
     """What was begun and is neither finished nor undone yet; it is tried again."""
     collection: tuple[Trouble, ...]
     """Why nothing, or not all, of what nobody needs is removed."""
+    failed: tuple[Trouble, ...] = ()
+    """Workspaces whose machine ended by itself."""
+    host: tuple[Trouble, ...] = ()
+    """What of the host is in the way: a full disk, images that are kept for a directory that is not there."""
 
     @property
     def healthy(self) -> bool:
         """Whether there is nothing to tell."""
-        return not (self.damaged or self.unreachable or self.half_done or self.collection)
+        return not any(attrs.astuple(self, recurse=False))
 
 
 @attrs.frozen
@@ -320,7 +337,10 @@ class StoredPiece:
     size_bytes: int
     """Bytes that it alone occupies."""
     kept_by: tuple[str, ...]
-    """Whoever needs it; nobody if it goes at the next collection."""
+    """Whoever is known to need it."""
+    maybe_kept_by: tuple[str, ...] = ()
+    """What may need it, as far as can be told, since it cannot be read; nobody and nothing: the next collection has it.
+    """
 
 
 @attrs.frozen

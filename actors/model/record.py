@@ -202,10 +202,15 @@ def actor_name(workspace_id: str) -> str:
     return f"workspace {short(workspace_id)}"
 
 
-def save(state_dir: Path, record: WorkspaceRecord, *, keep_earlier: bool = False) -> Path:
-    """Replace the record on disk and return its path; ``keep_earlier`` if the one there would survive a power loss."""
-    path = directory_of(state_dir, record.id) / RECORD
-    replace_json(path, _converter.unstructure(record), earlier=earlier_of(path) if keep_earlier else None)
+def save(state_dir: Path, record: WorkspaceRecord, *, keep_earlier: bool = False, reserve: Path | None = None) -> Path:
+    """Replace the record on disk and return its path; ``keep_earlier`` if the one there would survive a power loss.
+
+    It may take what is in ``reserve`` where the disk is full.
+    """
+    path, earlier = directory_of(state_dir, record.id) / RECORD, None
+    if keep_earlier:
+        earlier = earlier_of(path)
+    replace_json(path, _converter.unstructure(record), earlier=earlier, reserve=reserve)
     return path
 
 

@@ -11,10 +11,12 @@ from typing import Any, Final, TypeVar, assert_never
 
 import attrs
 import trio
+from trio_util import periodic
 
 from actors.machine.storage.checkpoint import Checkpoint
 from actors.model import record as records
 from actors.model.errors import AgentisoError
+from actors.model.files import keep_reserve
 from actors.model.image import BootImage
 from actors.model.info import (
     ExportReport,
@@ -46,6 +48,7 @@ from actors.workspace.host import Host
 T = TypeVar("T")
 FORK_MEMORY_MB: Final = 64
 """What a fork is counted with at the start: it shares its parent's pages and pays for what it changes."""
+RESERVE_LOOK_S: Final = 30.0
 COLLECT_AGAIN_S: Final = 30.0
 """After a collection that could not remove everything."""
 log = logging.getLogger("agentiso.registry")
@@ -99,6 +102,7 @@ class RegistryActor(Actor):
         del store.blocked[STARTING]
         await store.collect()
         self.background("collection", self._collect)
+        self.background("reserve", self._keep_reserve)
         self.background("second look", self._troubles.keep_looking)
         if self._host.settings.pool.size:
             await self._supervisor.start("pool", lambda: PoolKeeper(self._pool), on_giveup=_pool_gave_up)
@@ -137,7 +141,13 @@ class RegistryActor(Actor):
         while True:
             with trio.move_on_after(COLLECT_AGAIN_S if store.trouble else math.inf):
                 await store.holds.wait_let_go()
-            await store.collect()
+            if await store.collect():
+                keep_reserve(self._host.reserve)
+
+    async def _keep_reserve(self) -> None:
+        """Have the reserve be made anew as soon as there is room for it."""
+        async for _ in periodic(RESERVE_LOOK_S):
+            keep_reserve(self._host.reserve)
 
     async def handle(self, message: r.RegistryMessage) -> Any:  # type: ignore[override]  # noqa: C901
         """Do what a message asks."""
@@ -157,7 +167,7 @@ class RegistryActor(Actor):
             case r.DestroyWorkspace():
                 return await self._workspaces.destroy(self._directory.find(message.workspace).workspace_id)
             case r.Diagnose():
-                return await diagnose(self._workspaces, self._host.store, self._troubles, again=message.again)
+                return await diagnose(self._host, self._workspaces, self._troubles, self._images, again=message.again)
             case r.Collect():
                 return await collect(self._host.store, dry_run=message.dry_run)
             case r.WarmTemplate():

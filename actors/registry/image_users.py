@@ -46,6 +46,8 @@ class Users:
     by_digest: dict[str, list[User]] = attrs.field(factory=dict)
     doubtful: list[str] = attrs.field(factory=list)
     """What cannot be read, and so may stand on any image."""
+    gone: list[str] = attrs.field(factory=list)
+    """The command that mends that, where all of it is gone for good."""
 
     def of(self, digest: str) -> tuple[User, ...]:
         """Return those of one image."""

@@ -14,8 +14,8 @@ import attrs
 import trio
 
 from actors.machine.storage.store import Store
-from actors.model.errors import HostUnfit, ImageInUse, NotFound
-from actors.model.info import ImageInfo, ImageRemoval
+from actors.model.errors import AgentisoError, HostUnfit, ImageInUse, NotFound
+from actors.model.info import ImageInfo, ImageRemoval, Trouble
 from actors.model.text import shown
 from actors.registry.image_users import TEMPLATE, WORKSPACE, User, Users, read_users, texts
 from actors.registry.places import is_whole
@@ -72,6 +72,26 @@ class Images:
     def _shown(self, user: User) -> User:
         return attrs.evolve(user, state="of the pool") if user.id in self._pool.ids else user
 
+    async def troubles(self) -> tuple[Trouble, ...]:
+        """Tell of other state directories that keep all images, since it cannot be read which theirs are."""
+        if self._host.shelf is None:
+            return ()
+        try:
+            others = await self._shelf.others()
+        except AgentisoError as error:
+            return (Trouble("the images", "", error.message, error.remedy),)
+        whys = [(path, await trio.to_thread.run_sync(_why_unread, path)) for path in others]
+        return tuple(
+            Trouble(
+                f"state directory {path}",
+                str(path),
+                f"Its workspaces may stand on any image, so none can be removed: {why}.",
+                f"Mount it, or put it back; if it is gone for good: {_forget(path)}",
+            )
+            for path, why in whys
+            if why
+        )
+
     # -- removed
 
     async def remove(self, text: str, *, force: bool) -> ImageRemoval:
@@ -121,7 +141,13 @@ class Images:
         if force and names:
             return await self._take_names(image, names, users)
         what = f"The image {' '.join(image.names) or image.digest}"
+        _, elsewhere = await self._users()
+        gone = [command for others in elsewhere.values() for command in others.gone]
         keeps = "Destroy what is not needed any more"
+        if gone:
+            keeps = (
+                f"Mount the state directory that is not there, or if it is gone for good: {'; '.join(gone)}. {keeps}"
+            )
         raise ImageInUse(
             f"{what} is used, or may be: {'; '.join(users)}.",
             remedy=f"{keeps}, or remove its name alone (--force); its files stay then." if names else f"{keeps}.",
@@ -157,13 +183,18 @@ def find_image(images: tuple[ImageInfo, ...], text: str) -> ImageInfo:
 
 def _read_other(state_dir: Path) -> Users:
     """Read who uses images in another state directory; if it is not there or not whole, anybody in it may."""
+    if not (why := _why_unread(state_dir)):
+        return read_users(state_dir, Store(state_dir).layers)
+    forget = _forget(state_dir)
+    return Users(doubtful=[f"workspaces that cannot be read ({why}; if it is gone for good: {forget})"], gone=[forget])
+
+
+def _why_unread(state_dir: Path) -> str:
+    """Return why it cannot be read what is in another state directory; empty if it can."""
     try:
-        if is_whole(state_dir):
-            return read_users(state_dir, Store(state_dir).layers)
-        why = "the directory, or one in it, is not there, perhaps not mounted"
+        return "" if is_whole(state_dir) else "the directory, or one in it, is not there, perhaps not mounted"
     except OSError as error:
-        why = error.strerror or str(error)
-    return Users(doubtful=[f"workspaces that cannot be read ({why}; if it is gone for good: {_forget(state_dir)})"])
+        return error.strerror or str(error)
 
 
 def _forget(state_dir: Path) -> str:

@@ -55,6 +55,19 @@ def claim(state_dir: Path) -> None:
         _write_down(state_dir)
 
 
+def check(state_dir: Path) -> None:
+    """Make sure that a state directory is whole, or new, and change nothing; errors as of `claim`."""
+    path = state_dir / KNOWN
+    try:
+        known = read_json(path)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise HostFailed(f"{path} is damaged: {error}.", remedy=_remedy(path), path=str(path)) from error
+    for name in PLACES:
+        _check(state_dir / name, known.get(name) if isinstance(known, dict) else None, path)
+
+
 def is_whole(state_dir: Path) -> bool:
     """Tell whether a state directory that was used before is there, with all its directories.
 

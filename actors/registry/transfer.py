@@ -24,7 +24,7 @@ from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store, allocated_bytes
 from actors.model.backends import CHANNELS, NETWORKS
 from actors.model.errors import AgentisoError, CheckpointUnusable, InvalidArgument, NoCapacity
-from actors.model.files import exhaustion_reported
+from actors.model.files import NO_ROOM, exhaustion_reported
 from actors.model.image import BootImage
 from actors.model.info import WorkspaceInfo
 from actors.model.machine import Fingerprint
@@ -88,6 +88,21 @@ def _failure_reported(what: str) -> Iterator[None]:
         raise TransferFailed(f"{what}: {error}.", remedy="Look at the file and its disk, and try again.") from error
 
 
+@contextmanager
+def _target_full(target: Path) -> Iterator[None]:
+    """Name the disk that is full: the target's, which may have nothing to do with this state directory."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise NoCapacity(
+            f"The disk that {target} is on has no room left for it.",
+            remedy="Make room there, or export to another disk; nothing is left of this export.",
+            path=str(target),
+        ) from error
+
+
 # -- export -------------------------------------------------------------------------------------------------------
 
 
@@ -113,7 +128,8 @@ async def export(
     with _failure_reported("The export could not be written"), exhaustion_reported():
         if not isinstance(target, Path):
             return await trio.to_thread.run_sync(lambda: _write(store, source, info, stream_writer(target), report))
-        return await trio.to_thread.run_sync(_write_to_path, store, source, info, target, report, exports)
+        with _target_full(target):
+            return await trio.to_thread.run_sync(_write_to_path, store, source, info, target, report, exports)
 
 
 def _write_to_path(

@@ -10,7 +10,7 @@ from typing import TypeVar
 import trio
 
 from actors.model.errors import AgentisoError
-from actors.model.files import reported
+from actors.model.files import EXHAUSTED, reported
 from guest.errors import only_error
 
 E = TypeVar("E", bound=BaseException)
@@ -52,8 +52,9 @@ def failure_of(error: BaseException) -> AgentisoError | None:
     if not isinstance(failure, OSError):
         assert failure is None or isinstance(failure, AgentisoError)
         return failure
-    # Nobody below knew what it means, so that it may be a mistake of ours as well.
-    log.warning("an answer of the host that nobody expected", exc_info=failure)
+    if failure.errno not in EXHAUSTED:
+        # Nobody below knew what it means, so that it may be a mistake of ours as well.
+        log.warning("an answer of the host that nobody expected", exc_info=failure)
     made = reported(failure)
     made.__cause__ = failure
     return made

@@ -24,6 +24,7 @@ from actors.model.states import State
 from actors.runtime import Actor, Message
 from actors.workspace import (
     adoption,
+    attendance,
     compare,
     file_messages,
     job_messages,
@@ -278,6 +279,8 @@ class WorkspaceActor(Actor):
             self._own.host.networks,
             idle_s=self._idleness.seconds,
             mute_since=machine.mute_since if machine else None,
+            hindrance=attendance.hindrance(self._own),
+            undone=self._own.undone,
             disk_used_bytes=used,
             note=note,
         )

@@ -58,7 +58,7 @@ async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
             return
         log.warning("workspace %s is unreachable: %s", record.name, error)
         if own.lifecycle.state is not State.UNREACHABLE or own.record.failure is None:
-            own.note(Event.LOST, failure=_unreachable(record.name, error))
+            own.note(Event.LOST, failure=_unreachable(error))
         return
     if machine is None:
         _bury(own, machine_record)
@@ -113,11 +113,10 @@ def _bury(own: Resources, machine_record: MachineRecord) -> None:
     logs.put_away(Path(machine_record.directory))
 
 
-def _unreachable(name: str, error: Exception) -> str:
-    return (
-        f"Its machine runs and cannot be reached: {error} It is left alone and tried again. To give it up: "
-        f"`agentiso stop {name}` (its disk stays), restore a snapshot, or destroy the workspace."
-    )
+def _unreachable(error: AgentisoError | OSError) -> str:
+    # What comes after it are the last lines of its logs, which are there to be read, and what to do about a start.
+    why = error.message.partition("\n")[0] if isinstance(error, AgentisoError) else f"{error}."
+    return f"Its machine runs and cannot be reached: {why} It is left alone and tried again."
 
 
 async def seek(own: Resources, changing: trio.Lock) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.machine.machine import Machine
+from actors.machine.machine import Machine, process_hindrance
 from actors.machine.qemu import logs
+from actors.model.info import Hindrance
 from actors.model.states import Event
 from actors.workspace.describe import failure_of
 from actors.workspace.resources import Resources
@@ -53,3 +54,10 @@ async def _finish(own: Resources, machine: Machine) -> None:
     named = own.record.machine
     if named is not None and named.process == machine.process.identity:
         own.note(Event.STOPPED, machine=None, failure=None)
+
+
+def hindrance(own: Resources) -> Hindrance | None:
+    """Return what keeps the machine from answering, as far as that is known."""
+    if own.machine is not None:
+        return own.machine.hindrance
+    return process_hindrance(own.unreached.process) if own.unreached else None

@@ -10,8 +10,8 @@ from trio_util import AsyncBool
 from actors.machine.checkpoint import settle_layer
 from actors.machine.machine import Machine
 from actors.machine.qemu.orphans import end_machines, remove_others
-from actors.model.errors import HostFailed
-from actors.model.files import sweep_temporaries
+from actors.model.errors import AgentisoError, HostFailed
+from actors.model.files import keep_reserve, sweep_temporaries
 from actors.workspace import ports
 from actors.workspace.resources import Resources
 
@@ -41,8 +41,11 @@ class Chores:
             try:
                 await self._own.store.flush_soon()
                 await self._do()
-            except BaseException:
+                self._own.undone = ""
+            except BaseException as error:
                 self.due()
+                if isinstance(error, AgentisoError | OSError):
+                    self._own.undone = error.message if isinstance(error, AgentisoError) else f"{error}."
                 raise
 
     async def _do(self) -> None:
@@ -53,6 +56,7 @@ class Chores:
                 own.note()
         if note := await own.settle():
             raise HostFailed(note)
+        keep_reserve(own.host.reserve)
         for directory in tuple(own.given_up):
             await end_machines(own.host.state_dir, directory)
             own.given_up.discard(directory)

@@ -8,7 +8,7 @@ from actors.machine.choice import Choice
 from actors.machine.network.protocol import Network
 from actors.machine.qemu.end_reason import PANIC
 from actors.model.end import End
-from actors.model.info import NetworkInfo, PortForward, WorkspaceInfo
+from actors.model.info import Hindrance, NetworkInfo, PortForward, WorkspaceInfo
 from actors.model.record import WorkspaceRecord
 from actors.model.states import State
 from actors.workspace import tree
@@ -20,6 +20,8 @@ def describe(
     *,
     idle_s: float,
     mute_since: float | None = None,
+    hindrance: Hindrance | None = None,
+    undone: str = "",
     disk_used_bytes: int | None = None,
     note: str = "",
 ) -> WorkspaceInfo:
@@ -52,6 +54,8 @@ def describe(
         failure=f"{record.failure} {ways_back(record)}" if failed and record.failure else record.failure,
         ended=record.ended if failed else None,
         mute_since=mute_since,
+        hindrance=hindrance,
+        undone=undone,
         undo=tree.undo_infos(record),
         suspended_by=record.suspended_by,
         idle_suspend_s=record.idle_suspend_s,

@@ -70,6 +70,11 @@ class Host:
         """The supervisor's directory."""
         return self.settings.state_dir
 
+    @property
+    def reserve(self) -> Path:
+        """The file in whose room a workspace's record is written where the disk is full."""
+        return self.state_dir / "reserve"
+
     async def qemu(self) -> QemuBuild:
         """Return the QEMU in use, looked at once."""
         if self._qemu is None:

@@ -114,6 +114,8 @@ async def prepare(
     with host.store.held(new_layer, *([source.id] if source else [])):
         if new_layer != record.layer:
             _new_disk(host, record, image, source, new_layer)
+        # What is damaged is told by its name here, and by QEMU as one of many reasons not to start.
+        await trio.to_thread.run_sync(host.store.layers.depends_on, new_layer)
         return await _start(nursery, host, record, image, fingerprint, source, new_layer, keeps_logs=keeps_logs)
 
 

@@ -20,7 +20,7 @@ from actors.machine.qemu import logs
 from actors.machine.qemu.orphans import end_machines
 from actors.machine.storage import integrity
 from actors.machine.storage.checkpoint import Checkpoint
-from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed
+from actors.model.errors import AgentisoError, GuestBroken, GuestRefused, MachineFailed, NoCapacity
 from actors.model.machine import MachineRecord
 from actors.model.names import new_id
 from actors.model.record import WorkspaceRecord
@@ -235,7 +235,7 @@ def settle_on(own: Resources, source: Checkpoint, *, head: str | None, **changes
     """Have a workspace be stopped, its disk on a fresh layer over a checkpoint's; the caller ends its machine."""
     layer = new_id()
     with own.store.held(layer, source.id):
-        own.store.layers.create(layer, over=source.layer, size_bytes=source.disk_bytes)
+        _create_somehow(own, layer, source)
         own.save(
             Event.STOPPED,
             machine=None,
@@ -249,6 +249,15 @@ def settle_on(own: Resources, source: Checkpoint, *, head: str | None, **changes
             failure=None,
             **changes,
         )
+
+
+def _create_somehow(own: Resources, layer: str, source: Checkpoint) -> None:
+    """Create an empty layer, on a full disk in the room of the reserve: it is there for giving back far more."""
+    try:
+        own.store.layers.create(layer, over=source.layer, size_bytes=source.disk_bytes)
+    except NoCapacity:
+        own.host.reserve.unlink(missing_ok=True)
+        own.store.layers.create(layer, over=source.layer, size_bytes=source.disk_bytes)
 
 
 async def pause(own: Resources) -> str:

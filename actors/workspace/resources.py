@@ -47,6 +47,8 @@ class Resources:
         """Starts whatever else does (`Actor.background`)."""
         self.behind = False
         """Whether the record on disk lacks what `note` could not write; the next `save` or `note` writes it."""
+        self.undone = ""
+        """Why what was done is not on stable storage, or not finished; told until it is."""
         self.due: Callable[[], None] = lambda: None
         """Has what could not be done now be done as soon as it can be (`Chores`)."""
         self.search = trio.CancelScope()
@@ -143,8 +145,12 @@ class Resources:
             # What the host has failed to write it may not try to write again.
             self.behind = True
             self.due()
-            return NOT_SETTLED.format(error.message)
-        return NOT_SETTLED.format("its record cannot be written.") if self.behind else ""
+            self.undone = NOT_SETTLED.format(error.message)
+            return self.undone
+        if self.behind:
+            self.undone = NOT_SETTLED.format("its record cannot be written.")
+            return self.undone
+        return ""
 
     def settle_intents(self) -> None:
         """Strike out the switches of layers whose outcome the flushed record tells; no change may be under way."""
@@ -243,7 +249,8 @@ class Resources:
     def _write(self) -> None:
         record, unflushed, path = self.record, self.store.unflushed, self.directory / records.RECORD
         self.hold()
-        records.save(self.host.state_dir, record, keep_earlier=self.store.is_flushed(path))
+        earlier = self.store.is_flushed(path)
+        records.save(self.host.state_dir, record, keep_earlier=earlier, reserve=self.host.reserve)
         if record.layer and record.layer != self._written.layer:
             # A new file.  Later on the guest alone says when what it writes has to be on stable storage.
             unflushed.add(self.store.layer(record.layer))

@@ -54,7 +54,7 @@ async def _state(settings: Settings) -> ProbeResult:
     except AgentisoError as error:
         return ProbeResult("workspaces", False, "no answer", error.message, "agentiso doctor")
     if found is not None:
-        whats = [trouble["what"] for part in PARTS for trouble in found[part]]
+        whats = [trouble["what"] for part in PARTS for trouble in found.get(part, [])]
     else:
         try:
             read = await trio.to_thread.run_sync(read_all, settings.state_dir / "workspaces")

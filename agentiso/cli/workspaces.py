@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from actors.model.errors import AgentisoError
 from agentiso.cli.common import Commands, add_workspace, call_tool, columns, error_object, show
+from agentiso.cli.doctor import PARTS
 from agentiso.cli.lifecycle import add_lifetime
 from agentiso.client.tools import ToolFailed
 from agentiso.display.units import size
@@ -86,7 +87,7 @@ def _hint(a: Any) -> None:
     except AgentisoError:
         # Whoever could answer the list has just ended, or is older than this question.
         return
-    count = sum(len(troubles[part]) for part in ("damaged", "unreachable", "half_done", "collection"))
+    count = sum(len(troubles.get(part, [])) for part in PARTS)
     if count:
         print(f"{count} thing{'s need' if count > 1 else ' needs'} a look: agentiso doctor", file=sys.stderr)
 

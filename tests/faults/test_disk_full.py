@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import agentiso
-from actors.model.errors import NoCapacity
+from actors.model.errors import AgentisoError, NoCapacity
 from tests.disks import fill, small_file_system
 from tests.faults.helpers import LIMIT_S, files, output, until
 
@@ -83,6 +83,8 @@ async def test_a_guest_that_writes_to_a_full_disk_waits_and_goes_on_when_there_i
                 with trio.move_on_after(3) as scope:
                     await until(lambda: results)
                 assert scope.cancelled_caught
+                with pytest.raises(AgentisoError, match="host's disk is full"):
+                    await ws.suspend()
                 free()
             assert results == ["20000000"]
 
@@ -97,6 +99,7 @@ async def test_what_needs_room_is_refused_on_a_full_disk_and_what_gives_room_is_
             with pytest.raises(NoCapacity, match="disk is full"):
                 await system.create("second")
             assert [info.name for info in await system.list()] == ["first"]
+            await (await system.get("first")).stop()
             await (await system.get("first")).destroy()
             assert files(small.state_dir) == before
             free()

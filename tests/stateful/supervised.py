@@ -168,7 +168,7 @@ class Site:
 
     async def unneeded(self) -> set[str]:
         """Return the ids of what there is and nobody keeps."""
-        return {piece.id for piece in await self.world.store.survey() if not piece.kept_by}
+        return {piece.id for piece in (await self.world.store.survey()).unneeded}
 
     # -- killed
 

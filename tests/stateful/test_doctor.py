@@ -5,6 +5,8 @@ The actors, records, store and checkpoints are the real ones, over simulated mac
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +16,10 @@ import attrs
 import pytest
 import trio
 
+from actors.machine import start
+from actors.machine.storage.store import Store
 from actors.model import record as records
-from actors.model.errors import HostFailed, NotFound
+from actors.model.errors import HostFailed, MachineFailed, NotFound
 from actors.model.image import BootImage
 from actors.model.info import Diagnosis, Shape
 from actors.model.journal import JOURNAL, Journal, Kind
@@ -23,9 +27,10 @@ from actors.model.settings import Limits, Settings
 from actors.registry import messages as r
 from actors.registry import recovery, troubles
 from actors.registry.supervisor import open_supervisor
+from actors.runtime import background
 from actors.workspace import messages as w
 from actors.workspace.resources import Resources
-from tests.stateful.simulated import World
+from tests.stateful.simulated import Guest, World
 
 LIMIT_S = 60
 FOLLOWING = "5e1f7a52-0000-4000-8000-000000000001"
@@ -280,6 +285,106 @@ async def test_a_dry_run_says_who_keeps_what_and_a_collection_takes_the_rest(pla
         assert "a test" in (await place.diagnosis()).collection[0].why
         del place.world.store.blocked["a test"]
         assert [piece.path for piece in await place.registry.ask(r.Collect())] == [str(left)]
+
+
+@pytest.mark.parametrize("part", [records.RECORD, JOURNAL])
+async def test_a_dry_run_calls_nothing_unneeded_that_a_workspace_may_need_which_cannot_be_read(
+    place: Place, part: str
+) -> None:
+    mend = await damaged_one(place, part, stopped=True)
+    async with place.supervised():
+        (trouble,) = (await place.diagnosis()).damaged
+        pieces = await place.registry.ask(r.Collect(dry_run=True))
+        assert any(not piece.kept_by for piece in pieces)
+        assert all(piece.kept_by or piece.maybe_kept_by == (trouble.what,) for piece in pieces)
+        mend()
+        assert (await place.diagnosis()).healthy
+        assert all(piece.kept_by for piece in await place.registry.ask(r.Collect(dry_run=True)))
+
+
+async def test_a_dry_run_lists_everything_although_a_layer_is_damaged(place: Place) -> None:
+    async with place.supervised():
+        demo = (await place.registry.ask(r.CreateWorkspace("demo"))).found.workspace_id
+        await place.tell("demo", w.CreateSnapshot("tidy"))
+        await place.tell("demo", w.Stop())
+        left = place.state_dir / "checkpoints" / "5e1f7a52-0000-4000-8000-000000000000"
+        left.mkdir()
+        layer = place.world.store.layer(records.load(place.record(demo).parent).layer or "")
+        whole = layer.read_bytes()
+        layer.write_bytes(b"junk")
+        pieces = {piece.path: piece for piece in await place.registry.ask(r.Collect(dry_run=True))}
+        assert (pieces[str(layer)].kept_by, pieces[str(left)].kept_by) == ((f"workspace:{demo}",), ())
+        assert pieces[str(left)].maybe_kept_by == (f"the file {layer.name}",)
+        assert await place.registry.ask(r.Collect()) == ()
+        (trouble,) = (await place.diagnosis()).damaged
+        assert (trouble.path, "is damaged" in trouble.why, "workspace demo" in trouble.why) == (str(layer), True, True)
+        assert "agentiso destroy demo" in trouble.remedy
+        layer.write_bytes(whole)
+        assert (await place.diagnosis()).healthy
+        assert not left.exists()
+
+
+async def test_a_machine_that_ended_by_itself_is_told_with_its_ways_back(place: Place) -> None:
+    async with place.supervised():
+        await place.registry.ask(r.CreateWorkspace("demo"))
+        await place.tell("demo", w.CreateSnapshot("tidy"))
+        (qemu,) = place.world.alive
+        qemu.dead.set()
+        while (await place.states())["demo"] != "failed":
+            await place.registry.ask(r.AwaitChange(None, None))
+        (trouble,) = (await place.diagnosis()).failed
+        assert (trouble.what, "agentiso start demo" in trouble.remedy) == ("workspace demo", True)
+        assert "agentiso snapshot restore demo tidy" in trouble.remedy
+        await place.tell("demo", w.Start(None))
+        assert (await place.diagnosis()).healthy
+
+
+async def test_a_silent_guest_is_told_with_what_needs_no_answer_of_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.supervised():
+        await place.registry.ask(r.CreateWorkspace("demo"))
+        monkeypatch.setattr(Guest, "mute_since", time.time() - 6.5)
+        (trouble,) = (await place.diagnosis()).unreachable
+        assert "Its guest has not answered for" in trouble.why
+        assert "agentiso stop demo" in trouble.remedy
+
+
+async def test_what_is_done_and_not_on_the_disk_yet_is_told_until_it_is(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "RETRY_S", 0.01)
+
+    async def fails(_store: Store) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EIO, "An error of the disk")
+
+    async with place.supervised():
+        await place.registry.ask(r.CreateWorkspace("demo"))
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "flush", fails)
+            assert "not on the host's disk yet" in (await place.tell("demo", w.Stop())).note
+            (trouble,) = (await place.diagnosis()).half_done
+            assert (trouble.what, "An error of the disk" in trouble.why) == ("workspace demo", True)
+        while not (await place.diagnosis()).healthy:
+            await trio.sleep(0.01)
+
+
+async def test_a_machine_that_cannot_be_reached_is_told_without_its_logs_and_without_advice_about_starts(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.supervised():
+        await place.registry.ask(r.CreateWorkspace("demo"))
+
+    async def fails(*_arguments: object, **_options: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise MachineFailed("It is late.\nConsole: many lines\n", remedy="Run `agentiso check`.")
+
+    monkeypatch.setattr(start, "adopt", fails)
+    async with place.supervised():
+        (trouble,) = (await place.diagnosis()).unreachable
+        assert trouble.why == "Its machine runs and cannot be reached: It is late. It is left alone and tried again."
+        assert "agentiso stop demo" in trouble.remedy
 
 
 async def test_what_blocked_a_registry_that_crashed_blocks_the_next_one_no_more(

@@ -339,6 +339,11 @@ async def test_another_state_directory_that_stands_on_the_images_is_asked_too_ev
             assert f"workspace far (stopped), of {far}" in await place.refused()
             far.rename(tmp_path / "elsewhere")
             assert f"agentiso image forget {far}" in await place.refused()
+            (trouble,) = (await place.registry.ask(r.Diagnose())).host
+            assert (trouble.path, f"agentiso image forget {far}" in trouble.remedy) == (str(far), True)
+            with pytest.raises(ImageInUse) as caught:
+                await place.remove()
+            assert f"agentiso image forget {far}" in caught.value.remedy
             # A mount point is left where nothing is mounted.
             far.mkdir()
             assert f"agentiso image forget {far}" in await place.refused()

@@ -154,7 +154,7 @@ async def test_what_is_missing_and_held_is_still_told(site: Site) -> None:
         assert layer is not None
         site.world.store.layer(layer).unlink()
         await site.world.store.collect()
-        assert f"needs {layer}, which is not there" in site.world.store.trouble
+        assert f"{layer} is needed and is not there" in site.world.store.trouble
 
 
 async def test_a_template_that_is_dropped_while_it_is_looked_at_is_described(

@@ -13,6 +13,7 @@ import trio
 
 from actors.model.errors import HostUnfit
 from actors.model.settings import Settings
+from actors.registry.places import MARK, claim
 from agentiso.access.gate import Gate
 from agentiso.cli import checks, doctor, images, workspaces
 from agentiso.cli.main import main
@@ -74,6 +75,20 @@ def test_doctor_says_itself_why_no_supervisor_can_start(
     assert "cannot be read" in damaged[0]["why"]
 
 
+def test_doctor_names_a_directory_that_is_missing_and_not_the_log_that_speaks_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim(tmp_path)
+    (tmp_path / "layers" / MARK).unlink()
+    (tmp_path / "layers").rmdir()
+    monkeypatch.setenv("AGENTISO_STATE_DIR", str(tmp_path))
+    failure = HostUnfit("It did not start. Its log ends: 20 lines", remedy="See the log.")
+    assert run(monkeypatch, doctor, {"doctor": failure}, "doctor", "--json") == 1
+    (told,) = json.loads(capsys.readouterr().out)["damaged"]
+    assert (told["what"], told["path"]) == ("the directory layers", str(tmp_path / "layers"))
+    assert ("20 lines" in told["why"], "put it back" in told["remedy"]) == (False, True)
+
+
 def test_doctor_without_an_answer_tells_what_was_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +112,12 @@ def test_gc_says_what_went_and_a_dry_run_who_keeps_the_rest(
     assert capsys.readouterr().out == "removed    3.0 MB  layer a\n1 removed, 3.0 MB\n"
     assert run(monkeypatch, doctor, {"pieces": [], "blocked": [BLOCKED]}, "gc") == 1
     assert capsys.readouterr().out == "0 removed, 0 B\nNothing is removed. Mend what is named.\n"
+    doubtful = {"pieces": [{**gone, "maybe_kept_by": ["workspace 1234abcd"]}], "blocked": [BLOCKED]}
+    assert run(monkeypatch, doctor, doubtful, "gc", "--dry-run") == 1
+    assert capsys.readouterr().out == (
+        "unknown     3.0 MB  layer a  may be needed by workspace 1234abcd\n0 not needed, 0 B\n"
+        "1 may be needed, 3.0 MB\nNothing is removed. Mend what is named.\n"
+    )
 
 
 def test_list_hints_on_stderr_that_something_needs_a_look(

@@ -67,6 +67,8 @@ def left(console: str = "", qemu_log: str = "", **others: Any) -> Remains:
         (left(exit_status=-9, killed_for_memory=True), EndReason.OOM, "This host ran out of memory"),
         (left(exit_status=-6, qemu_log=ABORTED), EndReason.QEMU_ABORT, "SIGABRT"),
         (left(exit_status=-11), EndReason.QEMU_ABORT, "SIGSEGV"),
+        (left(exit_status=-7), EndReason.QEMU_ABORT, "QEMU crashed (SIGBUS)"),
+        (left(exit_status=-7, no_room=True), EndReason.QEMU_ABORT, "memory file, which is on a tmpfs, found no room"),
         (left(exit_status=1, qemu_log="qemu: no such device\n"), EndReason.QEMU_ABORT, "no such device"),
         (
             left(exit_status=0, qemu_log=TERMINATED, shutdown={"guest": False, "reason": "host-signal"}),

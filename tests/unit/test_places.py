@@ -159,3 +159,14 @@ def test_what_cannot_be_read_is_not_begun_anew(state_dir: Path, error: int) -> N
     with unreadable(error, state_dir / KNOWN), pytest.raises(OSError, match=os.strerror(error)):
         claim(state_dir)
     assert (state_dir / KNOWN).read_text() == before
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_is_missing_is_told_without_a_change(state_dir: Path, name: str) -> None:
+    places.check(state_dir)
+    shutil.rmtree(state_dir / name)
+    with pytest.raises(HostFailed, match="is not there") as caught:
+        places.check(state_dir)
+    assert caught.value.facts["path"] == str(state_dir / name)
+    assert not (state_dir / name).exists()
+    places.check(state_dir / "new")

@@ -16,6 +16,7 @@ import attrs
 import pytest
 import trio
 
+from actors.machine.machine import process_hindrance
 from actors.machine.qemu import process as processes
 from actors.machine.qemu.orphans import end_machines
 from actors.machine.qemu.process import QemuProcess, find_machines, is_alive, start_time_of
@@ -242,3 +243,20 @@ def test_a_spawn_that_fails_for_want_of_descriptors_keeps_none_and_does_not_blam
         for fd in given:
             os.close(fd)
     assert descriptors() == before - len(given)
+
+
+def test_a_process_that_a_signal_has_stopped_is_told_with_what_lets_it_run_on() -> None:
+    argv = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", UUID]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        identity = ProcessIdentity(child.pid, start_time_of(child.pid), UUID)
+        assert process_hindrance(identity) is None
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        hindrance = process_hindrance(identity)
+        assert hindrance is not None
+        assert hindrance.remedy.startswith(f"`kill -CONT {child.pid}`")
+        # Another process that has its number is none of ours.
+        assert process_hindrance(attrs.evolve(identity, start_time=identity.start_time + 1)) is None
+        child.kill()

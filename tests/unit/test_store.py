@@ -122,7 +122,7 @@ async def test_who_keeps_each_piece_is_told(store: Store) -> None:
     top = layer(store, bottom)
     kept = checkpoint(store, top)
     store.hold("somebody", {kept})
-    pieces = {piece.id: piece for piece in await store.survey()}
+    pieces = {piece.id: piece for piece in (await store.survey()).pieces}
     assert pieces[kept].kept_by == ("somebody",)
     assert pieces[top].kept_by == (f"checkpoint {kept}",)
     assert pieces[bottom].kept_by == (f"layer {top}",)

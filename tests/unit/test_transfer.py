@@ -20,13 +20,14 @@ from actors.machine.storage.checkpoint import Checkpoint
 from actors.machine.storage.layers import Base
 from actors.machine.storage.seal import digest_of, seal_of
 from actors.machine.storage.store import Store
-from actors.model.errors import AgentisoError, InvalidArgument
+from actors.model.errors import AgentisoError, InvalidArgument, NoCapacity
 from actors.model.image import BootImage
 from actors.model.info import NetworkInfo, Shape, WorkspaceInfo
 from actors.model.machine import Fingerprint
 from actors.registry import transfer
 from actors.registry.bundle import BadBundle, Manifest
 from actors.registry.exports import Exports
+from tests.disks import small_tmpfs
 
 LIMIT_S = 30
 MIB = 2**20
@@ -157,6 +158,16 @@ async def test_an_export_replaces_nothing_and_a_failed_one_says_why(
         with pytest.raises(transfer.TransferFailed):
             await transfer.export(*source, INFO, pipe, nothing, Exports(tmp_path))
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+async def test_an_export_to_a_full_disk_names_that_disk(source: tuple[Store, Checkpoint], tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    with small_tmpfs(tmp_path / "other", 64) as other:
+        with trio.fail_after(LIMIT_S), pytest.raises(NoCapacity, match=str(other / "out")) as caught:
+            await transfer.export(*source, INFO, other / "out", nothing, Exports(tmp_path))
+        assert "workspaces" not in caught.value.remedy
+        assert not list(other.iterdir())
 
 
 async def test_a_pipe_gets_the_same_as_a_file(source: tuple[Store, Checkpoint], tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from actors.machine.guest.pulse import Patience, Pulse
 from actors.machine.guest.refusals import refusal
 from actors.machine.guest.sender import FrameSender
 from actors.model.errors import ConsumerFailed, GuestBroken, InvalidArgument, LocalProtocolError, RemoteProtocolError
+from actors.model.info import Hindrance
 from guest.errors import only_error
 from guest.handshake import MAX_SKIPPED_BYTES, NONCE_BYTES, EchoScanner, proof, proves, token
 from guest.untrusted import MALFORMED, whole
@@ -85,6 +86,8 @@ class GuestClient:
         self._scope = trio.CancelScope()
         self._reason: str | None = None
         self._broken_at = 0.0
+        self.hindrance: Callable[[], Hindrance | None] = lambda: None
+        """Tells what the host knows to keep the guest from answering."""
         self.hello: Hello
         self.files = GuestFiles(self)
         self.jobs = GuestJobs(self)
@@ -264,8 +267,16 @@ class GuestClient:
             )
         if request.reply is None:
             mute = f"it has given no sign of life for {request.mute_s:.0f} s" if request.mute_s else None
-            reason = self._reason or mute or f"it did not answer {body['op']!r} within {limit_s:.0f} s"
-            raise GuestBroken(f"The guest cannot be reached: {reason}. The outcome of {body['op']!r} is unknown.")
+            known = self.hindrance()
+            reason = (
+                known.why
+                if known
+                else self._reason or mute or f"it did not answer {body['op']!r} within {limit_s:.0f} s"
+            )
+            raise GuestBroken(
+                f"The guest cannot be reached: {reason}. The outcome of {body['op']!r} is unknown.",
+                remedy=known.remedy if known else "",
+            )
         if "error" in request.reply:
             raise refusal(body["op"], request.reply["error"])
         result = request.reply.get("ok")

@@ -24,6 +24,9 @@ LINE_CHARS: Final = 300
 """Of a line that is shown: a guest may write longer ones."""
 CRASHES: Final = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
 """Signals that a program brings upon itself."""
+NO_ROOM: Final = (
+    "The host's disk is full: QEMU's memory file, which is on a tmpfs, found no room, which ended QEMU (SIGBUS)."
+)
 STAMP: Final = re.compile(r"^\[ *\d+\.\d+\] ")
 """The time that a kernel puts before its lines, if it was built so."""
 PANIC: Final = "Kernel panic - not syncing: "
@@ -46,6 +49,8 @@ class Remains:
     """Exit code, negative for a signal; ``None`` if it was not our child."""
     shutdown: dict[str, Any] | None = None
     """The data of QEMU's SHUTDOWN event, if it sent one (QEMU: qapi/run-state.json)."""
+    no_room: bool = False
+    """Whether the disk that its memory file is on is full."""
     killed_for_memory: bool = False
     """Whether the host's kernel says that it killed QEMU since it had no memory left."""
 
@@ -55,6 +60,7 @@ def look_back(
     *,
     exit_status: int | None = None,
     shutdown: dict[str, Any] | None = None,
+    no_room: bool = False,
     killed_for_memory: bool = False,
 ) -> End:
     """Say why the machine ended whose logs are in a directory; what else is known of it is as in `Remains`."""
@@ -62,7 +68,7 @@ def look_back(
         console, qemu_log = tail(directory / logs.CONSOLE, LOOKED_AT_BYTES), tail(directory / logs.QEMU)
     except OSError as error:
         console, qemu_log = "", f"(the machine's logs cannot be read: {error.strerror})"
-    return explain(Remains(console, qemu_log, exit_status, shutdown, killed_for_memory), time.time())
+    return explain(Remains(console, qemu_log, exit_status, shutdown, no_room, killed_for_memory), time.time())
 
 
 def explain(remains: Remains, at: float) -> End:
@@ -103,6 +109,9 @@ def _by_exit(remains: Remains) -> End | None:
     if status > 0:
         return _end(EndReason.QEMU_ABORT, f"QEMU gave up with exit status {status}.{said}")
     name = _signal_name(-status)
+    if name == "SIGBUS" and remains.no_room:
+        # A tmpfs allocates even a hole that is only read, and ends whoever it has no page for (mmap(2)).
+        return _end(EndReason.QEMU_ABORT, NO_ROOM, signal=name)
     if name in CRASHES:
         return _end(EndReason.QEMU_ABORT, f"QEMU crashed ({name}).{said}", signal=name)
     also = " It may have been its kernel, for want of memory." if name == "SIGKILL" else ""

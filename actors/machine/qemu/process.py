@@ -57,6 +57,15 @@ def start_time_of(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[19])
 
 
+def is_stopped(identity: ProcessIdentity) -> bool:
+    """Tell whether a signal has stopped this process, which runs on after SIGCONT; not if it cannot be told."""
+    try:
+        state = Path(f"/proc/{identity.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state in ("T", "t") and is_alive(identity)
+    except (OSError, IndexError):
+        return False
+
+
 def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
     """Find this user's QEMU processes whose console lies in a state directory, and the directory of each console.
 

@@ -88,4 +88,6 @@ def layer_of(directory: Path) -> str | None:
         return None
     except MALFORMED as error:
         reason = repr(error)
-    raise CheckpointUnusable(f"The record of checkpoint {directory.name} is damaged: {reason}.")
+    raise CheckpointUnusable(
+        f"The record of checkpoint {directory.name} is damaged: {reason}.", path=str(directory / RECORD)
+    )

@@ -70,9 +70,13 @@ def read_header(path: Path) -> Qcow2Header:
         with path.open("rb") as file:
             raw = file.read(CLUSTER)
     except FileNotFoundError as error:
-        raise CheckpointUnusable(f"The disk layer {path} is missing.") from error
+        raise CheckpointUnusable(f"The disk layer {path} is missing.", path=str(path)) from error
     if len(raw) < HEADER.size or HEADER.unpack_from(raw)[0] != MAGIC:
-        raise CheckpointUnusable(f"{path} is not a qcow2 image.")
+        raise CheckpointUnusable(
+            f"The disk layer {path} is damaged: it is not a qcow2 image.",
+            remedy="Go back to a snapshot that does not stand on it; `agentiso doctor` names who does.",
+            path=str(path),
+        )
     fields = HEADER.unpack_from(raw)
     offset, length, size = fields[2], fields[3], fields[5]
     name = raw[offset : offset + length].decode(errors="replace") if offset else ""

@@ -56,7 +56,8 @@ class Qcow2Layers:
         found: list[str] = []
         while (layer := self._below(layer)) != "":
             if layer in found:
-                raise CheckpointUnusable(f"The disk layer {self.path(layer)} stands on itself.")
+                path = str(self.path(layer))
+                raise CheckpointUnusable(f"The disk layer {path} stands on itself.", path=path)
             found.append(layer)
         return tuple(found)
 

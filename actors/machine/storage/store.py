@@ -22,12 +22,12 @@ import trio
 
 from actors.machine.storage import collection
 from actors.machine.storage.checkpoint import Checkpoint, layer_of, read, write
+from actors.machine.storage.collection import Doubt, Survey
 from actors.machine.storage.holds import Holds
 from actors.machine.storage.layers import Layers
 from actors.machine.storage.qcow2_layers import Qcow2Layers
 from actors.model.errors import AgentisoError, CheckpointUnusable
 from actors.model.files import earlier_of, make_durable, read_json, sweep_temporaries
-from actors.model.info import StoredPiece
 
 FLUSH_DELAY_S: Final = 0.5
 
@@ -51,6 +51,8 @@ class Store:
         """Why nothing may be collected now, by what is in the way: something that may need a piece is not known."""
         self.trouble: str = ""
         """Why the last collection could not be done, or not wholly; empty if it could."""
+        self.doubts: tuple[Doubt, ...] = ()
+        """What the last collection found to be needed and could not read."""
         self._discarded: set[Path] = set()
         """Directories that could not be removed yet."""
 
@@ -173,11 +175,11 @@ class Store:
         """Tell whether a power loss leaves a file as it is."""
         return path not in self.unflushed and path not in self._under_way
 
-    async def survey(self) -> tuple[StoredPiece, ...]:
+    async def survey(self) -> Survey:
         """Describe all layers and checkpoints, and who keeps each; nothing may be removed meanwhile.
 
         Raises:
-            OSError, CheckpointUnusable: something cannot be read.
+            OSError: what there is cannot be listed.
 
         """
         layers, checkpoints = self.layers, self._checkpoints
@@ -203,13 +205,14 @@ class Store:
             removed: list[str] = []
             try:
                 await trio.to_thread.run_sync(self._remove_discarded)
-                garbage = [] if self.blocked else [piece for piece in await self.survey() if not piece.kept_by]
-                if garbage:
+                found = Survey((), self.doubts) if self.blocked else await self.survey()
+                self.doubts = found.doubts
+                if garbage := found.unneeded:
                     # A record that a power loss brings back must find what it needs.
                     await self.flush()
-                    garbage = [] if self.blocked else [each for each in garbage if each.id not in self.holds.needed]
+                    garbage = () if self.blocked else tuple(p for p in garbage if p.id not in self.holds.needed)
                     removed = await trio.to_thread.run_sync(collection.remove, self.layers, garbage)
-                self.trouble = ""
+                self.trouble = " ".join(map(str, self.doubts))
             except (OSError, AgentisoError) as error:
                 self.trouble = str(error)
             return removed

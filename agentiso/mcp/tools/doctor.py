@@ -33,6 +33,8 @@ class DoctorResult:
     unreachable: list[TroubleResult] = describe("Workspaces that do not answer")
     half_done: list[TroubleResult] = describe("What was begun and is tried again")
     collection: list[TroubleResult] = describe("Why unneeded files are not removed")
+    failed: list[TroubleResult] = describe("Workspaces whose machine ended by itself")
+    host: list[TroubleResult] = describe("What of the host is in the way, as a full disk")
 
 
 @attrs.frozen
@@ -47,6 +49,7 @@ class PieceResult:
     path: str = describe("Where it is on the host")
     size_bytes: int = describe("Bytes that it alone occupies")
     kept_by: list[str] = describe("Who needs it")
+    maybe_kept_by: list[str] = describe("What cannot be read now and may need it; it stays until that can be")
 
 
 @attrs.frozen
@@ -57,7 +60,7 @@ class CollectResult:
 
 def doctor_result(found: Diagnosis) -> DoctorResult:
     """Return a diagnosis as tools and resources tell it."""
-    parts = (found.damaged, found.unreachable, found.half_done, found.collection)
+    parts = (found.damaged, found.unreachable, found.half_done, found.collection, found.failed, found.host)
     return DoctorResult(found.healthy, *([_trouble(trouble) for trouble in part] for part in parts))
 
 
@@ -78,7 +81,8 @@ async def _collect(call: Call, a: CollectArguments) -> CollectResult:
 
 def _piece(piece: StoredPiece, names: dict[str, str]) -> PieceResult:
     keepers = {"work under way" if is_block(keeper) else names.get(keeper, keeper) for keeper in piece.kept_by}
-    return PieceResult(piece.id, piece.kind, piece.path, piece.size_bytes, sorted(keepers))
+    doubtful = list(piece.maybe_kept_by)
+    return PieceResult(piece.id, piece.kind, piece.path, piece.size_bytes, sorted(keepers), doubtful)
 
 
 TOOLS: Final = (
