@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.model.errors import AgentisoError
-from actors.model.files import failures_reported
+from actors.model.files import reported
 from agentiso.cli import (
     commands,
     doctor,
@@ -113,13 +113,9 @@ def _run(words: list[str]) -> int:
 
 def _of_the_host(error: BaseException) -> BaseException:
     """Return a failure of the host's files as the error that says so; any other one as it is."""
-    try:
-        # What becomes of a pipe is no failure of theirs.
-        if isinstance(error, OSError) and not isinstance(error, BlockingIOError | BrokenPipeError):
-            with failures_reported():
-                raise error
-    except (AgentisoError, OSError) as reported:
-        return reported
+    # What becomes of a pipe is no failure of theirs.
+    if isinstance(error, OSError) and not isinstance(error, BlockingIOError | BrokenPipeError):
+        return reported(error)
     return error
 
 
