@@ -35,6 +35,7 @@ from agentiso.cli import (
 from agentiso.cli.common import Commands, error_object
 from agentiso.cli.output import OutputFailed, ReaderGone, checked_stdout
 from agentiso.cli.parser import Misuse, Parser
+from agentiso.cli.words import in_commands
 from agentiso.protocol.places import RUNS_ALREADY
 from agentiso.supervisor.daemon import DaemonRunning
 from guest.errors import only_error
@@ -134,7 +135,7 @@ def _report(error: AgentisoError, *, as_json: bool) -> None:
         return
     # Where that cannot be written either, the status alone tells.
     with contextlib.suppress(OSError):
-        print(f"{error.facts.get('usage', '')}error: {error}", file=sys.stderr)
+        print(f"{error.facts.get('usage', '')}error: {in_commands(str(error))}", file=sys.stderr)
 
 
 def make_parser() -> Parser:

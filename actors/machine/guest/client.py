@@ -26,7 +26,7 @@ from actors.machine.guest.files import GuestFiles
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.guest.jobs import GuestJobs
 from actors.machine.guest.pulse import Patience, Pulse
-from actors.machine.guest.refusals import refusal
+from actors.machine.guest.refusals import refusal, spoken
 from actors.machine.guest.sender import FrameSender
 from actors.model.errors import ConsumerFailed, GuestBroken, InvalidArgument, LocalProtocolError, RemoteProtocolError
 from guest.errors import only_error
@@ -254,13 +254,14 @@ class GuestClient:
             # Nobody has to watch it any more.
             request.done.set()
         if request.failure is not None:
-            raise ConsumerFailed(f"What takes the answer to {body['op']!r} failed: {request.failure!r:.200}.") from (
-                request.failure
-            )
+            raise ConsumerFailed(
+                f"What takes the answer to {spoken(body['op'])!r} failed: {request.failure!r:.200}."
+            ) from (request.failure)
         if request.reply is None:
+            asked = spoken(body["op"])
             mute = f"it has given no sign of life for {request.mute_s:.0f} s" if request.mute_s else None
-            reason = self._reason or mute or f"it did not answer {body['op']!r} within {limit_s:.0f} s"
-            raise GuestBroken(f"The guest cannot be reached: {reason}. The outcome of {body['op']!r} is unknown.")
+            reason = self._reason or mute or f"it did not answer {asked!r} within {limit_s:.0f} s"
+            raise GuestBroken(f"The guest cannot be reached: {reason}. The outcome of {asked!r} is unknown.")
         if "error" in request.reply:
             raise refusal(body["op"], request.reply["error"])
         result = request.reply.get("ok")
