@@ -17,6 +17,13 @@ from agentiso.protocol.places import LOG
 from tests.machines import ARGV
 
 LIMIT_S = 120
+ATTACHED = """
+import agentiso, trio
+async def main():
+    async with agentiso.open_system(attach=True) as system:
+        await system.list()
+trio.run(main)
+"""
 SLOW = """
 import sys, time
 class Slow:
@@ -102,3 +109,13 @@ def test_an_interruption_while_python_still_imports_ends_a_command_without_a_wor
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT_S) == 130
         assert process.stderr.read() == b""
+
+
+async def test_a_program_that_started_a_supervisor_ends_without_a_warning(tmp_path: Path) -> None:
+    environment = {**os.environ, "AGENTISO_STATE_DIR": str(tmp_path)}
+    argv = [sys.executable, "-X", "dev", "-c", ATTACHED]
+    with trio.fail_after(LIMIT_S):
+        done = await trio.run_process(argv, env=environment, check=False, capture_stderr=True)
+        assert (await run(tmp_path, "daemon", "stop")).returncode == 0
+    assert done.returncode == 0
+    assert b"subprocess" not in done.stderr
