@@ -212,11 +212,13 @@ def _not_started(log_path: Path, begin: int) -> HostUnfit:
                 file.readline()
             lines = file.read(SHOWN_BYTES).decode(errors="replace").splitlines()
     except OSError as error:
-        return HostUnfit(f"The supervisor did not start, and its log cannot be read: {error}.")
+        return HostUnfit(
+            f"The supervisor did not start, and its log cannot be read: {error}.", remedy=f"Look at {log_path}."
+        )
     said = next((at for at in reversed(range(len(lines))) if lines[at].startswith(FAILURE)), None)
     if said is not None:
         reason = "\n".join(lines[said:]).removeprefix(FAILURE)
-        return HostUnfit(f"The supervisor did not start: {reason}")
+        return HostUnfit(f"The supervisor did not start: {reason}", remedy=f"Its log: {log_path}.")
     return HostUnfit("\n".join(["The supervisor did not start. It wrote last:", *lines]), remedy=f"\nSee {log_path}.")
 
 
