@@ -8,77 +8,18 @@ Synopsis::
         children = await ws.fork(3)
 """
 
-from actors.model import errors
-from actors.model.end import End, EndReason
-from actors.model.errors import AgentisoError
-from actors.model.guest import ExecResult, FileContent, FileEntry, InputTaken, JobEnd, JobInfo, JobList, JobOutput
-from actors.model.info import (
-    CarriedJob,
-    Evidence,
-    ExportReport,
-    ForkedChild,
-    ForkReport,
-    ImageInfo,
-    ImageRemoval,
-    ImportReport,
-    Lifetime,
-    Lineage,
-    NetworkInfo,
-    PoolInfo,
-    PortForward,
-    Shape,
-    SnapshotInfo,
-    TemplateInfo,
-    UndoInfo,
-    WorkspaceInfo,
-)
-from actors.model.settings import Limits, Pool, Settings
-from agentiso import blocking
-from agentiso.library.jobs import Output, OutputEvent
-from agentiso.library.opening import open_system
-from agentiso.library.system import Imported, System
-from agentiso.library.workspace import Fork, Workspace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "AgentisoError",
-    "CarriedJob",
-    "End",
-    "EndReason",
-    "Evidence",
-    "ExecResult",
-    "ExportReport",
-    "FileContent",
-    "FileEntry",
-    "Fork",
-    "ForkReport",
-    "ForkedChild",
-    "ImageInfo",
-    "ImageRemoval",
-    "ImportReport",
-    "Imported",
-    "InputTaken",
-    "JobEnd",
-    "JobInfo",
-    "JobList",
-    "JobOutput",
-    "Lifetime",
-    "Limits",
-    "Lineage",
-    "NetworkInfo",
-    "Output",
-    "OutputEvent",
-    "Pool",
-    "PoolInfo",
-    "PortForward",
-    "Settings",
-    "Shape",
-    "SnapshotInfo",
-    "System",
-    "TemplateInfo",
-    "UndoInfo",
-    "Workspace",
-    "WorkspaceInfo",
-    "blocking",
-    "errors",
-    "open_system",
-]
+if TYPE_CHECKING:
+    from agentiso.public import *  # noqa: F403 - its names are those of this package
+    from agentiso.public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import what is asked for; a command, which needs only parts of it, does not wait for all."""
+        names = import_module("agentiso.public")
+        return getattr(names, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *import_module("agentiso.public").__all__})

@@ -143,7 +143,7 @@ class ActorGone(AgentisoError):
     """The actor stopped before it answered."""
 
     code = "gone"
-    usual_remedy = "Ask once more: what crashed begins anew. Of what is gone for good, workspace_list says no more."
+    usual_remedy = "Try again: what crashed is started anew. What is gone for good, workspace_list names no more."
 
 
 class Unfinished(AgentisoError):
@@ -170,7 +170,7 @@ class CheckpointUnusable(AgentisoError):
     """A checkpoint, or the image or disk layer it stands on, is missing, damaged or does not fit this host."""
 
     code = "checkpoint_unusable"
-    usual_remedy = "Go back to another snapshot, or make the workspace anew."
+    usual_remedy = "Go back to another snapshot, if there is one, or make the workspace anew."
 
 
 class MachineFailed(AgentisoError):
@@ -192,7 +192,8 @@ class GuestBroken(AgentisoError):
 
     code = "guest_broken"
     usual_remedy = (
-        "workspace_info tells whether its machine runs, workspace_logs what it said; or go back to a snapshot."
+        "workspace_info tells whether its machine runs, workspace_logs what it said; or go back to a snapshot, if "
+        "there is one."
     )
 
 

@@ -5,22 +5,121 @@ Sizes are in the units their names carry.  `agentiso.library.config` reads these
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import attrs
-from attrs.validators import ge, in_
 
 from actors.model.backends import ACCELERATORS, CHANNELS, NETWORKS
 from actors.model.info import Lifetime, Shape
+
+MIN_MEMORY_MB: Final = 128
+"""Less does not boot a stock kernel and the guest agent."""
+MAX_TIMEOUT_S: Final = 86400.0
+"""A wait of more than a day has no bound for whoever waits."""
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
 def default_state_dir() -> Path:
     """Return ``/var/lib/agentiso`` for root, else the XDG state directory's ``agentiso``."""
     if os.geteuid() == 0:
         return Path("/var/lib/agentiso")
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    # Without a home it is no absolute path, which is told where the configuration is read.
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111
     return Path(base) / "agentiso"
+
+
+class WrongValue(ValueError):
+    """A setting has a value that is not allowed; what it says begins with the setting's name."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{name} is {value!r}; {allowed}")
+
+
+def ge(least: int) -> Validator:
+    """Allow numbers from ``least`` on."""
+
+    def check(_settings: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        _at_least(least, field.name, value)
+
+    return check
+
+
+def in_(allowed: tuple[str, ...]) -> Validator:
+    """Allow some words."""
+
+    def check(_settings: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value not in allowed:
+            raise WrongValue(field.name, value, f"allowed are {', '.join(map(repr, allowed))}")
+
+    return check
+
+
+def _at_least(least: int, name: str, value: Any) -> None:
+    if not value >= least:
+        raise WrongValue(name, value, f"it has to be at least {least}")
+
+
+def _timeout(_settings: Any, field: attrs.Attribute[Any], value: float) -> None:
+    if not 1 <= value <= MAX_TIMEOUT_S:
+        raise WrongValue(field.name, value, f"it has to be from 1 to {MAX_TIMEOUT_S:g} seconds")
+
+
+def _word(_settings: Any, field: attrs.Attribute[Any], value: str) -> None:
+    if not value or "\0" in value:
+        raise WrongValue(field.name, value, "it has to have letters, and no NUL")
+
+
+def _path(_settings: Any, field: attrs.Attribute[Any], value: Path | None) -> None:
+    if value is not None and "\0" in str(value):
+        raise WrongValue(field.name, str(value), "a path has no NUL")
+
+
+def _paths(settings: Any, field: attrs.Attribute[Any], value: tuple[Path, ...]) -> None:
+    for path in value:
+        _path(settings, field, path)
+
+
+def _shape(_settings: Any, field: attrs.Attribute[Any], shape: Shape) -> None:
+    for name, least in (("vcpus", 1), ("memory_mb", MIN_MEMORY_MB), ("disk_gb", 1)):
+        _at_least(least, f"{field.name}.{name}", getattr(shape, name))
+
+
+def _shapes(settings: Any, field: attrs.Attribute[Any], shapes: tuple[Shape, ...]) -> None:
+    for shape in shapes:
+        _shape(settings, field, shape)
+
+
+def _lifetime(_settings: Any, field: attrs.Attribute[Any], lifetime: Lifetime) -> None:
+    for name in ("idle_suspend_s", "ttl_s"):
+        value = getattr(lifetime, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise WrongValue(f"{field.name}.{name}", value, "it has to be above 0; leave it out for never")
+
+
+def check_bind(text: str) -> None:
+    """Raise `ValueError` unless a text is ``HOST:PORT``; whether one can listen there is another question."""
+    host, colon, port = text.rpartition(":")
+    # An IPv6 address has colons of its own, and so has brackets.
+    bare = host.removeprefix("[").removesuffix("]") if host.startswith("[") and host.endswith("]") else host
+    is_host = bool(bare) and (bare != host or ":" not in host) and not any(c.isspace() or c in "/[]\0" for c in bare)
+    try:
+        bare.encode("idna")
+    except UnicodeError:
+        is_host = False
+    if not colon or not is_host or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError("it has to be HOST:PORT, the port from 0 to 65535, as 127.0.0.1:8080 or [::1]:0")
+
+
+def _bind(_settings: Any, field: attrs.Attribute[Any], value: str) -> None:
+    try:
+        if value:
+            check_bind(value)
+    except ValueError as error:
+        raise WrongValue(field.name, value, str(error)) from error
 
 
 @attrs.frozen
@@ -92,7 +191,7 @@ class Audit:
 class Http:
     """MCP over HTTP, beside the Unix socket."""
 
-    bind: str = ""
+    bind: str = attrs.field(default="", validator=_bind)
     """``HOST:PORT`` to listen on, port 0 for any free one; nothing listens while it is empty."""
     allowed_hosts: tuple[str, ...] = ()
     """Values of the Host header that are accepted besides those of the loopback, ``:*`` for any port."""
@@ -106,7 +205,7 @@ class Pool:
     """How many of each shape; 0 for none."""
     memory_budget_mb: int = attrs.field(default=4096, validator=ge(0))
     """What the memory of all of them may add up to; each takes much less until it is used."""
-    shapes: tuple[Shape, ...] = ()
+    shapes: tuple[Shape, ...] = attrs.field(default=(), validator=_shapes)
     """The configured shape alone unless set."""
 
 
@@ -114,26 +213,26 @@ class Pool:
 class Settings:
     """The configuration of one supervisor."""
 
-    state_dir: Path = attrs.field(factory=default_state_dir, converter=Path)
-    images_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    state_dir: Path = attrs.field(factory=default_state_dir, converter=Path, validator=_path)
+    images_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path), validator=_path)
     """Where images are kept; ``images`` in the state directory unless set."""
-    image: str = "base"
-    shape: Shape = attrs.field(factory=Shape)
+    image: str = attrs.field(default="base", validator=_word)
+    shape: Shape = attrs.field(factory=Shape, validator=_shape)
     network: str = attrs.field(default="user", validator=in_(NETWORKS))
     allow_internet: bool = False
     accelerator: str = attrs.field(default="auto", validator=in_(("auto", *ACCELERATORS)))
     channel: str = attrs.field(default="serial", validator=in_(CHANNELS))
-    qemu_binary: str = "qemu-system-x86_64"
+    qemu_binary: str = attrs.field(default="qemu-system-x86_64", validator=_word)
     memory_sharing: str = attrs.field(default="family", validator=in_(("family", "off")))
     """Whether machines that stem from one template or fork share the pages of memory that none of them has changed."""
-    boot_timeout_s: float = attrs.field(default=120.0, validator=ge(1))
+    boot_timeout_s: float = attrs.field(default=120.0, validator=_timeout)
     """Bound on a cold boot up to the agent's answer."""
-    restore_timeout_s: float = attrs.field(default=30.0, validator=ge(1))
+    restore_timeout_s: float = attrs.field(default=30.0, validator=_timeout)
     """Bound on a restore up to the proven handshake."""
     limits: Limits = attrs.field(factory=Limits)
-    lifetime: Lifetime = attrs.field(factory=Lifetime)
+    lifetime: Lifetime = attrs.field(factory=Lifetime, validator=_lifetime)
     """Of workspaces that are created without one; off by default."""
-    transfer_roots: tuple[Path, ...] = ()
+    transfer_roots: tuple[Path, ...] = attrs.field(default=(), validator=_paths)
     """Directories of the host from which sessions may upload, and to which they may download; none by default.
 
     The user at the command line and programs that use the library are not bound.

@@ -136,5 +136,5 @@ class Lifecycle:
             return TABLE[self._state][event]
         except KeyError:
             raise IllegalState(
-                f"A workspace that is {self._state} cannot be {event}.", remedy="See workspace_info."
+                f"A workspace that is {self._state} cannot be {event}.", remedy="workspace_info tells more."
             ) from None

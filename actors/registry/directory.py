@@ -68,7 +68,7 @@ class Directory:
         if len(matching) == 1 and len(text) >= MIN_PREFIX_CHARS:
             return matching[0]
         known = ", ".join(sorted(found.name for found in self._found.values())[:MAX_CANDIDATES]) or "none"
-        message, remedy = f"There is no workspace {shown(text)}; there are: {known}.", "Create it, or list them."
+        message, remedy = f"There is no workspace {shown(text)}; there are: {known}.", "workspace_list lists them."
         if matching:
             named = sorted(f"{found.name} ({found.workspace_id})" for found in matching)[:MAX_CANDIDATES]
             message += f" The ids of {len(matching)} begin like that: {', '.join(named)}."

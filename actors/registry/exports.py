@@ -58,7 +58,7 @@ class Exports:
         """
         target, number = target.absolute(), new_id()
         part = target.with_name(f".{_cut(target.name)}.{number[:8]}{PART}")
-        facts = {"path": str(part)}
+        facts, whole = {"path": str(part)}, False
         self._under_way.add(number)
         try:
             self._will(number, facts)
@@ -71,10 +71,11 @@ class Exports:
             finally:
                 os.close(fd)
             _give_name(part, target, facts["file"])
+            whole = True
         finally:
             self._under_way.discard(number)
             with contextlib.suppress(AgentisoError, OSError):
-                self._finish(Intent(Kind.EXPORT, number, facts))
+                self._finish(Intent(Kind.EXPORT, number, facts), whole=whole)
 
     def finish(self) -> None:
         """Remove what is left of exports that are not under way any more; one that cannot be keeps no other.
@@ -99,8 +100,9 @@ class Exports:
             remedy = f"Mend it, or move it away; half-written files, named .*{PART}, may be left beside their targets."
             raise DamagedJournal(error.message, remedy=remedy) from error
 
-    def _finish(self, intent: Intent) -> None:
-        _remove_part(intent)
+    def _finish(self, intent: Intent, *, whole: bool = False) -> None:
+        if _remove_part(intent) and not whole:
+            log.info("removed %s, an export that was not finished", intent.facts["path"])
         with self._writing:
             self._journal.gone(Kind.EXPORT, intent.name)
             self._journal.tidy()
@@ -156,20 +158,21 @@ def _rename(part: Path, target: Path) -> None:
     )
 
 
-def _remove_part(intent: Intent) -> None:
-    """Remove a half-written file if it is the one that was written, and nothing that has its name since."""
+def _remove_part(intent: Intent) -> bool:
+    """Remove a file's provisional name if it is of what was written, and of nothing that has it since; tell whether."""
     path = Path(intent.facts.get("path", ""))
     try:
         facts = path.lstat()
     except ValueError:
         # No path, and so nothing that was written here.
-        return
+        return False
     except OSError as error:
         if error.errno not in ABSENT:
             raise
-        return
+        return False
     # Its name was chosen at random; before it was known which file that is, nothing was written to it.
     mine = _identity(facts) == intent.facts["file"] if "file" in intent.facts else facts.st_size == 0
-    if stat.S_ISREG(facts.st_mode) and path.name.endswith(PART) and mine:
-        path.unlink(missing_ok=True)
-        log.info("removed %s, an export that was not finished", path)
+    if not (stat.S_ISREG(facts.st_mode) and path.name.endswith(PART) and mine):
+        return False
+    path.unlink(missing_ok=True)
+    return True

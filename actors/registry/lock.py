@@ -92,6 +92,14 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a signal has stopped a process, which does nothing until it is told to go on; unknown is no."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
+
+
 def noted_pid(path: Path) -> int | None:
     """Return the pid in the file: the holder's, or that of one which was killed; it proves nothing."""
     try:

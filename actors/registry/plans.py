@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
 
 import attrs
 
@@ -13,7 +12,7 @@ from actors.model.image import BootImage
 from actors.model.info import Lineage, Shape, WorkspaceInfo
 from actors.model.names import check_name, new_id
 from actors.model.record import WorkspaceRecord, new_record
-from actors.model.settings import Limits
+from actors.model.settings import MIN_MEMORY_MB, Limits
 from actors.model.states import State
 from actors.model.text import shown
 from actors.registry import messages as r
@@ -22,9 +21,6 @@ from actors.registry.admission import Entrant
 from actors.workspace.describe import failure_of
 from actors.workspace.host import Host
 from actors.workspace.lifetime import check as check_lifetime
-
-MIN_MEMORY_MB: Final = 128
-"""Less does not boot a stock kernel and the guest agent."""
 
 
 def check_shape(shape: Shape, limits: Limits) -> None:

@@ -69,7 +69,8 @@ class _Progress:
         self._done += count
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + REPORT_S
-            text = f"{self._verb} {self._done // MIB} of {self.total_bytes // MIB} MiB"
+            of = f" of {self.total_bytes // MIB}" if self.total_bytes else ""
+            text = f"{self._verb} {self._done // MIB}{of} MiB"
             trio.from_thread.run_sync(self._report, text)
 
 

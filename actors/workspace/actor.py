@@ -113,7 +113,7 @@ class WorkspaceActor(Actor):
             return
         if isinstance(message, w.GuestWork) and (self._wakes or self._is_changing):
             return
-        refusal = f"Workspace {record.name} is {state}, which does not allow {type(message).__name__}."
+        refusal = f"Workspace {record.name} is {state}, and what was asked of it cannot be done then."
         if state is State.FAILED:
             reason = str(record.ended.reason) if record.ended else None
             raise IllegalState(f"{refusal} {record.failure or ''}".rstrip(), remedy=ways_back(record), ended=reason)

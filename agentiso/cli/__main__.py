@@ -1,5 +1,5 @@
 """``python -m agentiso.cli``."""
 
-from agentiso.cli.main import main
+from agentiso.cli import main
 
 main()

@@ -15,7 +15,7 @@ from actors.model.errors import AgentisoError, GuestRefused
 from agentiso.cli.common import Commands, add_workspace, call_tool, columns, show
 from agentiso.cli.environment import assigned
 from agentiso.cli.output import OutputFailed
-from agentiso.cli.parser import Misuse, Parser
+from agentiso.cli.parser import Misuse, Parser, seconds
 from agentiso.client.tools import ToolFailed
 from agentiso.library.config import load_settings
 from guest.errors import only_error
@@ -46,12 +46,12 @@ def register(commands: Commands) -> None:
     """Add these commands."""
     made = commands.add("exec", _exec, "run a command in a workspace; exits with its status", EXEC_EXAMPLES)
     _add_command(made, "the command; its own options come after --, or after its first word")
-    made.add_argument("--timeout-secs", type=float, help="kill it after this; 120, or no limit with --yield")
+    made.add_argument("--timeout-secs", type=seconds, help="kill it after this; 120, or no limit with --yield")
     made.add_argument("--workdir", metavar="DIRECTORY", help="of the guest, to run it in; / if left out")
     made.add_argument("--env", "-e", action="append", default=[], metavar="NAME[=VALUE]",
                       help="a variable for it alone (again); this shell's value if left out")  # fmt: skip
     made.add_argument("--stdin", "-i", action="store_true", help="give it this command's standard input")
-    made.add_argument("--yield", type=float, dest="yield_secs", metavar="SECONDS", help="leave it alone after this")
+    made.add_argument("--yield", type=seconds, dest="yield_secs", metavar="SECONDS", help="leave it alone after this")
     made.add_argument("--background", action="store_true", help="print its job id and return at once")
     made = commands.add("jobs", _jobs, "list a workspace's jobs: every command that runs or ran there", JOB_EXAMPLES)
     add_workspace(made)

@@ -67,7 +67,8 @@ def _tell(a: Any, result: dict[str, Any], where: str) -> int:
         print(f"left out: {line}", file=sys.stderr)
     if result["skipped_count"] > len(result["skipped"]):
         print(f"left out: {result['skipped_count'] - len(result['skipped'])} more", file=sys.stderr)
-    show(a, result, f"copied to {where}: {result['entries']} files and directories, {result['size_bytes']} bytes")
+    what = "1 entry" if result["entries"] == 1 else f"{result['entries']} files and directories"
+    show(a, result, f"copied to {where}: {what}, {result['size_bytes']} bytes")
     return 1 if result["skipped_count"] else 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from agentiso.cli.common import Commands, add_workspace, call_tool, show
+from agentiso.cli.parser import seconds
 from agentiso.display.units import span
 
 MOVES: Final = {
@@ -46,8 +47,8 @@ def register(commands: Commands) -> None:
 
 def add_lifetime(parser: Any) -> None:
     """Add the options of a lifetime to a command."""
-    parser.add_argument("--idle-suspend", type=float, metavar="SECONDS", help="suspend it when idle for so long")
-    parser.add_argument("--ttl", type=float, metavar="SECONDS", help="destroy it after so long")
+    parser.add_argument("--idle-suspend", type=seconds, metavar="SECONDS", help="suspend it when idle for so long")
+    parser.add_argument("--ttl", type=seconds, metavar="SECONDS", help="destroy it after so long")
 
 
 def _mover(tool: str, arguments: dict[str, Any]) -> Callable[[Any], int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.model.errors import AgentisoError
-from actors.model.files import failures_reported
+from actors.model.files import reported
 from agentiso.cli import (
     commands,
     doctor,
@@ -35,6 +35,7 @@ from agentiso.cli import (
 from agentiso.cli.common import Commands, error_object
 from agentiso.cli.output import OutputFailed, ReaderGone, checked_stdout
 from agentiso.cli.parser import Misuse, Parser
+from agentiso.cli.words import in_commands
 from agentiso.protocol.places import RUNS_ALREADY
 from agentiso.supervisor.daemon import DaemonRunning
 from guest.errors import only_error
@@ -113,13 +114,9 @@ def _run(words: list[str]) -> int:
 
 def _of_the_host(error: BaseException) -> BaseException:
     """Return a failure of the host's files as the error that says so; any other one as it is."""
-    try:
-        # What becomes of a pipe is no failure of theirs.
-        if isinstance(error, OSError) and not isinstance(error, BlockingIOError | BrokenPipeError):
-            with failures_reported():
-                raise error
-    except (AgentisoError, OSError) as reported:
-        return reported
+    # What becomes of a pipe is no failure of theirs.
+    if isinstance(error, OSError) and not isinstance(error, BlockingIOError | BrokenPipeError):
+        return reported(error)
     return error
 
 
@@ -138,7 +135,7 @@ def _report(error: AgentisoError, *, as_json: bool) -> None:
         return
     # Where that cannot be written either, the status alone tells.
     with contextlib.suppress(OSError):
-        print(f"{error.facts.get('usage', '')}error: {error}", file=sys.stderr)
+        print(f"{error.facts.get('usage', '')}error: {in_commands(str(error))}", file=sys.stderr)
 
 
 def make_parser() -> Parser:

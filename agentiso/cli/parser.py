@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from actors.model.errors import AgentisoError
+from actors.model.settings import check_bind
 
 
 class Misuse(AgentisoError):
@@ -62,3 +64,20 @@ class Parser(argparse.ArgumentParser):
 
 def _abbreviates(word: str, name: str) -> bool:
     return word.startswith("--") and name.startswith(word)
+
+
+def seconds(text: str) -> float:
+    """Return a time that was typed; neither "nan" nor "inf" is one."""
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def host_port(text: str) -> str:
+    """Return what was typed as ``HOST:PORT``."""
+    try:
+        check_bind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+    return text

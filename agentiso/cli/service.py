@@ -13,8 +13,9 @@ import trio
 
 from actors.model.settings import Settings
 from agentiso.cli.common import Commands, columns, run_interruptibly, show
+from agentiso.cli.parser import host_port, seconds
 from agentiso.client.status import restart, said, status
-from agentiso.client.stopping import LIMIT_S, Stopped, stop
+from agentiso.client.stopping import FORCE_LIMIT_S, LIMIT_S, Stopped, stop
 from agentiso.library.config import load_settings, settings_to_plain
 from agentiso.protocol.serving import Serving
 from agentiso.protocol.sessions import DEFAULT_SESSION, PROFILES
@@ -46,10 +47,15 @@ def register(commands: Commands) -> None:
     made = commands.add("daemon", _daemon, "run, end, replace or look at the supervisor", DAEMON_EXAMPLES)
     made.add_argument("action", nargs="?", choices=tuple(ACTIONS), default="run",
                       help="run it here, or do that with the one that runs; machines survive its end")  # fmt: skip
-    made.add_argument("--wait", type=float, default=LIMIT_S, metavar="SECONDS",
-                      help=f"how long `stop` and `restart` wait for its end; {LIMIT_S:g} if left out")  # fmt: skip
-    made.add_argument("--idle-exit", type=float, metavar="SECONDS", help="end after being idle for so long")
-    made.add_argument("--http", metavar="HOST:PORT", help="serve MCP over HTTP too, to whoever has a session's token")
+    made.add_argument("--wait", type=seconds, metavar="SECONDS",
+                      help=f"how long `stop` and `restart` wait for its end; {LIMIT_S:g} if left out, "
+                           f"{FORCE_LIMIT_S:g} with --force")  # fmt: skip
+    made.add_argument("--force", action="store_true",
+                      help="kill one that has not ended by then; machines survive that")  # fmt: skip
+    made.add_argument("--idle-exit", type=seconds, metavar="SECONDS", help="end after being idle for so long")
+    made.add_argument(
+        "--http", type=host_port, metavar="HOST:PORT", help="serve MCP over HTTP too, to whoever has a session's token"
+    )
     made = commands.add(
         "bench", _bench, "measure agentiso against a bare script that drives the same QEMU", BENCH_EXAMPLES
     )
@@ -93,13 +99,15 @@ def _run(a: Any, settings: Settings) -> int:
 
 
 def _stop(a: Any, settings: Settings) -> int:
-    stopped = trio.run(lambda: stop(settings, limit_s=a.wait, report=_report))
+    stopped = trio.run(lambda: stop(settings, limit_s=_limit_s(a), force=a.force, report=_report))
     return show(a, {"stopped": stopped is not None, **_plain(stopped)}, _told(stopped))
 
 
 def _restart(a: Any, settings: Settings) -> int:
     stopped, started = trio.run(
-        lambda: restart(settings, a.config, http=a.http, idle_exit_s=a.idle_exit, limit_s=a.wait, report=_report)
+        lambda: restart(
+            settings, a.config, http=a.http, idle_exit_s=a.idle_exit, limit_s=_limit_s(a), force=a.force, report=_report
+        )
     )
     plain = {"stopped": _plain(stopped) or None, "pid": started.pid, "version": started.version}
     serves = said(Serving(started.about.get("http"), started.about.get("idle_exit_s")))
@@ -116,6 +124,12 @@ ACTIONS: Final[dict[str, Callable[[Any, Settings], int]]] = {
 }  # fmt: skip
 
 
+def _limit_s(a: Any) -> float:
+    if a.wait is not None:
+        return float(a.wait)
+    return FORCE_LIMIT_S if a.force else LIMIT_S
+
+
 def _report(text: str) -> None:
     print(text, file=sys.stderr)
 
@@ -130,7 +144,8 @@ def _told(stopped: Stopped | None) -> str:
     machines = {0: "no machine runs", 1: "1 machine runs on"}.get(
         stopped.machines, f"{stopped.machines} machines run on"
     )
-    return f"the supervisor (pid {stopped.pid}) has ended; {machines}"
+    how = "did not end and was killed" if stopped.killed else "has ended"
+    return f"the supervisor (pid {stopped.pid}) {how}; {machines}"
 
 
 def _bench(a: Any) -> int:

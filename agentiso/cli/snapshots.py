@@ -75,7 +75,10 @@ def _snapshot(a: Any) -> int:
     if a.action == "create":
         made = call_tool(a, "snapshot_create", workspace_id=a.workspace, name=a.name, include_memory=not a.disk_only)
         cost = f"in {made['duration_secs']:.2f} s; {a.workspace} stood still for {made['pause_ms']:.0f} ms"
-        note = f" ({made['note']})" if made["note"] else ""
+        notes = [made["note"]] if made["note"] else []
+        if not made["has_memory"] and not a.disk_only:
+            notes.append("the disk alone: no machine ran whose memory could be kept")
+        note = f" ({'; '.join(notes)})" if notes else ""
         return show(a, made, f"snapshot {a.name} was taken {cost}{note}")
     if a.action == "delete":
         gone = call_tool(a, "snapshot_delete", workspace_id=a.workspace, snapshot_name=a.name, cascade=a.cascade)

@@ -32,7 +32,6 @@ from guest.wire import FILE_STREAM, Data, Event, Message
 
 READ_BYTES: Final = 32 * 1024
 DEFAULT_SIZE: Final = (24, 80)
-FOLLOW_ON: Final = "`agentiso jobs` lists jobs, and `agentiso output -f` follows one on."
 
 OnOutput = Callable[[int, bytes], Awaitable[None]]
 
@@ -64,10 +63,12 @@ async def attach(
 
     """
     job_id, end, interrupted = "", None, None
+    workspace, job = request.get("workspace"), request.get("job") or request.get("job_id") or "JOB"
+    follow_on = f"`agentiso jobs {workspace}` lists its jobs, and `agentiso output -f {workspace} {job}` follows on."
     stream, _ = await connect(settings, Greeting("live"), config=config)
     async with stream, open_plain_nursery() as nursery:
         peer = Framed(stream)
-        nursery.start_soon(watch, settings, "the job, if it was started, goes on", FOLLOW_ON)
+        nursery.start_soon(watch, settings, "the job, if it was started, goes on", follow_on)
 
         async def interrupt(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal interrupted
@@ -99,7 +100,7 @@ async def attach(
             what = f"the job {job_id} goes on" if job_id else "whether the command was started is unknown"
             raise SupervisorGone(
                 f"The supervisor ended; {what}.",
-                remedy=f"{FOLLOW_ON} Both start a supervisor.",
+                remedy=f"{follow_on} Both start a supervisor.",
             )
         nursery.cancel_scope.cancel(reason="the job has ended")
     return Attached(job_id, end, interrupted)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
+from actors.model.errors import AgentisoError, InvalidArgument
 from agentiso.cli.common import Commands, call_tool, show
 from agentiso.cli.output import OutputFailed, write_all
+from agentiso.cli.parser import Misuse
 
 STDOUT: Final = "-"
+STDIN: Final = "-"
 PIECE_BYTES: Final = 1024 * 1024
 EXPORT_EXAMPLES: Final = """\
   agentiso export demo demo.agentiso
@@ -25,6 +29,7 @@ EXPORT_EXAMPLES: Final = """\
 """
 IMPORT_EXAMPLES: Final = """\
   agentiso import demo.agentiso again    a workspace named again
+  ssh host 'cat demo.agentiso' | agentiso import -
 """
 
 
@@ -34,7 +39,7 @@ def register(commands: Commands) -> None:
     made.add_argument("workspace", metavar="WORKSPACE[@SNAPSHOT]", help="as it is now, or a snapshot of it")
     made.add_argument("file", help="to make; - for the standard output")
     made = commands.add("import", _import, "make a workspace of an exported file", IMPORT_EXAMPLES)
-    made.add_argument("file", help="that `agentiso export` wrote")
+    made.add_argument("file", help="that `agentiso export` wrote; - for the standard input")
     made.add_argument("name", nargs="?", help="of the workspace; the one that it had unless given")
 
 
@@ -42,6 +47,8 @@ def _export(a: Any) -> int:
     workspace, _, snapshot = a.workspace.partition("@")
     given = {"workspace_id": workspace, "snapshot_name": snapshot or None}
     if a.file == STDOUT:
+        if sys.stdout.isatty():
+            raise Misuse("An export is no text for a terminal.", remedy="Name a file, or lead the output into a pipe.")
         with _pipe_to_stdout() as path:
             result = call_tool(a, "workspace_export", path=str(path), **given)
         if a.json:
@@ -55,7 +62,8 @@ def _export(a: Any) -> int:
 
 
 def _import(a: Any) -> int:
-    result = call_tool(a, "workspace_import", path=str(Path(a.file).absolute()), name=a.name)
+    with _opened(a.file) as path:
+        result = call_tool(a, "workspace_import", path=str(path), name=a.name)
     text = f"{result['name']} is running ({result['started_by']}, {result['seconds']:.1f} s)"
     return show(a, result, f"{text}\n{result['note']}" if result["note"] else text)
 
@@ -99,3 +107,80 @@ def _pipe_to_stdout() -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
         if failures:
             raise failures[0]
+
+
+class InputFailed(AgentisoError):
+    """What is to be imported cannot be read."""
+
+    code = "input_failed"
+    usual_remedy = "Look at what it is read from."
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[Path]:
+    """Yield the path of a file that the supervisor can open: what is no plain file it gets through a pipe.
+
+    Names such as ``/dev/stdin`` and ``/dev/fd/63`` mean something within this process alone.
+
+    Raises:
+        InvalidArgument: it is a terminal, or cannot be opened.
+        InputFailed: not all of it could be read, whatever else the block says.
+
+    """
+    path = Path(name).absolute()
+    try:
+        if name != STDIN and not _is_pipe(path):
+            yield path
+            return
+        source = open(0 if name == STDIN else path, "rb", buffering=0, closefd=name != STDIN)  # noqa: SIM115
+    except OSError as error:
+        raise InvalidArgument(f"{name} cannot be read: {error.strerror}.", remedy="Name another file.") from error
+    if source.isatty():
+        raise InvalidArgument(
+            "A terminal has no exported workspace.", remedy="Name a file, or lead one in: agentiso import - < FILE"
+        )
+    with _pipe_from(source) as pipe:
+        yield pipe
+
+
+def _is_pipe(path: Path) -> bool:
+    """Tell whether a name is of something that has to be opened here; of what is not there the supervisor tells."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    # A descriptor's name may lead to a plain file.
+    return path.parts[1] in ("dev", "proc") if stat.S_ISREG(mode) else not stat.S_ISDIR(mode)
+
+
+@contextmanager
+def _pipe_from(source: BinaryIO) -> Iterator[Path]:
+    """Make a pipe that the supervisor can open by its name, and have what is read from a source written there."""
+    directory = Path(tempfile.mkdtemp(prefix="agentiso-"))
+    path = directory / "pipe"
+    os.mkfifo(path, 0o600)
+    failures: list[InputFailed] = []
+
+    def copy() -> None:
+        # Opened once the supervisor has opened it; one that reads no more has its reasons, and tells them.
+        with source, suppress(OutputFailed, FileNotFoundError), path.open("wb", buffering=0) as target:
+            while piece := _read(source, failures):
+                write_all(target.fileno(), piece)
+
+    # Nobody waits for one that hangs: whoever writes to our input may stall, and this command be interrupted.
+    threading.Thread(target=copy, daemon=True).start()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        if failures:
+            raise failures[0]
+
+
+def _read(source: BinaryIO, failures: list[InputFailed]) -> bytes:
+    """Read a piece, or nothing once there is no more; a failure is noted before the pipe's end can tell of it."""
+    try:
+        return source.read(PIECE_BYTES)
+    except OSError as error:
+        failures.append(InputFailed(f"The input cannot be read: {error.strerror}."))
+        return b""

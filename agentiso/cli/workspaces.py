@@ -10,6 +10,7 @@ from actors.model.errors import AgentisoError
 from agentiso.cli.common import Commands, add_workspace, call_tool, columns, error_object, show
 from agentiso.cli.doctor import PARTS
 from agentiso.cli.lifecycle import add_lifetime
+from agentiso.cli.words import in_commands
 from agentiso.client.tools import ToolFailed
 from agentiso.display.units import size
 
@@ -132,7 +133,7 @@ def _destroy(a: Any) -> int:
                 raise
             outcomes.append({"workspace": name, "message": "", "error": error_object(error)})
             if not a.json:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {in_commands(str(error))}", file=sys.stderr)
         else:
             outcomes.append({"workspace": name, "message": done["message"], "error": None})
             if not a.json:

@@ -11,12 +11,11 @@ from typing import Final
 import trio
 
 from actors.model.errors import HostUnfit, SupervisorEnding, SupervisorGone
-from actors.model.files import failures_reported, tail
 from actors.model.settings import Settings
-from actors.registry.lock import holder_of, is_held
+from actors.registry.lock import holder_of, is_held, is_stopped
 from actors.runtime import unix_sockets
 from agentiso.protocol.greeting import MAX_ANSWER_BYTES, Greeting, Welcome, read_answer
-from agentiso.protocol.places import DAEMON_LOCK, LOG, RUNS_ALREADY, SOCKET
+from agentiso.protocol.places import DAEMON_LOCK, LOG, RUNS_ALREADY, SOCKET, make_state_dir, usable
 
 START_LIMIT_S: Final = 60.0
 PAUSE_S: Final = 0.02
@@ -28,11 +27,27 @@ AGAIN_S: Final = 1.0
 """For how long the one that was there first is given to answer before another is started: it may have been ending."""
 ON_DEMAND_S: Final = 60.0
 """A supervisor that nobody asked for ends once it is not needed."""
+REPLACE: Final = "`agentiso daemon restart --force` replaces it, also if it does not end by itself; machines run on."
 NOBODY: Final = (FileNotFoundError, ConnectionRefusedError)
 """What tells that nobody listens.  Other failures tell nothing of that."""
-_started: Final[list[trio.Process]] = []
-"""Supervisors that this process started: they outlive what used them, and dropping one that runs would be reported as a
-leak."""
+SHOWN_BYTES: Final = 4096
+"""How much is shown at most of the log of a supervisor that did not start."""
+FAILURE: Final = "error: "
+"""How the line begins in which a command says why it failed; what follows it to the end belongs to it."""
+
+
+class _Supervisor(subprocess.Popen[bytes]):
+    """A supervisor that this process started, which outlives it: that it is let go is no mistake to be warned of."""
+
+    log_begin = 0
+    """How long its log was before it had written anything."""
+
+    def __del__(self) -> None:
+        """Let it run on."""
+
+
+_started: Final[list[_Supervisor]] = []
+"""Supervisors that this process started, until they have ended."""
 
 
 async def connect(
@@ -43,7 +58,7 @@ async def connect(
     One that somebody else is starting is waited for, and one that ends instead of answering makes way for the next.
 
     Raises:
-        HostUnfit: it does not start; the message has the end of its log.
+        HostUnfit: it does not start; the message says why, or has what it wrote to its log.
         HostFailed, NoCapacity: the state directory cannot be used.
         OtherVersion: it is of a version that does not understand this one.
         Unauthorized: the token is worth nothing.
@@ -53,7 +68,7 @@ async def connect(
     limit = trio.current_time() + ENDING_LIMIT_S
     while True:
         try:
-            with failures_reported():
+            with usable(settings.state_dir):
                 return await _greeted(await _reach(settings, config), greeting)
         except SupervisorEnding:
             if trio.current_time() > limit:
@@ -69,7 +84,7 @@ async def connect_running(settings: Settings, greeting: Greeting) -> tuple[trio.
 
     """
     try:
-        with failures_reported():
+        with usable(settings.state_dir):
             return await _greeted(await _dial(settings), greeting)
     except (*NOBODY, SupervisorEnding):
         return None
@@ -82,7 +97,7 @@ def is_running(settings: Settings) -> bool:
         HostFailed, NoCapacity: that cannot be told.
 
     """
-    with failures_reported():
+    with usable(settings.state_dir):
         try:
             unix_sockets.connect(settings.state_dir / SOCKET).close()
         except NOBODY:
@@ -95,10 +110,20 @@ def is_running(settings: Settings) -> bool:
 
 async def _greeted(stream: trio.SocketStream, greeting: Greeting) -> tuple[trio.SocketStream, Welcome]:
     try:
+        check_goes_on(unix_sockets.peer_pid(stream))
         return stream, await greet(stream, greeting)
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
+
+
+def check_goes_on(pid: int) -> None:
+    """Raise `SupervisorGone` if a signal has stopped the supervisor, which answers nobody until it goes on."""
+    if pid and is_stopped(pid):
+        raise SupervisorGone(
+            f"The supervisor, pid {pid}, is stopped by a signal; nothing was asked of it.",
+            remedy=f"`kill -CONT {pid}` has it go on; `agentiso daemon restart` replaces it, and machines run on.",
+        )
 
 
 async def greet(stream: trio.abc.Stream, greeting: Greeting) -> Welcome:
@@ -123,7 +148,7 @@ async def greet(stream: trio.abc.Stream, greeting: Greeting) -> Welcome:
         raise SupervisorEnding("The supervisor ended.", remedy="Try again, or see its daemon.log.") from None
     raise SupervisorGone(
         f"The supervisor runs and does not answer within {ANSWER_LIMIT_S:.0f} s; nothing was asked of it.",
-        remedy="See its daemon.log; `agentiso daemon restart` replaces it, and machines run on.",
+        remedy=f"See its daemon.log. {REPLACE}",
     )
 
 
@@ -138,15 +163,16 @@ async def _dial(settings: Settings) -> trio.SocketStream:
     try:
         return await unix_sockets.dial(settings.state_dir / SOCKET)
     except TimeoutError:
+        _check_holder_goes_on(settings)
         raise SupervisorGone(
             f"The supervisor{_who(settings)} takes no connections: it stands still. Nothing was asked of it.",
-            remedy=f"`agentiso daemon restart` replaces it, and machines run on. Its log: {settings.state_dir / LOG}.",
+            remedy=f"{REPLACE} Its log: {settings.state_dir / LOG}.",
         ) from None
 
 
 async def _reach(settings: Settings, config: Path | None) -> trio.SocketStream:
     """Connect to the socket; where nobody listens a supervisor is started, unless one starts or ends there already."""
-    process: trio.Process | None = None
+    process: _Supervisor | None = None
     start_at = trio.current_time()
     with trio.move_on_after(START_LIMIT_S):
         while True:
@@ -162,16 +188,43 @@ async def _reach(settings: Settings, config: Path | None) -> trio.SocketStream:
             if status == RUNS_ALREADY and trio.current_time() >= start_at:
                 start_at = trio.current_time() + AGAIN_S
                 if not is_held(settings.state_dir / DAEMON_LOCK):
-                    process = await _start(settings, config)
+                    process = _start(settings, config)
             await trio.sleep(PAUSE_S)
     log_path = settings.state_dir / LOG
     if status in (None, RUNS_ALREADY):
+        _check_holder_goes_on(settings)
         raise SupervisorGone(
             f"A supervisor{_who(settings)} is starting or ending, and has not been ready within "
             f"{START_LIMIT_S:.0f} s. Nothing was asked of it.",
-            remedy=f"Wait and try again; {log_path} says what it does. `agentiso daemon restart` replaces it.",
+            remedy=f"Wait and try again; {log_path} says what it does. {REPLACE}",
         )
-    raise HostUnfit(f"The supervisor did not start. Its log ends:\n{tail(log_path, 1500)}", remedy=f"See {log_path}.")
+    raise _not_started(log_path, process.log_begin if process else 0)
+
+
+def _not_started(log_path: Path, begin: int) -> HostUnfit:
+    """Return why a supervisor did not start: what it said itself, or else the end of what it wrote to its log."""
+    try:
+        with log_path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(begin, size - SHOWN_BYTES))
+            if file.tell() > begin:
+                # Of the line that begins before nothing is shown.
+                file.readline()
+            lines = file.read(SHOWN_BYTES).decode(errors="replace").splitlines()
+    except OSError as error:
+        return HostUnfit(
+            f"The supervisor did not start, and its log cannot be read: {error}.", remedy=f"Look at {log_path}."
+        )
+    said = next((at for at in reversed(range(len(lines))) if lines[at].startswith(FAILURE)), None)
+    if said is not None:
+        reason = "\n".join(lines[said:]).removeprefix(FAILURE)
+        return HostUnfit(f"The supervisor did not start: {reason}", remedy=f"Its log: {log_path}.")
+    return HostUnfit("\n".join(["The supervisor did not start. It wrote last:", *lines]), remedy=f"\nSee {log_path}.")
+
+
+def _check_holder_goes_on(settings: Settings) -> None:
+    if holder := holder_of(settings.state_dir / DAEMON_LOCK):
+        check_goes_on(holder.pid)
 
 
 def _who(settings: Settings) -> str:
@@ -180,21 +233,23 @@ def _who(settings: Settings) -> str:
     return f", pid {holder.pid}," if holder else ""
 
 
-def _end_needless(process: trio.Process | None, stream: trio.SocketStream) -> None:
+def _end_needless(process: _Supervisor | None, stream: trio.SocketStream) -> None:
     """End a supervisor that was started beside the one that answers: it would take over once that one ends."""
     if process is not None and process.pid != unix_sockets.peer_pid(stream):
         process.terminate()
 
 
-async def _start(settings: Settings, config: Path | None) -> trio.Process:
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+def _start(settings: Settings, config: Path | None) -> _Supervisor:
+    make_state_dir(settings.state_dir)
     argv = [sys.executable, "-m", "agentiso.cli", *(("--config", str(config)) if config else ()), "daemon"]
     argv += ["--idle-exit", str(ON_DEMAND_S)]
     with (settings.state_dir / LOG).open("ab") as output:
-        process = await trio.lowlevel.open_process(
+        begin = output.seek(0, os.SEEK_END)
+        process = _Supervisor(
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             env={**os.environ, "AGENTISO_STATE_DIR": str(settings.state_dir)},
         )  # fmt: skip
+    process.log_begin = begin
     reap()
     _started.append(process)
     return process

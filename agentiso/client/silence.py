@@ -44,5 +44,5 @@ async def watch(settings: Settings, what: str, remedy: str) -> NoReturn:
         except SupervisorGone as error:
             raise SupervisorGone(
                 f"The supervisor runs and does not answer any more; {what}.",
-                remedy=f"{remedy} `agentiso daemon restart` replaces the supervisor; machines run on.",
+                remedy=f"{remedy} {error.remedy}",
             ) from error

@@ -11,11 +11,11 @@ import attrs
 import trio
 
 from actors.model.errors import AgentisoError, SupervisorGone, SupervisorRunning
-from actors.model.files import failures_reported
 from actors.model.settings import Settings
 from agentiso.client.dialling import ON_DEMAND_S, connect, connect_running
 from agentiso.client.stopping import Stopped, daemon_of, stop
 from agentiso.protocol.greeting import VERSION, Greeting, OtherVersion, Welcome
+from agentiso.protocol.places import make_state_dir, usable
 from agentiso.protocol.serving import Serving, withdraw
 
 
@@ -53,7 +53,7 @@ async def status(settings: Settings) -> Status:
 
     """
     try:
-        with failures_reported():
+        with usable(settings.state_dir):
             daemon = daemon_of(settings)
     except SupervisorRunning as error:
         return Status(False, str(error))
@@ -77,6 +77,7 @@ async def restart(
     http: str | None,
     idle_exit_s: float | None,
     limit_s: float,
+    force: bool = False,
     report: Callable[[str], None],
 ) -> tuple[Stopped | None, Welcome]:
     """End the supervisor, if one runs, and have one of this version serve as the former did, unless told otherwise.
@@ -86,14 +87,17 @@ async def restart(
         OtherSupervisor: somebody else has started one that serves otherwise.
 
     """
-    before = _served(settings, await status(settings))
+    found_before = await status(settings)
+    if found_before.running and found_before.version is None:
+        report(found_before.text)
+    before = _served(settings, found_before)
     wanted = Serving(http or before.http, before.idle_exit_s if idle_exit_s is None else idle_exit_s)
-    with failures_reported():
-        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with usable(settings.state_dir):
+        make_state_dir(settings.state_dir)
         # Clients that need a supervisor do not wait for this one to start it.
         wanted.leave(settings.state_dir)
         try:
-            stopped = await stop(settings, limit_s=limit_s, report=report)
+            stopped = await stop(settings, limit_s=limit_s, force=force, report=report)
             stream, welcome = await connect(settings, Greeting("status"), config=config)
         finally:
             withdraw(settings.state_dir)
@@ -127,7 +131,9 @@ def _served(settings: Settings, before: Status) -> Serving:
 
 def said(serving: Serving) -> str:
     """Return how a supervisor serves in words."""
-    ends = "never" if serving.idle_exit_s is None else f"after {serving.idle_exit_s:g} s without use"
+    # One that serves HTTP stays: who comes that way cannot start it again.
+    stays = serving.idle_exit_s is None or serving.http
+    ends = "never" if stays else f"after {serving.idle_exit_s:g} s with neither client, workspace nor pool"
     return f"HTTP: {serving.http or 'not served'}; ends by itself: {ends}"
 
 

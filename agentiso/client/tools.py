@@ -30,6 +30,10 @@ META: Final = {
 
 UNKNOWN_TOOL: Final = "unknown_tool"
 LOOK: Final = "Look with `agentiso list`, `info` or `jobs` before you repeat it."
+LOOKS: Final = {
+    "workspace_export": "Look whether the file is there before you repeat it: it has its name only once it is whole.",
+    "workspace_import": "Look with `agentiso list` before you repeat it.",
+}
 
 
 class ToolFailed(AgentisoError):
@@ -63,15 +67,16 @@ async def call(
     params = {"name": tool, "arguments": arguments, "_meta": {**META, "progressToken": 1}}
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     token = "" if session is None else SessionStore(settings.state_dir).token(session)
+    look = LOOKS.get(tool, LOOK)
     stream, welcome = await connect(settings, Greeting(token=token), config=config)
     async with stream, open_plain_nursery() as nursery:
-        nursery.start_soon(watch, settings, f"the outcome of {tool} is unknown", LOOK)
+        nursery.start_soon(watch, settings, f"the outcome of {tool} is unknown", look)
         answer = await _ask(stream, request, report)
         nursery.cancel_scope.cancel(reason="it has answered, or is gone")
     if answer is None:
         raise SupervisorGone(
             f"The supervisor closed the connection before it answered; the outcome of {tool} is unknown.",
-            remedy=f"{LOOK} The next command starts a supervisor, which adopts the machines.",
+            remedy=f"{look} The next command starts a supervisor, which adopts the machines.",
         )
     return _result(answer, tool, welcome)
 
@@ -121,7 +126,7 @@ def _result(message: dict[str, Any], tool: str, welcome: Welcome) -> dict[str, A
         if error.get("code") == UNKNOWN_TOOL:
             failed = ToolFailed(
                 f"The running supervisor (agentiso {welcome.version}, pid {welcome.pid}) is "
-                f"{difference(welcome.version, VERSION)} this command (agentiso {VERSION}) and has no tool {tool}.",
+                f"{difference(welcome.version, VERSION)} this command (agentiso {VERSION}) and does not know {tool}.",
                 remedy="`agentiso daemon restart` replaces it; machines run on. Then run the command again.",
             )
         failed.facts["code"] = error.get("code")

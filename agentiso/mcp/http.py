@@ -22,6 +22,7 @@ from actors.model.errors import AgentisoError, HostUnfit
 from actors.model.settings import Http
 from agentiso.access.gate import Gate
 from agentiso.protocol.sessions import CLIENT, Client, Unauthorized
+from guest.errors import only_error
 
 log = logging.getLogger("agentiso.mcp.http")
 PATH: Final = "/mcp"
@@ -101,8 +102,11 @@ async def serve_http(app: Any, bind: str, *, task_status: trio.TaskStatus[str] =
         async with trio.open_nursery() as nursery:
             urls: list[str] = await nursery.start(serve, app, config)
             task_status.started(urls[0] + PATH)
-    except* OSError as group:
-        error = group.exceptions[0]
+    except (OSError, ExceptionGroup) as caught:
+        error = only_error(caught)
+        if not isinstance(error, OSError):
+            raise
         raise HostUnfit(
-            f"HTTP cannot be served on {bind}: {error}.", remedy="Choose another HOST:PORT, or port 0 for any free one."
+            f"HTTP cannot be served on {bind}: {error.strerror or error}.",
+            remedy="Choose another HOST:PORT, or port 0 for any free one.",
         ) from error

@@ -27,7 +27,7 @@ from actors.runtime.unix_sockets import listen
 from agentiso.access.gate import Gate
 from agentiso.library.opening import open_system
 from agentiso.library.system import System
-from agentiso.protocol.places import DAEMON_LOCK, SOCKET
+from agentiso.protocol.places import DAEMON_LOCK, SOCKET, make_state_dir
 from agentiso.protocol.serving import take_left
 
 if TYPE_CHECKING:
@@ -76,22 +76,25 @@ async def _run(settings: Settings, idle_exit_s: float | None) -> None:
         server = make_server(system, gate)
         clients = Clients(system, gate, server, {"http": settings.http.bind, "idle_exit_s": idle_exit_s})
         path = settings.state_dir / SOCKET
-        with _listening(path) as listener:
-            async with trio.open_nursery() as nursery:
-                # Clients that come by HTTP cannot start it again, and a pool is of use only while it is there.
-                if idle_exit_s is not None and not settings.http.bind and not settings.pool.size:
-                    nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
-                if settings.http.bind:
-                    await nursery.start(_serve_http, server, gate, settings)
-                nursery.start_soon(_end_left_behind, settings.state_dir, system)
-                log.info("serving %s", path)
-                await trio.serve_listeners(clients.serve, [listener], handler_nursery=nursery)
+        async with open_plain_nursery() as beside:
+            # First: whoever has a connection was promised a supervisor, and this may yet fail.
+            if settings.http.bind:
+                await beside.start(_serve_http, server, gate, settings)
+            with _listening(path) as listener:
+                async with trio.open_nursery() as nursery:
+                    # Clients that come by HTTP cannot start it again, and a pool is of use only while it is there.
+                    if idle_exit_s is not None and not settings.http.bind and not settings.pool.size:
+                        nursery.start_soon(_end_when_idle, system, clients, idle_exit_s, nursery.cancel_scope)
+                    nursery.start_soon(_end_left_behind, settings.state_dir, system)
+                    log.info("serving %s", path)
+                    await trio.serve_listeners(clients.serve, [listener], handler_nursery=nursery)
+            beside.cancel_scope.cancel(reason="the supervisor ends")
 
 
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     """Be the one supervisor that serves a state directory, from before it is ready until it has ended."""
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_state_dir(settings.state_dir)
     with ExitStack() as stack:
         try:
             stack.enter_context(held(settings.state_dir / DAEMON_LOCK))

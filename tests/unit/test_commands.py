@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 
 import imagebuild
-from agentiso.cli import common, environment, looking, main, workspaces
-from agentiso.cli.main import make_parser
+from actors.model.errors import AgentisoError
+from agentiso.cli import common, environment, looking, workspaces
+from agentiso.cli.main import main, make_parser
 from agentiso.cli.parser import Misuse, Parser
+from agentiso.cli.words import COMMANDS, in_commands
 from agentiso.client.tools import ToolFailed
+from agentiso.mcp.tools import TOOLS
 
 TALKATIVE = {"check", "config", "demo", "list", "start", "stop", "pause", "suspend", "resume", "undo", "info"}
 """Commands whose usage says all."""
@@ -256,3 +259,43 @@ def test_a_place_without_a_workspace_is_misuse(
     pattern = ["x"] if command == "search" else []
     assert status_of(monkeypatch, command, "/etc/passwd", *pattern) == 2
     assert "WORKSPACE:PATH" in capsys.readouterr().err
+
+
+def test_errors_name_commands_at_the_command_line() -> None:
+    said = "workspace_info tells whether its machine runs, `workspace_logs` what it said; exec_list names jobs."
+    assert in_commands(said) == (
+        "`agentiso info` tells whether its machine runs, `agentiso logs` what it said; `agentiso jobs` names jobs."
+    )
+    assert set(COMMANDS) <= {tool.name for tool in TOOLS}
+    known = make_parser()._subparsers
+    assert known is not None
+    assert {command.split()[0] for command in COMMANDS.values()} <= set(known._group_actions[0].choices or ())
+
+
+def test_no_usual_remedy_names_a_tool_at_the_command_line() -> None:
+    names = [tool.name for tool in TOOLS if "_" in tool.name]
+    kinds: list[type[AgentisoError]] = [AgentisoError, *all_below(AgentisoError)]
+    for kind in kinds:
+        assert not [name for name in names if name in in_commands(kind.usual_remedy)], kind
+
+
+def all_below(kind: type[AgentisoError]) -> list[type[AgentisoError]]:
+    return [each for below in kind.__subclasses__() for each in (below, *all_below(below))]
+
+
+def test_a_table_is_no_wider_than_the_terminal_and_loses_nothing() -> None:
+    rows = [("CHECK", "REASON"), ("qemu", "word " * 60 + "end"), ("a  b", "short")]
+    shown = common.columns(rows, 80).splitlines()
+    assert max(map(len, shown)) <= 80
+    assert " ".join(" ".join(shown).split()).count("word") == 60
+    assert shown[-1] == "a  b   short"
+    assert common.columns(rows).splitlines()[1] == "qemu   " + "word " * 60 + "end"
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then_and_none_of_what_is_over_soon() -> None:
+    now, said = 0.0, list[str]()
+    report = common.Lines(said.append, lambda: now)
+    for step in range(100):
+        now = step / 10
+        report(f"{now}")
+    assert said == ["2.0", "7.0"]

@@ -41,13 +41,32 @@ def test_what_is_printed_can_be_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("boot_timeout_s = -5", r"boot_timeout_s is -5\.0; it has to be from 1 to 86400"),
+        ("boot_timeout_s = inf", "boot_timeout_s is inf"),
+        ("restore_timeout_s = nan", "restore_timeout_s is nan"),
+        ('network = "nosuch"', "network is 'nosuch'; allowed are 'user', 'none'"),
+        ('image = ""', "image is ''"),
+        ('state_dir = "rel"', "state_dir: 'rel' is not an absolute path"),
+        ('state_dir = "~nosuch/x"', "state_dir: '~nosuch/x'"),
+        ('state_dir = "/a\\u0000b"', "state_dir is "),
+        ('transfer_roots = ["rel"]', "transfer_roots: 'rel' is not"),
+        ("shape = 3", "shape is not a table"),
+        ("[shape]\nmemory_mb = -1", r"shape\.memory_mb is -1; it has to be at least 128"),
+        ("[[pool.shapes]]\nmemory_mb = 0", r"pool\.shapes\.memory_mb is 0"),
+        ("[pool]\nsize = -1", r"pool\.size is -1; it has to be at least 0"),
+        ("[limits]\nmax_undo = -3", r"limits\.max_undo is -3"),
+        ("[audit]\nmax_mb = 0", r"audit\.max_mb is 0"),
+        ("[lifetime]\nttl_s = -1", r"lifetime\.ttl_s is -1\.0; it has to be above 0"),
+        ('[http]\nbind = "127.0.0.1:99999"', r"http\.bind is '127\.0\.0\.1:99999'; it has to be HOST:PORT"),
+        ('[http]\nbind = "nonsense"', r"http\.bind is"),
+        ('[http]\nbind = "::1:80"', r"http\.bind is"),
         ('[http]\nallowed_hosts = "evil"', "http"),
         ("[http]\nallowed_hosts = [7]", "http"),
         ('[lifetime]\nttl_s = "5"', "lifetime"),
         ("[lifetime]\nttl_s = true", "lifetime"),
         ("[quotas]\nworkspaces = -1", "quotas"),
         ("[quotas]\nworkspace = 1", "workspace"),
-        ("[rate_limits.exec]\nburst = 3", "per_minute"),
+        ("[rate_limits.exec]\nburst = 3", r"rate_limits\.exec\.per_minute is missing"),
     ],
 )
 @pytest.mark.usefixtures("no_override")
@@ -55,6 +74,14 @@ def test_a_wrong_value_or_an_unknown_key_is_refused_with_its_place(tmp_path: Pat
     path = tmp_path / "config.toml"
     path.write_text(text)
     with pytest.raises(InvalidArgument, match=said):
+        load_settings(path)
+
+
+@pytest.mark.usefixtures("no_override")
+def test_a_configuration_that_is_not_utf8_is_refused_with_the_place_of_its_first_wrong_byte(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b'image = "caf\xe9"\n')
+    with pytest.raises(InvalidArgument, match="is not in UTF-8, as TOML is: see its byte 13"):
         load_settings(path)
 
 

@@ -146,7 +146,7 @@ async def test_stop_waits_until_the_supervisor_has_ended(host: Host) -> None:
         stopped = await host.run("daemon", "stop", "--json")
         assert has_ended(pid)
         assert json.loads(stopped.stdout) == {
-            "stopped": True, "pid": pid, "machines": 0, "seconds": pytest.approx(5, abs=5),
+            "stopped": True, "pid": pid, "machines": 0, "seconds": pytest.approx(5, abs=5), "killed": False,
         }  # fmt: skip
         again = await host.run("daemon", "stop")
         assert (again.returncode, again.stdout) == (0, b"no supervisor ran\n")
@@ -207,22 +207,47 @@ async def test_a_persons_program_that_holds_the_directory_is_named_and_left_alon
             assert program.poll() is None
 
 
-async def test_a_supervisor_that_does_not_end_in_time_is_named_with_what_to_do(host: Host) -> None:
+async def test_a_supervisor_that_is_stopped_by_a_signal_is_told_of_at_once_and_can_be_replaced(host: Host) -> None:
     with trio.fail_after(LIMIT_S):
         assert (await host.run("list")).returncode == 0
         pid = host.pid()
         os.kill(pid, signal.SIGSTOP)
-        try:
+        for command in (["list"], ["daemon", "status"]):
+            done = await host.run(*command)
+            assert f"pid {pid}, is stopped by a signal" in (done.stdout + done.stderr).decode()
+            assert f"`kill -CONT {pid}` has it go on" in (done.stdout + done.stderr).decode()
+        restarted = await host.run("daemon", "restart")
+        assert restarted.returncode == 0, restarted.stderr
+        assert f"stopped by a signal (pid {pid}" in restarted.stderr.decode()
+        assert has_ended(pid)
+        assert host.pid() != pid
+
+
+STUBBORN = """
+import fcntl, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+lock = open(Path(sys.argv[1]) / "daemon.lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("open", flush=True)
+signal.pause()
+"""
+
+
+async def test_a_supervisor_that_does_not_end_in_time_is_named_and_killed_only_by_force(host: Host) -> None:
+    with trio.fail_after(LIMIT_S):
+        async with bystander(sys.executable, "-c", STUBBORN, str(host.settings.state_dir)) as stubborn:
+            assert stubborn.stdout is not None
+            assert (await stubborn.stdout.receive_some()).startswith(b"open")
             late = await host.run("daemon", "stop", "--wait", "1.5")
             assert late.returncode == 1
-            assert f"waiting for the supervisor to end (pid {pid}" in late.stderr.decode()
+            assert f"waiting up to 1.5 s for the supervisor to end (pid {stubborn.pid}" in late.stderr.decode()
             assert f"has not within 1.5 s. {host.log}" in late.stderr.decode()
-            assert f"`kill -9 {pid}`" in late.stderr.decode()
-            assert not has_ended(pid)
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        # It was told before it was stopped, and the second time changes nothing.
-        assert (await host.run("daemon", "stop")).returncode == 0
+            assert "add --force, which kills it" in late.stderr.decode()
+            assert stubborn.poll() is None
+            killed = await host.run("daemon", "stop", "--force", "--wait", "0", "--json")
+            assert json.loads(killed.stdout)["killed"] is True
+            assert await stubborn.wait() == -signal.SIGKILL
 
 
 async def test_a_supervisor_that_is_only_starting_can_be_stopped(host: Host) -> None:
@@ -354,7 +379,7 @@ async def test_a_supervisor_that_says_nothing_of_itself_is_replaced_by_one_that_
             assert (await old.stdout.receive_some()).startswith(b"open")
             restarted = await host.run("daemon", "restart")
             assert restarted.returncode == 0
-            assert b"HTTP: 127.0.0.1:0; ends by itself: after 77 s without use" in restarted.stdout
+            assert b"HTTP: 127.0.0.1:0; ends by itself: never" in restarted.stdout
         status = json.loads((await host.run("daemon", "status", "--json")).stdout)
         assert (status["http"], status["idle_exit_s"]) == ("127.0.0.1:0", 77)
 

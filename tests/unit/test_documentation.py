@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
+
+from mypy import api
 
 from agentiso.bench import PLANS
 from tools import apidoc
@@ -47,3 +50,15 @@ def test_every_link_of_the_documentation_leads_to_a_file() -> None:
 def test_the_specification_promises_exactly_what_the_benchmark_measures() -> None:
     table = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", (ROOT / "docs" / "SPECIFICATION.md").read_text(), re.MULTILINE)
     assert table == [(plan.name, plan.aim.text(plan.unit)) for plan in PLANS]
+
+
+def test_type_checkers_accept_the_documentations_python(tmp_path: Path) -> None:
+    lines = ["import agentiso"]
+    for number, page in enumerate(sorted(ROOT.glob("docs/*.md"))):
+        for block, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)):
+            lines.append(f"async def of_{number}_{block}(system: agentiso.System, ws: agentiso.Workspace) -> None:")
+            lines.append(textwrap.indent(code, "    "))
+    assert len(lines) > 1
+    (tmp_path / "documented.py").write_text("\n".join(lines))
+    said, _, status = api.run(["--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "documented.py")])
+    assert status == 0, said

@@ -52,7 +52,10 @@ def abandon(state_dir: Path, target: Path) -> Path:
     return part
 
 
-def test_a_finished_file_has_its_name_and_no_intent(state_dir: Path, target: Path) -> None:
+def test_a_finished_file_has_its_name_and_no_intent(
+    state_dir: Path, target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     with Exports(state_dir).file(target) as fd:
         os.write(fd, b"whole")
         assert not target.exists()
@@ -60,6 +63,7 @@ def test_a_finished_file_has_its_name_and_no_intent(state_dir: Path, target: Pat
     assert target.read_bytes() == b"whole"
     assert list(target.parent.iterdir()) == [target]
     assert intents(state_dir) == []
+    assert caplog.text == ""
 
 
 def test_a_failed_file_is_gone_at_once(state_dir: Path, target: Path) -> None:

@@ -96,7 +96,7 @@ async def test_a_supervisor_that_takes_no_connections_is_named_and_none_is_start
                 SupervisorGone, match=f"pid {os.getpid()}, takes no connections: it stands still"
             ) as caught:
                 await reach(settings, Greeting())
-            assert "`agentiso daemon restart` replaces it" in caught.value.remedy
+            assert "`agentiso daemon restart --force` replaces it" in caught.value.remedy
     assert not (settings.state_dir / places.LOG).exists()
 
 

@@ -94,6 +94,9 @@ class Host:
                 self.killed.set()
             case "workspace_export":
                 await trio.to_thread.run_sync(export, given["path"])
+            case "workspace_import":
+                size = await trio.to_thread.run_sync(drain, given["path"], abandon_on_cancel=True)
+                return {"name": f"{size} bytes", "started_by": "restore", "seconds": 1.0, "note": ""}
             case "image_list":
                 return {"images": []}
         return {"has_memory": False, "size_bytes": BUNDLE_BYTES, "seconds": 1.0}
@@ -113,6 +116,11 @@ def export(path: str) -> None:
             file.writelines(b"x" * 1000 for _ in range(BUNDLE_BYTES // 1000))
     except OSError as error:
         raise AgentisoError(f"The export failed: {error}.") from error
+
+
+def drain(path: str) -> int:
+    with Path(path).open("rb") as file:
+        return len(file.read())
 
 
 @asynccontextmanager
@@ -240,3 +248,61 @@ async def test_a_whole_export_to_the_standard_output_is_told_of_as_such(host: Ho
     with (tmp_path / "bundle").open("wb") as file:
         assert (await host.run("export", "demo", "-", stdout=file.fileno())).returncode == 0
     assert (tmp_path / "bundle").stat().st_size == BUNDLE_BYTES
+
+
+# -- import ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shown", ["-", "/dev/stdin", "pipe", "file"])
+async def test_what_is_imported_may_come_through_a_pipe(host: Host, tmp_path: Path, shown: str) -> None:
+    content = b"x" * BUNDLE_BYTES
+    reader, writer = os.pipe()
+    name = shown if shown in ("-", "/dev/stdin") else str(tmp_path / shown)
+    if shown == "file":
+        Path(name).write_bytes(content)
+    if shown == "pipe":
+        os.mkfifo(name)
+
+    def write() -> None:
+        with os.fdopen(writer, "wb") as given:
+            if shown == "pipe":
+                Path(name).write_bytes(content)
+            elif shown != "file":
+                given.write(content)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, write)
+        done = await host.start("import", name, "again", stdin=reader)(capture_stdout=True, capture_stderr=True)
+        os.close(reader)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(f"{BUNDLE_BYTES} bytes is running".encode())
+
+
+async def test_an_import_whose_writer_has_stalled_can_be_interrupted_and_leaves_no_pipe(
+    host: Host, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    (tmp_path / "made").mkdir()
+    environment = {**os.environ, "AGENTISO_STATE_DIR": str(host.state_dir), "TMPDIR": str(tmp_path / "made")}
+    argv = [*ARGV, "import", "-"]
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(trio.run_process, argv, env=environment, stdin=reader, check=False, capture_stderr=True)
+        )
+        while not list((tmp_path / "made").glob("*/pipe")):
+            await trio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        # The supervisor's own end is let go of by its import's cancellation, which is not told here.
+        assert list((tmp_path / "made").iterdir()) == []
+        os.close(reader)
+        os.close(writer)
+
+
+async def test_an_export_to_a_terminal_is_refused(host: Host) -> None:
+    ours, theirs = os.openpty()
+    done = await host.run("export", "demo", "-", stdout=theirs)
+    assert done.returncode == 2
+    assert b"no text for a terminal" in done.stderr
+    os.close(ours)
+    os.close(theirs)

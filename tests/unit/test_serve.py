@@ -198,7 +198,7 @@ async def test_if_no_supervisor_can_be_started_the_request_says_why_and_the_next
             await client.ask(2)
             answer = await client.answer()
             assert (answer["id"], answer["result"]["isError"]) == (2, True)
-            assert answer["result"]["content"][0]["text"].startswith("host_unfit: The supervisor did not start.")
+            assert answer["result"]["content"][0]["text"].startswith("host_unfit: The supervisor did not start: ")
             (served.settings.state_dir / SOCKET).rmdir()
             await client.ask(3)
             answer = await client.answer()

@@ -26,7 +26,7 @@ from actors.machine.guest.files import GuestFiles
 from actors.machine.guest.identity import Identity, IdentityReply
 from actors.machine.guest.jobs import GuestJobs
 from actors.machine.guest.pulse import Patience, Pulse
-from actors.machine.guest.refusals import refusal
+from actors.machine.guest.refusals import refusal, spoken
 from actors.machine.guest.sender import FrameSender
 from actors.model.errors import ConsumerFailed, GuestBroken, InvalidArgument, LocalProtocolError, RemoteProtocolError
 from actors.model.info import Hindrance
@@ -262,21 +262,11 @@ class GuestClient:
             # Nobody has to watch it any more.
             request.done.set()
         if request.failure is not None:
-            raise ConsumerFailed(f"What takes the answer to {body['op']!r} failed: {request.failure!r:.200}.") from (
-                request.failure
-            )
+            raise ConsumerFailed(
+                f"What takes the answer to {spoken(body['op'])!r} failed: {request.failure!r:.200}."
+            ) from (request.failure)
         if request.reply is None:
-            mute = f"it has given no sign of life for {request.mute_s:.0f} s" if request.mute_s else None
-            known = self.hindrance()
-            reason = (
-                known.why
-                if known
-                else self._reason or mute or f"it did not answer {body['op']!r} within {limit_s:.0f} s"
-            )
-            raise GuestBroken(
-                f"The guest cannot be reached: {reason}. The outcome of {body['op']!r} is unknown.",
-                remedy=known.remedy if known else "",
-            )
+            raise self._unreached(spoken(body["op"]), request.mute_s, limit_s)
         if "error" in request.reply:
             raise refusal(body["op"], request.reply["error"])
         result = request.reply.get("ok")
@@ -287,6 +277,18 @@ class GuestClient:
     def new_request_id(self) -> int:
         """Return a number that no request has had yet."""
         return next(self._ids)
+
+    def _unreached(self, asked: str, mute_s: float, limit_s: float) -> GuestBroken:
+        """Return what is to be said of an answer that did not come."""
+        hindrance = self.hindrance()
+        mute = f"it did not answer {asked!r} within {limit_s:.0f} s"
+        if mute_s:
+            mute = f"it has given no sign of life for {mute_s:.0f} s"
+        reason = hindrance.why if hindrance else self._reason or mute
+        return GuestBroken(
+            f"The guest cannot be reached: {reason}. The outcome of {asked!r} is unknown.",
+            remedy=hindrance.remedy if hindrance else "",
+        )
 
     async def send(self, event: Message | Data) -> None:
         """Send one event; a broken channel is learned of by who waits for an answer."""

@@ -26,6 +26,11 @@ MAX_MESSAGE_CHARS: Final = 1000
 MAX_CODE_CHARS: Final = 50
 
 
+def spoken(op: str) -> str:
+    """Return what a user asked for with an operation of the guest's agent."""
+    return "exec" if op in ("job_start", "job_follow") else op.replace("_", " ")
+
+
 def refusal(op: str, said: Any) -> GuestRefused:
     """Return the error for what a guest answered to an operation, whatever that is."""
     error = said if isinstance(said, dict) else {}

@@ -157,7 +157,7 @@ async def _destroy(call: Call, a: DestroyArguments) -> Done:
     await check_destroyable(call, ws, force=a.force)
     call.report("ending its machine")
     await ws.destroy()
-    return Done(f"Workspace {ws.name} was destroyed; its forks live on.")
+    return Done(f"Workspace {ws.name} was destroyed.")
 
 
 async def _fork(call: Call, a: ForkArguments) -> ForkToolResult:
