@@ -131,20 +131,24 @@ def _is_at(pid: int, named: Path, directory: Path) -> bool:
     try:
         log = (directory / CONSOLE).stat()
     except (FileNotFoundError, NotADirectoryError):
-        return named == directory or (directory.parents[DEPTH - 1] / "layers").resolve() in _directories_of(pid)
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        # Descriptors come and go.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), log):
-                return True
-    return False
+        layers = (directory.parents[DEPTH - 1] / "layers").resolve()
+        return named == directory or any(path.parent == layers for path, _ in _opened_by(pid))
+    return any(os.path.samestat(facts, log) for _, facts in _opened_by(pid))
 
 
-def _directories_of(pid: int) -> Iterator[Path]:
-    """Yield the directories of the files that a process has open."""
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            yield path.readlink().parent
+def _opened_by(pid: int) -> list[tuple[Path, os.stat_result]]:
+    """Return where the files are that a process has open, and what they are; nothing of one that has ended."""
+    found = []
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            # Descriptors come and go.
+            with contextlib.suppress(FileNotFoundError):
+                found.append((entry.readlink(), entry.stat()))
+    except PermissionError:
+        # Of one that has ended, and that its parent does not know of yet, they are not this user's any more.
+        if any(_command_of(pid)):
+            raise
+    return found
 
 
 def _console_of(words: Sequence[str]) -> Path | None:
