@@ -146,7 +146,7 @@ async def adopt(
         OSError: it cannot be told whether the process runs.
 
     """
-    process = QemuProcess.adopt(record.process)
+    process = QemuProcess.adopt(record.process, Path(record.directory))
     if process is None:
         return None
     machine = Machine(place, fingerprint, layer, disk_bytes)

@@ -33,6 +33,8 @@ OTHERS: Final = ("lost+found",)
 DRAWS: Final = 8
 """How many ids are tried for a new workspace; two have the same first digits once in four thousand million draws."""
 SCHEMA: Final = 1
+RAM_DEPTH: Final = 3
+"""A RAM image that machines share is ``checkpoints/<id>/ram`` in the state directory."""
 
 
 @attrs.frozen
@@ -290,7 +292,7 @@ def read(path: Path) -> WorkspaceRecord:
         if raw.get("state") == State.PAUSED:
             # Not every agentiso wrote this down.
             raw["stands_still"] = True
-        return _converter.structure(raw, WorkspaceRecord)
+        return _placed(_converter.structure(raw, WorkspaceRecord), path.parent)
     except (OSError, *MALFORMED, cattrs.BaseValidationError) as error:
         why = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else error
         raise DamagedRecord(
@@ -298,6 +300,16 @@ def read(path: Path) -> WorkspaceRecord:
             remedy="The workspace is left alone, its machine too. Mend what keeps the file from being read; or, to "
             f"forget the workspace, end its machine and move {path.parent} away.",
         ) from error
+
+
+def _placed(record: WorkspaceRecord, directory: Path) -> WorkspaceRecord:
+    """Have a record lead nowhere but into its own state directory, whatever that was called when it was written."""
+    if (machine := record.machine) is None:
+        return record
+    its, ram = directory / "machines" / Path(machine.directory).name, Path(machine.ram)
+    shared = directory.parents[1].joinpath(*ram.parts[-RAM_DEPTH:])
+    placed = its / ram.name if ram.parent == Path(machine.directory) else shared
+    return attrs.evolve(record, machine=attrs.evolve(machine, directory=str(its), ram=str(placed)))
 
 
 def is_whole(directory: Path) -> bool:

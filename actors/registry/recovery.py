@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from actors.machine.qemu.orphans import end_machines
-from actors.machine.qemu.process import find_machines, is_alive
+from actors.machine.qemu.process import find_machines, is_machine_of
 from actors.machine.storage.checkpoint import layer_of
 from actors.machine.storage.store import Store
 from actors.model import record as records
@@ -144,7 +144,7 @@ def _roll_back(store: Store, directory: Path) -> None:
     except records.DamagedRecord:
         # Whoever reads it makes of it what can be made.
         return
-    if now.machine is not None and is_alive(now.machine.process):
+    if now.machine is not None and is_machine_of(now.machine.process, Path(now.machine.directory)):
         # Its host has lost no power since; whatever is missing, the machine is not to be forgotten.
         return
     try:

@@ -15,7 +15,7 @@ from actors.machine import pause as standstill
 from actors.machine import start
 from actors.machine.machine import Machine
 from actors.machine.qemu import logs
-from actors.machine.qemu.process import QemuProcess, is_alive
+from actors.machine.qemu.process import QemuProcess, is_alive, is_machine_of
 from actors.model.errors import AgentisoError, MachineFailed, Unfinished
 from actors.model.machine import MachineRecord
 from actors.model.states import Event, State
@@ -31,6 +31,10 @@ SEEK_LIMIT_S: Final = 3.0
 """The same of the next try, which ends for whoever wants a change; each later one is given twice as long."""
 SEEK_FIRST_S: Final = 1.0
 SEEK_MOST_S: Final = 30.0
+ELSEWHERE: Final = (
+    "The machine that its record names, QEMU's process {}, is that of another state directory, of which this one is a "
+    "copy or a backup: it was left alone. The disk here is as after a power cut when it was copied."
+)
 
 
 async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
@@ -44,7 +48,7 @@ async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
     """
     record, machine_record = own.record, own.record.machine
     assert machine_record is not None
-    if not is_alive(machine_record.process):
+    if not _is_there(machine_record):
         _bury(own, machine_record)
         return
     try:
@@ -53,7 +57,7 @@ async def adopt(own: Resources, *, limit_s: float = ADOPT_LIMIT_S) -> None:
         if own.search.cancelled_caught:
             return
     except (AgentisoError, OSError) as error:
-        if not is_alive(machine_record.process):
+        if not _is_there(machine_record):
             _bury(own, machine_record)
             return
         log.warning("workspace %s is unreachable: %s", record.name, error)
@@ -98,16 +102,23 @@ async def _take_hold(own: Resources, machine_record: MachineRecord, limit_s: flo
     return machine
 
 
+def _is_there(machine_record: MachineRecord) -> bool:
+    return is_machine_of(machine_record.process, Path(machine_record.directory))
+
+
 def _bury(own: Resources, machine_record: MachineRecord) -> None:
-    """Write down that the machine's process has ended while nobody watched it."""
-    end = start.look_back(machine_record, Path(own.host.settings.qemu_binary))
+    """Write down that the machine's process has ended while nobody watched it, or is not this workspace's."""
+    end, failure = None, ELSEWHERE.format(machine_record.process.pid)
+    if not is_alive(machine_record.process):
+        end = start.look_back(machine_record, Path(own.host.settings.qemu_binary))
+        failure = f"{failure_of(end)} It happened while no supervisor watched it."
     own.note(
         Event.MACHINE_DIED,
         machine=None,
         checkpoint=None,
         layer=own.last_layer(),
         stands_still=False,
-        failure=f"{failure_of(end)} It happened while no supervisor watched it.",
+        failure=failure,
         ended=end,
     )
     logs.put_away(Path(machine_record.directory))
@@ -142,11 +153,11 @@ async def give_up_process(own: Resources) -> None:
     if own.machine is not None or machine_record is None:
         return
     with trio.CancelScope(shield=True):
-        process = QemuProcess.adopt(machine_record.process)
+        process = QemuProcess.adopt(machine_record.process, Path(machine_record.directory))
         if process is not None:
             await process.end()
             process.release()
-        if is_alive(machine_record.process):
+        if _is_there(machine_record):
             raise MachineFailed(
                 f"Process {machine_record.process.pid} does not end.", remedy="The host's kernel holds it; try again."
             )

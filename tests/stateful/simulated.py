@@ -238,24 +238,8 @@ class World:
         async def probe(*_arguments: object, **_options: object) -> AcceleratorVerdict:
             return AcceleratorVerdict("tcg", "max", ())
 
-        def adopt_process(identity: ProcessIdentity) -> Process | None:
-            qemu = world.qemus.get(identity.uuid)
-            return Process(qemu) if qemu and not qemu.dead.is_set() else None
-
-        def find_machines(_state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
-            for qemu in world.alive:
-                yield Process(qemu).identity, qemu.directory
-
-        def alive(identity: ProcessIdentity) -> bool:
-            qemu = world.qemus.get(identity.uuid)
-            return qemu is not None and not qemu.dead.is_set()
-
         patch.setattr(supervisor, "Store", WatchedStore)
-        for module in (orphans, recovery):
-            patch.setattr(module, "find_machines", find_machines)
-        for module in (adoption, recovery):
-            patch.setattr(module, "is_alive", alive)
-        patch.setattr(QemuProcess, "adopt", adopt_process)
+        self._substitute_processes(patch)
         patch.setattr(host, "probe_accelerators", probe)
         patch.setattr(host, "probe_qemu", lambda _binary: QemuBuild(Path("qemu"), (7, 2, 0), "7.2.0", "build"))
         patch.setattr(start, "prepare", self._prepare)
@@ -263,6 +247,31 @@ class World:
         patch.setattr(start, "adopt", self._adopt)
         patch.setattr(templates, "REHEARSALS", 1)
         patch.setattr(checkpoints, "ChangedMemory", self._changed)
+
+    def _substitute_processes(self, patch: pytest.MonkeyPatch) -> None:
+        world = self
+
+        def adopt_process(identity: ProcessIdentity, directory: Path) -> Process | None:
+            return Process(world.qemus[identity.uuid]) if is_machine_of(identity, directory) else None
+
+        def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
+            for qemu in world.alive:
+                if qemu.directory.is_relative_to(state_dir):
+                    yield Process(qemu).identity, qemu.directory
+
+        def alive(identity: ProcessIdentity) -> bool:
+            qemu = world.qemus.get(identity.uuid)
+            return qemu is not None and not qemu.dead.is_set()
+
+        def is_machine_of(identity: ProcessIdentity, directory: Path) -> bool:
+            return alive(identity) and world.qemus[identity.uuid].directory == directory
+
+        for module in (orphans, recovery):
+            patch.setattr(module, "find_machines", find_machines)
+        for module in (adoption, recovery):
+            patch.setattr(module, "is_machine_of", is_machine_of)
+        patch.setattr(adoption, "is_alive", alive)
+        patch.setattr(QemuProcess, "adopt", adopt_process)
 
     def _changed(self, pid: int, _ram: Path, target: int) -> Changed:
         return Changed(self.by_pid(pid), target, strict=self.holds_processes)

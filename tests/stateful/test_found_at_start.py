@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ import trio
 from actors.machine.storage.store import Store
 from actors.model import files
 from actors.model import record as records
-from actors.model.errors import ActorGone, AgentisoError, HostFailed
+from actors.model.errors import ActorGone, AgentisoError, HostFailed, IllegalState
 from actors.model.files import earlier_of
 from actors.model.info import Lifetime, WorkspaceInfo
 from actors.model.journal import DamagedJournal, Intent, Journal
 from actors.model.names import new_id
 from actors.registry import messages as r
 from actors.registry import recovery
+from actors.registry.lock import LOCK
+from actors.registry.places import KNOWN
 from actors.registry.supervisor import open_supervisor
 from actors.registry.workspaces import Workspaces
 from actors.workspace import messages as w
@@ -435,3 +438,40 @@ async def test_a_cache_that_cannot_be_listed_is_told_and_keeps_nothing_from_star
             assert (await site.diagnosis(again=True)).healthy
             (_,) = await site.registry.ask(r.ListTemplates())
             assert before <= site.stored()
+
+
+# -- a copy of a state directory whose machines run
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_a_copy_has_the_workspaces_of_its_original_and_leaves_its_machines_alone(
+    site: Site, tmp_path: Path, served: bool
+) -> None:
+    async with site.supervisor():
+        info = await site.create("one")
+        await site.write("one", "precious")
+        await site.tell("one", w.CreateSnapshot("point"))
+        await site.write("one", "later")
+    qemu, original = site.qemu(info), site.settings
+    qemu.owned = served
+    before = {path for path in site.state_dir.rglob("*") if path.name != LOCK}
+    copy = shutil.copytree(site.state_dir, tmp_path / "copy")
+    (copy / KNOWN).unlink()
+    site.settings = attrs.evolve(original, state_dir=copy)
+    async with site.supervisor():
+        found = (await site.infos())["one"]
+        assert (found.state, found.ended) == ("failed", None)
+        assert f"process {qemu.pid}, is that of another state directory" in str(found.failure)
+        with pytest.raises(IllegalState):
+            await site.tell("one", w.Stop())
+        await site.tell("one", w.Start(None))
+        assert await site.read("one") == (BLANK, "later")
+        await site.tell("one", w.RestoreSnapshot("point"))
+        assert await site.read("one") == ("precious", "precious")
+        await site.registry.ask(r.DestroyWorkspace("one"))
+    assert site.world.alive == [qemu]
+    assert {path for path in original.state_dir.rglob("*") if path.name != LOCK} == before
+    site.settings, qemu.owned = original, False
+    async with site.supervisor():
+        assert (await site.infos())["one"].state == "running"
+        assert await site.read("one") == ("later", "later")

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from actors.machine.qemu.command_line import CONSOLE_MARK
+from actors.machine.qemu.logs import CONSOLE
+from actors.machine.qemu.process import find_machines
+from actors.machine.storage import qcow2
+from actors.machine.storage.layers import Base
+from actors.machine.storage.qcow2_layers import Qcow2Layers
 from actors.model.errors import HostFailed
 from actors.model.files import replace_json
 from actors.model.names import new_id
 from actors.registry import places
-from actors.registry.places import CACHE, KNOWN, MARK, PLACES, claim
+from actors.registry.places import CACHE, KNOWN, MARK, PATH, PLACES, claim
 from tests.stateful.supervised import READING, unreadable
 
 
@@ -119,8 +131,156 @@ def test_nothing_starts_where_it_cannot_be_told_which_place_it_is_but_for_the_te
     claim(state_dir)
 
 
+# -- one that was moved, or copied
+
+
+@contextmanager
+def machine_in(state_dir: Path) -> Iterator[None]:
+    """A process that is a machine of a state directory, to whoever looks at its command line and what it has open."""
+    directory = state_dir / "workspaces" / "one" / "machines" / "two"
+    directory.mkdir(parents=True)
+    with (directory / CONSOLE).open("ab") as log:
+        words = ["-uuid", "1", "-add-fd", f"{CONSOLE_MARK}{log.name}"]
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE, pass_fds=[log.fileno()]
+        )
+    try:
+        while not list(find_machines(state_dir)):
+            os.sched_yield()
+        yield
+    finally:
+        child.kill()
+        child.wait()
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def path_of(state_dir: Path) -> Any:
+    return json.loads((state_dir / KNOWN).read_text()).get(PATH)
+
+
 def test_one_that_was_moved_is_the_same(state_dir: Path, tmp_path: Path) -> None:
-    claim(state_dir.rename(tmp_path / "moved"))
+    assert path_of(state_dir) == str(state_dir)
+    moved = state_dir.rename(tmp_path / "moved")
+    claim(moved)
+    assert path_of(moved) == str(moved)
+
+
+def test_one_whose_path_was_not_written_down_is_taken_over(state_dir: Path) -> None:
+    known = json.loads((state_dir / KNOWN).read_text())
+    path = known.pop(PATH)
+    (state_dir / KNOWN).write_text(json.dumps(known))
+    with unreadable(errno.EIO, state_dir / CACHE / MARK):
+        claim(state_dir)
+    assert path_of(state_dir) is None
+    claim(state_dir)
+    assert path_of(state_dir) == path
+
+
+def test_one_that_was_moved_while_its_machines_run_is_not_used_until_its_path_leads_to_it(
+    state_dir: Path, tmp_path: Path
+) -> None:
+    with machine_in(state_dir):
+        moved = state_dir.rename(tmp_path / "moved")
+        with pytest.raises(HostFailed, match="1 of its machines run") as caught:
+            claim(moved)
+        assert f"was {state_dir} when" in caught.value.message
+        assert f"ln -s {moved} {state_dir}" in caught.value.remedy
+        assert path_of(moved) == str(state_dir)
+        state_dir.symlink_to(moved)
+        for path in (moved, state_dir):
+            claim(path)
+            assert path_of(path) == str(state_dir)
+        state_dir.unlink()
+        moved.rename(state_dir)
+        claim(state_dir)
+        state_dir.rename(moved)
+    claim(moved)
+    assert path_of(moved) == str(moved)
+
+
+def test_each_path_of_a_link_is_good(state_dir: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(state_dir)
+    claim(link)
+    assert path_of(link) == str(state_dir)
+
+
+@pytest.fixture
+def chain(state_dir: Path) -> tuple[str, str]:
+    """Two layers, on an image in the state directory, of an agentiso that wrote absolute paths alone."""
+    first, second = new_id(), new_id()
+    root = state_dir / "images" / "digest" / "root.img"
+    root.parent.mkdir(parents=True)
+    root.touch()
+    layers = Qcow2Layers(state_dir)
+    for layer, backing, kind in ((first, root, "raw"), (second, layers.path(first), "qcow2")):
+        qcow2.create_overlay(layers.path(layer), backing=backing, backing_format=kind, virtual_size_bytes=2**20)
+    return first, second
+
+
+def stands_on(state_dir: Path, chain: tuple[str, str]) -> list[Path]:
+    """Return what layers stand on, if it is there."""
+    found = [qcow2.read_header(Qcow2Layers(state_dir).path(layer)).backing for layer in chain]
+    return [path.resolve(strict=True) for path in found if path is not None]
+
+
+@pytest.mark.parametrize("how", ["moved", "copied", "put in the place of the original"])
+def test_the_layers_of_one_that_was_moved_or_copied_stand_on_what_is_there(
+    state_dir: Path, tmp_path: Path, chain: tuple[str, str], how: str
+) -> None:
+    other, (first, second) = tmp_path / "other", chain
+    before = [Qcow2Layers(state_dir).path(layer).read_bytes() for layer in chain]
+    if how == "moved":
+        state_dir.rename(other)
+    else:
+        shutil.copytree(state_dir, other)
+        (other / KNOWN).unlink()
+    if how == "put in the place of the original":
+        shutil.rmtree(state_dir)
+        other = other.rename(state_dir)
+    claim(other)
+    assert stands_on(other, chain) == [other / "images" / "digest" / "root.img", other / "layers" / f"{first}.qcow2"]
+    assert Qcow2Layers(other).depends_on(second) == (first,)
+    if how == "copied":
+        claim(state_dir)
+        assert [Qcow2Layers(state_dir).path(layer).read_bytes() for layer in chain] == before
+
+
+def test_one_that_was_moved_without_what_its_layers_stand_on_is_not_used(
+    state_dir: Path, tmp_path: Path, chain: tuple[str, str]
+) -> None:
+    moved = state_dir.rename(tmp_path / "moved")
+    state_dir.mkdir()
+    (moved / "images").rename(state_dir / "images")
+    with pytest.raises(HostFailed, match="1 of its disk layers stand on what they know by that path"):
+        claim(moved)
+    (state_dir / "images").rename(moved / "images")
+    claim(moved)
+    assert len(stands_on(moved, chain)) == 2
+
+
+def test_new_layers_stand_on_what_moves_with_them(state_dir: Path, tmp_path: Path) -> None:
+    layers, chain = Qcow2Layers(state_dir), (new_id(), new_id())
+    root = state_dir / "images" / "digest" / "root.img"
+    root.parent.mkdir(parents=True)
+    root.touch()
+    layers.create(chain[0], over=Base(root), size_bytes=2**20)
+    layers.create(chain[1], over=chain[0], size_bytes=2**20)
+    assert layers.base(chain[1]) is not None
+    assert len(stands_on(state_dir, chain)) == 2
+    assert len(stands_on(state_dir.rename(tmp_path / "moved"), chain)) == 2
+
+
+def test_a_layer_stands_on_its_image_although_the_layers_are_kept_elsewhere(state_dir: Path, tmp_path: Path) -> None:
+    root = state_dir / "images" / "digest" / "root.img"
+    root.parent.mkdir(parents=True)
+    root.touch()
+    (state_dir / "layers").rename(tmp_path / "elsewhere")
+    (state_dir / "layers").symlink_to(tmp_path / "elsewhere")
+    layer = new_id()
+    Qcow2Layers(state_dir).create(layer, over=Base(root), size_bytes=2**20)
+    assert Qcow2Layers(state_dir).base(layer) == root
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -140,8 +300,9 @@ def test_nothing_starts_where_a_directory_is_missing_or_is_another_one(state_dir
 
 def test_a_backup_that_was_restored_is_taken_once_its_owner_has_said_so(state_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(state_dir, tmp_path / "restored")
-    with pytest.raises(HostFailed):
+    with pytest.raises(HostFailed) as caught:
         claim(tmp_path / "restored")
+    assert "Machines of the original are none of a copy's" in caught.value.remedy
     (tmp_path / "restored" / KNOWN).unlink()
     claim(tmp_path / "restored")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import pytest
 import trio
 
 from actors.machine.machine import process_hindrance
+from actors.machine.qemu import logs
 from actors.machine.qemu import process as processes
-from actors.machine.qemu.orphans import end_machines
-from actors.machine.qemu.process import QemuProcess, find_machines, is_alive, start_time_of
+from actors.machine.qemu.orphans import end_machines, remove_others
+from actors.machine.qemu.process import QemuProcess, find_machines, is_alive, is_machine_of, start_time_of
 from actors.model.errors import MachineFailed
 from actors.model.machine import ProcessIdentity
 from tests.stateful.supervised import READING, unreadable
@@ -58,14 +60,29 @@ class Sleeper:
     directory: Path
     end: Callable[[], None]
 
+    @property
+    def log(self) -> Path:
+        """The console's log, which it has open."""
+        return self.directory / logs.CONSOLE
+
 
 @pytest.fixture
-def sleeper(tmp_path: Path) -> Iterator[Sleeper]:
-    directory = tmp_path / "workspaces" / "one" / "machines" / "a,b"
+def state_dir(tmp_path: Path) -> Path:
+    """A state directory, reached by no other path."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def sleeper(state_dir: Path) -> Iterator[Sleeper]:
+    directory = state_dir / "workspaces" / "one" / "machines" / "a,b"
     directory.mkdir(parents=True)
-    console = f"file,id=console,path={str(directory / 'console').replace(',', ',,')},append=on"
+    (state_dir / "layers").mkdir()
+    log, disk = directory / logs.CONSOLE, state_dir / "layers" / "disk"
+    console = f"file,id=console,path={str(log).replace(',', ',,')},append=on"
     argv = [sys.executable, "-c", "input()", "-uuid", UUID, "-chardev", console]
-    child = subprocess.Popen(argv, stdin=subprocess.PIPE)
+    with log.open("ab") as first, disk.open("ab") as second:
+        opened = (first.fileno(), second.fileno())
+        child = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=opened)
     found = ProcessIdentity(child.pid, start_time_of(child.pid), UUID)
 
     def end() -> None:
@@ -81,8 +98,8 @@ def sleeper(tmp_path: Path) -> Iterator[Sleeper]:
     child.stdin.close()
 
 
-def adopted(identity: ProcessIdentity) -> bool:
-    process = QemuProcess.adopt(identity)
+def adopted(identity: ProcessIdentity, directory: Path) -> bool:
+    process = QemuProcess.adopt(identity, directory)
     if process is not None:
         process.release()
     return process is not None
@@ -91,17 +108,17 @@ def adopted(identity: ProcessIdentity) -> bool:
 def test_a_process_is_known_by_its_number_its_start_and_its_uuid(sleeper: Sleeper) -> None:
     identity = sleeper.identity
     assert is_alive(identity)
-    assert adopted(identity)
+    assert adopted(identity, sleeper.directory)
     for other in (
         attrs.evolve(identity, start_time=identity.start_time + 1),
         attrs.evolve(identity, uuid="another"),
         attrs.evolve(identity, pid=1),
     ):
         assert not is_alive(other)
-        assert not adopted(other)
+        assert not adopted(other, sleeper.directory)
     sleeper.end()
     assert not is_alive(identity)
-    assert not adopted(identity)
+    assert not adopted(identity, sleeper.directory)
 
 
 def test_machines_are_found_with_the_directories_they_run_in(sleeper: Sleeper, tmp_path: Path) -> None:
@@ -109,6 +126,69 @@ def test_machines_are_found_with_the_directories_they_run_in(sleeper: Sleeper, t
     assert list(find_machines(tmp_path / "elsewhere")) == []
     sleeper.end()
     assert list(find_machines(tmp_path)) == []
+
+
+# -- a state directory that was moved, or copied, or that has more than one path
+
+
+def in_another(state_dir: Path, sleeper: Sleeper) -> Path:
+    """Return what another state directory calls a machine's own directory."""
+    return state_dir / sleeper.directory.relative_to(sleeper.directory.parents[3])
+
+
+async def test_the_machine_of_a_directory_is_not_one_of_its_copy(
+    sleeper: Sleeper, state_dir: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(state_dir, tmp_path / "copy")
+    theirs = in_another(copy, sleeper)
+    for _ in range(2):
+        assert not is_machine_of(sleeper.identity, theirs)
+        assert not adopted(sleeper.identity, theirs)
+        assert list(find_machines(copy)) == []
+        with trio.fail_after(LIMIT_S):
+            await end_machines(copy, copy)
+        # One that was copied without its logs is no other.
+        (theirs / logs.CONSOLE).unlink(missing_ok=True)
+    assert is_machine_of(sleeper.identity, sleeper.directory)
+    assert list(find_machines(state_dir)) == [(sleeper.identity, sleeper.directory)]
+
+
+def test_the_machine_of_a_directory_is_not_that_of_a_backup_in_its_place(
+    sleeper: Sleeper, state_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(state_dir, tmp_path / "backup")
+    away = state_dir.rename(tmp_path / "away")
+    (tmp_path / "backup").rename(state_dir)
+    assert not is_machine_of(sleeper.identity, sleeper.directory)
+    assert list(find_machines(state_dir)) == []
+    assert list(find_machines(away)) == [(sleeper.identity, in_another(away, sleeper))]
+
+
+@pytest.mark.parametrize("left", ["all", "no log", "nothing"])
+async def test_the_machine_of_a_directory_that_was_moved_is_found_and_kept_where_it_is_now(
+    sleeper: Sleeper, state_dir: Path, tmp_path: Path, left: str
+) -> None:
+    if left == "no log":
+        sleeper.log.unlink()
+    elif left == "nothing":
+        shutil.rmtree(sleeper.directory)
+    moved = state_dir.rename(tmp_path / "moved")
+    its = in_another(moved, sleeper)
+    assert is_machine_of(sleeper.identity, its)
+    assert list(find_machines(moved)) == [(sleeper.identity, its)]
+    remove_others(moved, its.parent, [])
+    assert its.exists() == (left != "nothing")
+    with trio.fail_after(LIMIT_S):
+        await end_machines(moved, its.parents[1])
+    assert not is_alive(sleeper.identity)
+
+
+def test_a_machine_is_found_by_each_path_of_its_directory(sleeper: Sleeper, state_dir: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(state_dir)
+    its = in_another(link, sleeper)
+    assert is_machine_of(sleeper.identity, its)
+    assert list(find_machines(link)) == [(sleeper.identity, its)]
 
 
 @pytest.mark.parametrize("error", READING)
@@ -120,11 +200,11 @@ def test_a_process_that_cannot_be_looked_at_is_not_gone(sleeper: Sleeper, name: 
             is_alive(identity)
         before = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(OSError, match=os.strerror(error)):
-            QemuProcess.adopt(identity)
+            QemuProcess.adopt(identity, sleeper.directory)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
         with pytest.raises(OSError, match=os.strerror(error)):
             list(find_machines(sleeper.directory.parent))
-    assert adopted(identity)
+    assert adopted(identity, sleeper.directory)
 
 
 def test_a_process_for_which_there_is_no_descriptor_is_not_gone(
@@ -135,12 +215,12 @@ def test_a_process_for_which_there_is_no_descriptor_is_not_gone(
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
     with pytest.raises(OSError, match="Too many open files"):
-        QemuProcess.adopt(sleeper.identity)
+        QemuProcess.adopt(sleeper.identity, sleeper.directory)
 
 
 async def test_machines_in_a_directory_are_ended_and_no_others(sleeper: Sleeper, tmp_path: Path) -> None:
     with trio.fail_after(LIMIT_S):
-        await end_machines(tmp_path, tmp_path / "workspaces" / "another")
+        await end_machines(tmp_path, tmp_path / "state" / "workspaces" / "another")
         await end_machines(tmp_path, sleeper.directory.parent, but=str(sleeper.directory))
         assert is_alive(sleeper.identity)
         await end_machines(tmp_path, sleeper.directory.parent)
@@ -200,7 +280,7 @@ async def test_a_process_is_ended_and_seen_to_have_without_a_descriptor_more(tmp
 
 
 async def test_who_waits_for_a_process_that_is_let_go_of_does_not_take_it_for_ended(sleeper: Sleeper) -> None:
-    process = QemuProcess.adopt(sleeper.identity)
+    process = QemuProcess.adopt(sleeper.identity, sleeper.directory)
     assert process is not None
     with trio.move_on_after(0.2) as limit:
         async with trio.open_nursery() as nursery:

@@ -47,7 +47,14 @@ RECORD = WorkspaceRecord(
     layer="layer",
     disk_bytes=2**30,
     checkpoint="checkpoint",
-    machine=MachineRecord(ProcessIdentity(1, 2, "uuid"), "directory", "epoch", "00", "11", "ram"),
+    machine=MachineRecord(
+        ProcessIdentity(1, 2, "uuid"),
+        "/state/workspaces/0a1b2c3d/machines/one",
+        "epoch",
+        "00",
+        "11",
+        "/state/checkpoints/two/ram",
+    ),
     snapshots=(SnapshotRecord("id", "one", None, 1.0, "checkpoint", True, 5),),
     head="id",
     forked_from=Lineage("id", "parent", "checkpoint", None),
@@ -65,14 +72,32 @@ def test_a_record_from_before_ends_were_written_down_can_be_read(tmp_path: Path)
     written = json.loads(path.read_bytes())
     del written["ended"]
     path.write_text(json.dumps(written))
-    assert records.load(directory) == attrs.evolve(RECORD, ended=None)
+    assert records.load(directory) == attrs.evolve(RECORD, ended=None, machine=machine_in(tmp_path))
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+def machine_in(state_dir: Path) -> MachineRecord:
+    """Return what a record of a state directory names as its machine."""
+    assert RECORD.machine is not None
+    directory, ram = records.directory_of(state_dir, RECORD.id) / "machines" / "one", state_dir / "checkpoints/two/ram"
+    return attrs.evolve(RECORD.machine, directory=str(directory), ram=str(ram))
+
+
+@pytest.mark.parametrize("own_ram", [False, True])
+def test_a_record_comes_back_as_it_was_and_names_nothing_outside_of_its_state_directory(
+    tmp_path: Path, own_ram: bool
+) -> None:
     directory = records.directory_of(tmp_path, RECORD.id)
     directory.mkdir(parents=True)
-    records.save(tmp_path, RECORD)
-    assert records.load(directory) == RECORD
+    machine, expected = RECORD.machine, machine_in(tmp_path)
+    assert machine is not None
+    if own_ram:
+        machine = attrs.evolve(machine, ram=f"{machine.directory}/ram")
+        expected = attrs.evolve(expected, ram=f"{expected.directory}/ram")
+    records.save(tmp_path, attrs.evolve(RECORD, machine=machine))
+    first = records.load(directory)
+    assert first == attrs.evolve(RECORD, machine=expected)
+    records.save(tmp_path, first)
+    assert records.load(directory) == first
 
 
 @pytest.fixture
@@ -209,7 +234,7 @@ def test_a_record_that_was_cut_off_is_not_whole_while_the_one_before_tells_how_i
     records.save(tmp_path, attrs.evolve(RECORD, layer="after"), keep_earlier=True)
     path.write_bytes(path.read_bytes()[:100])
     assert not records.is_whole(directory)
-    assert records.load(directory) == RECORD
+    assert records.load(directory) == attrs.evolve(RECORD, machine=machine_in(tmp_path))
 
 
 def test_a_record_whose_replacement_was_interrupted_is_whole(tmp_path: Path, directory: Path) -> None:
@@ -264,7 +289,7 @@ def test_what_cannot_be_removed_keeps_the_record_and_the_journal_and_nothing_els
         with pytest.raises(OSError, match=os.strerror(error)):
             records.remove(directory)
         assert {path.name for path in directory.iterdir()} == {"machines", *records.LAST}
-        assert records.load(directory) == RECORD
+        assert records.load(directory) == attrs.evolve(RECORD, machine=machine_in(tmp_path))
     records.remove(directory)
     assert not directory.exists()
     records.remove(directory)

@@ -25,7 +25,7 @@ async def end_machines(state_dir: Path, within: Path, *, but: str | None = None)
     for identity, directory in await trio.to_thread.run_sync(lambda: list(find_machines(state_dir))):
         if not directory.is_relative_to(within) or str(directory) == but:
             continue
-        if (process := QemuProcess.adopt(identity)) is None:
+        if (process := QemuProcess.adopt(identity, directory)) is None:
             continue
         try:
             await process.end()

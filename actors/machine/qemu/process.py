@@ -1,7 +1,8 @@
 """A QEMU process: started in its own session, outliving its starter, found again by identity.
 
 A process is identified by its id *and* its start time, so that a recycled pid is never mistaken for it, and is held
-by a pidfd, so that no signal can reach another process.
+by a pidfd, so that no signal can reach another process.  Whose machine it is, is told by the log that it has open: a
+copy of a state directory names the same processes, and one that was moved is named otherwise than by them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final
 import trio
 
 from actors.machine.qemu.command_line import CONSOLE_MARK
+from actors.machine.qemu.logs import CONSOLE
 from actors.model.errors import HostUnfit, MachineFailed
 from actors.model.machine import ProcessIdentity
 
@@ -30,24 +32,54 @@ KILL_WAIT_S = 10.0
 """SIGKILL takes effect at once unless the process hangs in the kernel; then waiting longer is of no use."""
 CHILD_KILL_WAIT_S: Final = 1.0
 """The same for one that has just begun; everybody waits for it."""
+DEPTH: Final = 4
+"""A machine's own directory is ``workspaces/<id>/machines/<id>`` in a state directory, or the like of a template."""
 NOT_EXECUTABLE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC, errno.ELOOP})
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
-    """Tell whether exactly this process still runs.
+    """Tell whether exactly this process still runs, whosever machine it is.
 
     Raises:
         OSError: it cannot be told.
 
     """
+    return _words_of(identity) is not None
+
+
+def is_machine_of(identity: ProcessIdentity, directory: Path) -> bool:
+    """Tell whether exactly this process still runs, and is the machine whose own directory that is.
+
+    It is not where the directory is a copy of the machine's.
+
+    Raises:
+        OSError: it cannot be told.
+
+    """
+    words = _words_of(identity)
+    if words is None or (console := _console_of(words)) is None:
+        return False
+    try:
+        return _is_at(identity.pid, console.parent, directory)
+    except (FileNotFoundError, ProcessLookupError):
+        # It ended meanwhile.
+        return False
+
+
+def _words_of(identity: ProcessIdentity) -> list[str] | None:
+    """Return the command line of exactly this process, or ``None`` if it has ended."""
     try:
         if start_time_of(identity.pid) != identity.start_time:
-            return False
-        command = Path(f"/proc/{identity.pid}/cmdline").read_bytes().split(b"\0")
+            return None
+        words = _command_of(identity.pid)
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return None
     # One that is about to end has no command line any more.
-    return identity.uuid.encode() in command
+    return words if identity.uuid in words else None
+
+
+def _command_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
 
 
 def start_time_of(pid: int) -> int:
@@ -69,6 +101,8 @@ def is_stopped(identity: ProcessIdentity) -> bool:
 def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
     """Find this user's QEMU processes whose console lies in a state directory, and the directory of each console.
 
+    That is the one in ``state_dir``, by whatever path the process knows it.
+
     Raises:
         OSError: a process of this user's cannot be looked at.
 
@@ -77,15 +111,53 @@ def find_machines(state_dir: Path) -> Iterator[tuple[ProcessIdentity, Path]]:
         try:
             if entry.stat().st_uid != os.geteuid():
                 continue
-            words = (entry / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
-            console = _console_of(words)
-            if console is None or "-uuid" not in words or not console.is_relative_to(state_dir):
-                continue
             pid = int(entry.name)
-            yield ProcessIdentity(pid, start_time_of(pid), words[words.index("-uuid") + 1]), console.parent
+            words = _command_of(pid)
+            console = _console_of(words)
+            if console is None or "-uuid" not in words:
+                continue
+            directory = _within(state_dir, console.parent)
+            if directory is not None and _is_at(pid, console.parent, directory):
+                yield ProcessIdentity(pid, start_time_of(pid), words[words.index("-uuid") + 1]), directory
         except (FileNotFoundError, ProcessLookupError):
             # It ended meanwhile.
             continue
+
+
+def _within(state_dir: Path, named: Path) -> Path | None:
+    """Return which directory in a state directory may be what a machine knows by another path, if there is one."""
+    if named.is_relative_to(state_dir):
+        return named
+    here = state_dir.joinpath(*named.parts[-DEPTH:])
+    return here if here.parents[1].is_dir() else None
+
+
+def _is_at(pid: int, named: Path, directory: Path) -> bool:
+    """Tell whether it is a directory's log of the console that a process has open, and not that of another one.
+
+    Where somebody has removed that, it is told by the path, or by the disk.
+    """
+    try:
+        log = (directory / CONSOLE).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        layers = (directory.parents[DEPTH - 1] / "layers").resolve()
+        return named == directory or any(path.parent == layers for path, _ in _opened_by(pid))
+    return any(os.path.samestat(facts, log) for _, facts in _opened_by(pid))
+
+
+def _opened_by(pid: int) -> list[tuple[Path, os.stat_result]]:
+    """Return where the files are that a process has open, and what they are; nothing of one that has ended."""
+    found = []
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            # Descriptors come and go.
+            with contextlib.suppress(FileNotFoundError):
+                found.append((entry.readlink(), entry.stat()))
+    except PermissionError:
+        # Of one that has ended, and that its parent does not know of yet, they are not this user's any more.
+        if any(_command_of(pid)):
+            raise
+    return found
 
 
 def _console_of(words: Sequence[str]) -> Path | None:
@@ -132,8 +204,8 @@ class QemuProcess:
         return cls(identity, pidfd)
 
     @classmethod
-    def adopt(cls, identity: ProcessIdentity) -> QemuProcess | None:
-        """Take hold of a process that an earlier supervisor started, or return ``None`` if it is gone.
+    def adopt(cls, identity: ProcessIdentity, directory: Path) -> QemuProcess | None:
+        """Take hold of the machine of a directory, started by an earlier supervisor; ``None`` if there is none.
 
         Raises:
             OSError: it cannot be told.
@@ -145,7 +217,7 @@ class QemuProcess:
             return None
         # Checked after the pidfd is held: from here on the pid cannot be recycled behind our back.
         try:
-            alive = is_alive(identity)
+            alive = is_machine_of(identity, directory)
         except BaseException:
             os.close(pidfd)
             raise

@@ -6,6 +6,7 @@ refcount block, 3 and on the empty L1 table.
 
 from __future__ import annotations
 
+import os
 import struct
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,8 @@ CLUSTER: Final = 1 << CLUSTER_BITS
 BYTES_PER_L1_ENTRY: Final = CLUSTER * (CLUSTER // 8)
 BACKING_FORMAT: Final = 0xE2792ACA
 HEADER: Final = struct.Struct(">IIQIIQIIQQIIQQQQII")
+LENGTH_AT: Final = 16
+"""Where in a header the length of the backing file's name is."""
 MAX_BACKING_NAME_BYTES: Final = 1023
 
 
@@ -33,7 +36,7 @@ class Qcow2Header:
 
 
 def create_overlay(path: Path, *, backing: Path, backing_format: str, virtual_size_bytes: int) -> None:
-    """Write an empty overlay over ``backing``, which is named by its absolute path; on failure nothing is left.
+    """Write an empty overlay over ``backing``, if that is relative then to ``path``; on failure nothing is left.
 
     Raises:
         FileExistsError: there is something at ``path``.
@@ -80,7 +83,28 @@ def read_header(path: Path) -> Qcow2Header:
     fields = HEADER.unpack_from(raw)
     offset, length, size = fields[2], fields[3], fields[5]
     name = raw[offset : offset + length].decode(errors="replace") if offset else ""
-    return Qcow2Header(size, Path(name) if name else None)
+    # One that is relative is so to the image's own directory.
+    return Qcow2Header(size, path.parent / name if name else None)
+
+
+def rename_backing(path: Path, backing: Path) -> bool:
+    """Have an image that nobody has open name what it stands on by another path; return whether there is room for it.
+
+    That is written in one piece.
+    """
+    name = str(backing).encode()
+    with path.open("r+b") as file:
+        head = bytearray(file.read(CLUSTER))
+        offset, length = HEADER.unpack_from(head)[2:4]
+        if len(name) > length:
+            return False
+        head[offset : offset + length] = name.ljust(length, b"\0")
+        struct.pack_into(">I", head, LENGTH_AT, len(name))
+        file.seek(0)
+        file.write(head[: offset + length])
+        file.flush()
+        os.fsync(file.fileno())
+    return True
 
 
 def rebase(path: Path, *, backing: Path, backing_format: str) -> None:
@@ -123,7 +147,7 @@ def _write_header(
 def _first_cluster(
     backing: Path, backing_format: str, size: int, *, l1: tuple[int, int], refcounts: tuple[int, int]
 ) -> bytes:
-    name = str(backing.absolute()).encode()
+    name = str(backing).encode()
     if len(name) > MAX_BACKING_NAME_BYTES:
         raise CheckpointUnusable(f"The path {backing} is too long for a qcow2 header ({MAX_BACKING_NAME_BYTES} bytes).")
     kind = backing_format.encode()

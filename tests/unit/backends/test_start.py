@@ -23,7 +23,7 @@ from actors.machine.machine import Machine
 from actors.machine.network.none import NoNetwork
 from actors.machine.network.protocol import Link, Policy, Wanted
 from actors.machine.qemu import process
-from actors.machine.qemu.command_line import MachineSpec
+from actors.machine.qemu.command_line import CONSOLE_MARK, MachineSpec
 from actors.machine.qemu.process import QemuProcess, is_alive, start_time_of
 from actors.model.errors import HostUnfit, MachineFailed
 from actors.model.image import BootImage
@@ -212,7 +212,8 @@ def other(tmp_path: Path) -> Iterator[MachineRecord]:
     """The record of a process that another supervisor started."""
     spec = make_spec(tmp_path)
     spec.directory.mkdir()
-    child = subprocess.Popen([sys.executable, "-c", "input()", spec.uuid], stdin=subprocess.PIPE)
+    console = f"{CONSOLE_MARK}{spec.console_log}"
+    child = subprocess.Popen([sys.executable, "-c", "input()", spec.uuid, console], stdin=subprocess.PIPE)
     while spec.uuid.encode() not in Path(f"/proc/{child.pid}/cmdline").read_bytes():
         os.sched_yield()
     identity = ProcessIdentity(child.pid, start_time_of(child.pid), spec.uuid)
