@@ -262,9 +262,10 @@ class GuestClient:
             # Nobody has to watch it any more.
             request.done.set()
         if request.failure is not None:
-            raise ConsumerFailed(
-                f"What takes the answer to {spoken(body['op'])!r} failed: {request.failure!r:.200}."
-            ) from (request.failure)
+            asked = spoken(body["op"])
+            raise ConsumerFailed(f"What takes the answer to {asked!r} failed: {request.failure!r:.200}.") from (
+                request.failure
+            )
         if request.reply is None:
             raise self._unreached(spoken(body["op"]), request.mute_s, limit_s)
         if "error" in request.reply:
