@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import sys
 import tempfile
@@ -69,16 +68,27 @@ def _import(a: Any) -> int:
 
 
 @contextmanager
+def _named_pipe() -> Iterator[Path]:
+    """Make a pipe that the supervisor can open by its name; it goes however this process ends."""
+    with tempfile.TemporaryDirectory(prefix="agentiso-", ignore_cleanup_errors=True) as directory:
+        path = Path(directory) / "pipe"
+        os.mkfifo(path, 0o600)
+        yield path
+
+
+@contextmanager
 def _pipe_to_stdout() -> Iterator[Path]:
-    """Make a pipe that the supervisor can open by its name; what it writes there goes to the standard output.
+    """Make a pipe for the supervisor; what it writes there goes to the standard output.
 
     Raises:
         OutputFailed: not all of it could be written, whatever else the block says.
 
     """
-    directory = Path(tempfile.mkdtemp(prefix="agentiso-"))
-    path = directory / "pipe"
-    os.mkfifo(path, 0o600)
+    with _named_pipe() as path:
+        yield from _copied_to_stdout(path)
+
+
+def _copied_to_stdout(path: Path) -> Iterator[Path]:
     # Open from the start, so that the supervisor finds a reader; its end is ours to close when all is written.
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     writer = os.open(path, os.O_WRONLY)
@@ -104,7 +114,6 @@ def _pipe_to_stdout() -> Iterator[Path]:
             os.close(writer)
         copying.join()
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
         if failures:
             raise failures[0]
 
@@ -155,10 +164,12 @@ def _is_pipe(path: Path) -> bool:
 
 @contextmanager
 def _pipe_from(source: BinaryIO) -> Iterator[Path]:
-    """Make a pipe that the supervisor can open by its name, and have what is read from a source written there."""
-    directory = Path(tempfile.mkdtemp(prefix="agentiso-"))
-    path = directory / "pipe"
-    os.mkfifo(path, 0o600)
+    """Make a pipe for the supervisor, and have what is read from a source written there."""
+    with _named_pipe() as path:
+        yield from _copied_from(source, path)
+
+
+def _copied_from(source: BinaryIO, path: Path) -> Iterator[Path]:
     failures: list[InputFailed] = []
 
     def copy() -> None:
@@ -172,7 +183,6 @@ def _pipe_from(source: BinaryIO) -> Iterator[Path]:
     try:
         yield path
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
         if failures:
             raise failures[0]
 
