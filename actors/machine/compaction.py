@@ -52,9 +52,7 @@ async def compact(machine: Machine, layer: Path, max_layers: int) -> None:
         return
     base = chain[choose_base([path.stat().st_blocks * 512 for path in chain], max_layers)]
     with contextlib.suppress(QmpError):
-        # A layer names what it stands on by its name alone, which leads to the same one wherever they are.
-        names = {"base": str(base), "backing-file": base.name}
-        await machine.qmp.execute("block-stream", {"device": ROOT_DEVICE, "job-id": ROOT_DEVICE, **names})
+        await machine.qmp.execute("block-stream", {"device": ROOT_DEVICE, "job-id": ROOT_DEVICE, "base": str(base)})
     try:
         with trio.move_on_after(LIMIT_S):
             while await _under_way(machine):  # noqa: ASYNC110 (QEMU is asked, which no event here can do)

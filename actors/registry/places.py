@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.machine.qemu.process import find_machines
-from actors.machine.storage.qcow2_layers import Qcow2Layers
+from actors.machine.storage.qcow2_layers import SUFFIX, Qcow2Layers
 from actors.model.errors import HostFailed, NoCapacity
 from actors.model.files import read_json, replace_json
 from actors.model.names import is_id, new_id
@@ -68,9 +68,9 @@ def _begin(state_dir: Path) -> None:
     """Make what is missing of a state directory that is new, or a copy that is to be used."""
     for name in PLACES:
         (state_dir / name).mkdir(exist_ok=True, mode=0o700)
-    if next(find_machines(state_dir), None) is None:
-        # What the layers of a copy name is the original's.
-        Qcow2Layers(state_dir).bring_home()
+    # What the layers of a copy name is the original's; those of one that was moved name what is not there any more.
+    for backing in list(Qcow2Layers(state_dir).astray().values())[:1]:
+        _settle_in(state_dir, backing.parents[1 if backing.suffix == SUFFIX else 2])
     _write_down(state_dir)
 
 

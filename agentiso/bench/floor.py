@@ -177,5 +177,5 @@ def restore(spec: MachineSpec, checkpoint: Checkpoint, layer: Path, state: Path)
 
 def boot(spec: MachineSpec, disk_bytes: int) -> BareMachine:
     """Boot a machine cold on a new layer over the image's root disk."""
-    create_overlay(spec.disk, backing=spec.image.root.absolute(), backing_format="raw", virtual_size_bytes=disk_bytes)
+    create_overlay(spec.disk, backing=spec.image.root, backing_format="raw", virtual_size_bytes=disk_bytes)
     return BareMachine(spec, secrets.token_bytes(32), None)

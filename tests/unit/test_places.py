@@ -19,7 +19,6 @@ from actors.machine.qemu.command_line import CONSOLE_MARK
 from actors.machine.qemu.logs import CONSOLE
 from actors.machine.qemu.process import find_machines
 from actors.machine.storage import qcow2
-from actors.machine.storage.layers import Base
 from actors.machine.storage.qcow2_layers import Qcow2Layers
 from actors.model.errors import HostFailed
 from actors.model.files import replace_json
@@ -260,27 +259,29 @@ def test_one_that_was_moved_without_what_its_layers_stand_on_is_not_used(
     assert len(stands_on(moved, chain)) == 2
 
 
-def test_new_layers_stand_on_what_moves_with_them(state_dir: Path, tmp_path: Path) -> None:
-    layers, chain = Qcow2Layers(state_dir), (new_id(), new_id())
-    root = state_dir / "images" / "digest" / "root.img"
-    root.parent.mkdir(parents=True)
-    root.touch()
-    layers.create(chain[0], over=Base(root), size_bytes=2**20)
-    layers.create(chain[1], over=chain[0], size_bytes=2**20)
-    assert layers.base(chain[1]) is not None
-    assert len(stands_on(state_dir, chain)) == 2
-    assert len(stands_on(state_dir.rename(tmp_path / "moved"), chain)) == 2
+def test_one_that_was_moved_with_its_machines_is_not_used_although_its_owner_says_that_it_is_a_copy(
+    state_dir: Path, tmp_path: Path, chain: tuple[str, str]
+) -> None:
+    with machine_in(state_dir):
+        (state_dir / KNOWN).unlink()
+        claim(state_dir)
+        moved = state_dir.rename(tmp_path / "moved")
+        (moved / KNOWN).unlink()
+        for _ in range(2):
+            with pytest.raises(HostFailed, match=f"was {state_dir} when.*1 of its machines run"):
+                claim(moved)
+    claim(moved)
+    assert len(stands_on(moved, chain)) == 2
 
 
-def test_a_layer_stands_on_its_image_although_the_layers_are_kept_elsewhere(state_dir: Path, tmp_path: Path) -> None:
-    root = state_dir / "images" / "digest" / "root.img"
-    root.parent.mkdir(parents=True)
-    root.touch()
+def test_layers_that_are_kept_elsewhere_stand_on_images_that_were_moved(
+    state_dir: Path, tmp_path: Path, chain: tuple[str, str]
+) -> None:
     (state_dir / "layers").rename(tmp_path / "elsewhere")
     (state_dir / "layers").symlink_to(tmp_path / "elsewhere")
-    layer = new_id()
-    Qcow2Layers(state_dir).create(layer, over=Base(root), size_bytes=2**20)
-    assert Qcow2Layers(state_dir).base(layer) == root
+    moved = state_dir.rename(tmp_path / "new")
+    claim(moved)
+    assert stands_on(moved, chain) == [moved / "images/digest/root.img", tmp_path / f"elsewhere/{chain[0]}.qcow2"]
 
 
 @pytest.mark.parametrize("name", PLACES)

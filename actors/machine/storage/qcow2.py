@@ -36,7 +36,9 @@ class Qcow2Header:
 
 
 def create_overlay(path: Path, *, backing: Path, backing_format: str, virtual_size_bytes: int) -> None:
-    """Write an empty overlay over ``backing``, if that is relative then to ``path``; on failure nothing is left.
+    """Write an empty overlay over ``backing``, which is named by its absolute path; on failure nothing is left.
+
+    QEMU calls an image whose disk was switched to it otherwise than by its path if that is named by a relative one.
 
     Raises:
         FileExistsError: there is something at ``path``.
@@ -147,7 +149,7 @@ def _write_header(
 def _first_cluster(
     backing: Path, backing_format: str, size: int, *, l1: tuple[int, int], refcounts: tuple[int, int]
 ) -> bytes:
-    name = str(backing).encode()
+    name = str(backing.absolute()).encode()
     if len(name) > MAX_BACKING_NAME_BYTES:
         raise CheckpointUnusable(f"The path {backing} is too long for a qcow2 header ({MAX_BACKING_NAME_BYTES} bytes).")
     kind = backing_format.encode()

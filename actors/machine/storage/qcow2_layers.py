@@ -1,12 +1,12 @@
 """Layers as qcow2 overlays: ``layers/<id>.qcow2``, each naming the one it stands on.  Needs nothing of the host.
 
-A name is relative where that is in the same state directory, so that a copy stands on its own, and one that was moved
-on what was moved with it.  Earlier ones are absolute until then.
+A name is absolute, and relative in one that was moved or copied with its state directory (`Qcow2Layers.bring_home`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -99,47 +99,47 @@ class Qcow2Layers:
         self.path(layer).unlink(missing_ok=True)
 
     def _backing(self, over: str | Base) -> tuple[Path, str]:
-        if isinstance(over, Base):
-            return self._relative(over.path.absolute()), "raw"
-        return Path(self.path(over).name), "qcow2"
+        return (over.path, "raw") if isinstance(over, Base) else (self.path(over), "qcow2")
 
-    def _relative(self, path: Path) -> Path:
-        """Return by which name a layer is to stand on a file: beside a directory that is a link nothing else is."""
-        root = self._directory.parent.absolute()
-        beside = path.is_relative_to(root) and not self._directory.is_symlink()
-        return Path("..") / path.relative_to(root) if beside else path
+    # -- moved or copied
 
-    def bring_home(self) -> None:
-        """Have layers stand on what was copied or moved with them; nobody may use any of them.
+    def astray(self) -> dict[str, Path]:
+        """Return the layers that name a file elsewhere although the same is here, each with that file.
 
         Raises:
-            OSError: one cannot be read or written.
+            OSError: one cannot be read.
 
         """
-        for layer in self.owned():
-            # What is damaged is so wherever it is.
-            with contextlib.suppress(CheckpointUnusable):
-                backing = qcow2.read_header(self.path(layer)).backing
-                if backing is not None and (its := self._counterpart(backing)) is not None:
-                    qcow2.rename_backing(self.path(layer), its)
+        there = {layer: backing for layer, backing in self._named().items() if self._counterpart(backing).exists()}
+        return {
+            layer: backing
+            for layer, backing in there.items()
+            if not (backing.exists() and backing.samefile(self._counterpart(backing)))
+        }
 
-    def _counterpart(self, backing: Path) -> Path | None:
-        """Return by which name a layer is to stand on what is here instead of the same file elsewhere."""
-        if backing.suffix == SUFFIX:
-            own, name = self._directory / backing.name, Path(backing.name)
-        else:
-            own = self._directory.parent.absolute().joinpath("images", *backing.parts[-2:])
-            name = self._relative(own)
-        if not own.exists() or (backing.exists() and own.samefile(backing)):
-            return None
-        return name
+    def bring_home(self) -> None:
+        """Have layers stand on what was copied or moved with them; nobody may have any open.  Errors as above."""
+        for layer, backing in self.astray().items():
+            own = self._counterpart(backing)
+            # ``..`` leads elsewhere from behind a link.
+            beside = own.parent == self._directory or not self._directory.is_symlink()
+            qcow2.rename_backing(self.path(layer), Path(os.path.relpath(own, self._directory)) if beside else own)
 
     def standing_in(self, place: Path) -> list[str]:
         """Return the layers that stand on what is called by a path within a directory; errors as above."""
-        found = []
+        return [layer for layer, backing in self._named().items() if backing.is_relative_to(place)]
+
+    def _named(self) -> dict[str, Path]:
+        """Return what each layer stands on, by the path that it names; of a damaged one that cannot be told."""
+        found: dict[str, Path] = {}
         for layer in self.owned():
             with contextlib.suppress(CheckpointUnusable):
-                backing = qcow2.read_header(self.path(layer)).backing
-                if backing is not None and backing.is_relative_to(place):
-                    found.append(layer)
+                if (backing := qcow2.read_header(self.path(layer)).backing) is not None:
+                    found[layer] = backing
         return found
+
+    def _counterpart(self, backing: Path) -> Path:
+        """Return where here the same file is that a layer names elsewhere, if there is one."""
+        if backing.suffix == SUFFIX:
+            return self._directory / backing.name
+        return self._directory.parent.joinpath("images", *backing.parts[-2:])
