@@ -73,19 +73,6 @@ async def test_a_guest_that_ends_its_machine_is_told_of_with_its_last_console(
             await ws.destroy()
 
 
-@pytest.mark.parametrize("network", ["none", "user"])
-@pytest.mark.parametrize("reason", ["guest_shutdown", "guest_reboot"])
-async def test_a_restored_machine_of_any_network_ends_as_its_guest_says(
-    settings: agentiso.Settings, reason: str, network: str
-) -> None:
-    command, said, line = INSIDE[reason]
-    with trio.fail_after(LIMIT_S):
-        async with agentiso.open_system(attrs.evolve(settings, network=network)) as system:
-            ws = await system.create("victim")
-            await end_inside(ws, command)
-            await check_that_it_is_told(ws, reason, said, line)
-
-
 @pytest.mark.parametrize("reason", OUTSIDE)
 async def test_a_qemu_that_a_signal_ends_is_told_of_with_the_signal(settings: agentiso.Settings, reason: str) -> None:
     number, said = OUTSIDE[reason]

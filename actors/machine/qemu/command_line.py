@@ -27,7 +27,6 @@ CONSOLE_MARK: Final = f"fd={descriptors.CONSOLE},set=1,opaque="
 """Before the path of the console's log, which QEMU does not open: it tells whose machine a process is."""
 KEY_FILE: Final = "opt/agentiso.key"
 """fw_cfg item with the channel's first key; the ``opt/`` prefix is QEMU's for users (docs/specs/fw_cfg.txt)."""
-ANNOUNCED: Final = "announce-rounds=1"
 ROOT_DEVICE: Final = "root"
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -123,9 +122,7 @@ def machine_arguments(image: BootImage, network: Network, channel: Channel) -> s
     )  # fmt: skip
     words = pairwise(build(spec, restoring=True))
     made = [value for option, value in words if option in ("-machine", "-device", "-serial", "-global")]
-    # What is announced is no device, and was otherwise when the first digests were written down.
-    text = "\n".join(made).replace(ANNOUNCED, "announce-rounds=0")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(made).encode()).hexdigest()[:16]
 
 
 def _machine(spec: MachineSpec) -> tuple[str, ...]:
@@ -153,10 +150,16 @@ def _machine(spec: MachineSpec) -> tuple[str, ...]:
 
 def _boot(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     if restoring:
+<<<<<<< HEAD
         # The saved state has no configuration section.  With no round at all the network device loses the timer that
         # its reset stops: QEMU 7.2 then crashes when the guest reboots or powers off.
         loaded = ("-global", "migration.send-configuration=off", "-global", f"migration.{ANNOUNCED}")
         return ("-incoming", f"fd:{descriptors.STATE}", *loaded)
+=======
+        # The saved state has no configuration section.  Nobody announces the guest's address, which is still another's.
+        quiet = ("-global", "migration.send-configuration=off", "-global", "migration.announce-rounds=0")
+        return ("-incoming", f"fd:{descriptors.STATE}", *quiet)
+>>>>>>> parent of 6976752 (Keep the network device's timer across a restore, so that a guest's reboot or poweroff does not crash QEMU)
     general = ACCELERATORS.named(spec.accelerator).kernel_arguments(spec.tsc_khz)
     arguments = f"{general} agentiso.channel={spec.channel.name} {spec.image.cmdline}".rstrip()
     return (
