@@ -150,16 +150,9 @@ def _machine(spec: MachineSpec) -> tuple[str, ...]:
 
 def _boot(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     if restoring:
-<<<<<<< HEAD
-        # The saved state has no configuration section.  With no round at all the network device loses the timer that
-        # its reset stops: QEMU 7.2 then crashes when the guest reboots or powers off.
-        loaded = ("-global", "migration.send-configuration=off", "-global", f"migration.{ANNOUNCED}")
-        return ("-incoming", f"fd:{descriptors.STATE}", *loaded)
-=======
         # The saved state has no configuration section.  Nobody announces the guest's address, which is still another's.
         quiet = ("-global", "migration.send-configuration=off", "-global", "migration.announce-rounds=0")
         return ("-incoming", f"fd:{descriptors.STATE}", *quiet)
->>>>>>> parent of 6976752 (Keep the network device's timer across a restore, so that a guest's reboot or poweroff does not crash QEMU)
     general = ACCELERATORS.named(spec.accelerator).kernel_arguments(spec.tsc_khz)
     arguments = f"{general} agentiso.channel={spec.channel.name} {spec.image.cmdline}".rstrip()
     return (
