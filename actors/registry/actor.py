@@ -309,7 +309,9 @@ class RegistryActor(Actor):
                     record = await plans.of_import(self._host, found, image, entrants[0])
                     with self._pool.creating(), self._host.store.held() as owner:
                         installed = await transfer.install(self._host.store, found, image, owner)
-                        fingerprint = await self._host.fingerprint(image, record.shape, record.network, record.channel)
+                        fingerprint = await self._host.fingerprint(
+                            image, record.shape, record.network, record.channel, like=installed.fingerprint
+                        )
                         source, note = transfer.fitting(installed, fingerprint)
                         report(note or "restoring the workspace")
                         made = await self._bring_up(record, source)

@@ -94,8 +94,15 @@ class Host:
                 )
             return self._verdicts[image.digest]
 
-    async def fingerprint(self, image: BootImage, shape: Shape, network: str, channel: str) -> Fingerprint:
-        """Return what a machine of this image and shape is made of on this host."""
+    async def fingerprint(
+        self, image: BootImage, shape: Shape, network: str, channel: str, *, like: Fingerprint | None = None
+    ) -> Fingerprint:
+        """Return what a machine of this image and shape is made of on this host.
+
+        It has the devices of an earlier release if it is to be ``like`` one that has them.
+        """
+        arguments = self._arguments(image, network, channel, announces=False)
+        earlier = self._arguments(image, network, channel, announces=True)
         qemu, verdict = await self.qemu(), await self.accelerator(image)
         return Fingerprint(
             qemu=qemu.fingerprint,
@@ -106,9 +113,12 @@ class Host:
             image=image.digest,
             network=network,
             channel=channel,
-            machine_arguments=machine_arguments(image, self.networks.named(network), self.channels.named(channel)),
+            machine_arguments=earlier if like and like.machine_arguments == earlier else arguments,
             tsc_khz=verdict.tsc_khz,
         )
+
+    def _arguments(self, image: BootImage, network: str, channel: str, *, announces: bool) -> str:
+        return machine_arguments(image, self.networks.named(network), self.channels.named(channel), announces=announces)
 
     def adopted_place(self, record: WorkspaceRecord, machine: MachineRecord) -> MachinePlace:
         """Describe where a machine is that an earlier supervisor started; nothing is looked at for that."""
@@ -160,4 +170,6 @@ class Host:
             channel=self.channels.named(fingerprint.channel).open(directory),
             directory=directory,
             limits=self.limits,
+            announces=fingerprint.machine_arguments
+            == self._arguments(image, fingerprint.network, fingerprint.channel, announces=True),
         )

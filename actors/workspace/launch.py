@@ -106,7 +106,8 @@ async def prepare(
     """
     # By its digest: the name may belong to a newer build by now.
     image = await host.load_image(record.image_digest)
-    fingerprint = await host.fingerprint(image, record.shape, record.network, record.channel)
+    like = source.fingerprint if source is not None and source.has_memory else None
+    fingerprint = await host.fingerprint(image, record.shape, record.network, record.channel, like=like)
     if source is not None and source.has_memory:
         check_fit(source, fingerprint)
         await trio.to_thread.run_sync(integrity.verify, host.store, source)

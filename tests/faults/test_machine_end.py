@@ -12,6 +12,7 @@ import trio
 
 import agentiso
 from actors.machine.descriptors import CONSOLE
+from actors.machine.network.user import UserNetwork
 from actors.machine.qemu import logs
 from actors.model.errors import GuestBroken, IllegalState, MachineFailed
 from tests.faults.helpers import LIMIT_S, CommandLine, output, processes, qemu_pid, until, write_program
@@ -70,6 +71,40 @@ async def test_a_guest_that_ends_its_machine_is_told_of_with_its_last_console(
             await check_that_it_is_told(ws, reason, said, line)
             info = await ws.start()
             assert (info.ended, info.failure) == (None, None)
+            await ws.destroy()
+
+
+@pytest.mark.parametrize("network", ["none", "user"])
+@pytest.mark.parametrize("reason", ["guest_shutdown", "guest_reboot"])
+async def test_a_restored_machine_of_any_network_ends_as_its_guest_says(
+    settings: agentiso.Settings, reason: str, network: str
+) -> None:
+    command, said, line = INSIDE[reason]
+    with trio.fail_after(LIMIT_S):
+        async with agentiso.open_system(attrs.evolve(settings, network=network)) as system:
+            ws = await system.create("victim")
+            await end_inside(ws, command)
+            await check_that_it_is_told(ws, reason, said, line)
+
+
+async def test_what_an_earlier_release_put_away_comes_back_with_its_memory_and_is_forked(
+    settings: agentiso.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wired = attrs.evolve(settings, network="user")
+    with trio.fail_after(LIMIT_S):
+        with monkeypatch.context() as patch:
+            today = UserNetwork.devices
+            patch.setattr(UserNetwork, "devices", lambda self, mac, **_options: today(self, mac, announces=True))
+            async with agentiso.open_system(wired, keep=True) as system:
+                ws = await system.create("before")
+                await output(ws, "echo kept > /dev/shm/f")
+                await ws.suspend()
+        async with agentiso.open_system(wired) as system:
+            ws = await system.get("before")
+            assert (await ws.resume()).started_by == "restore"
+            forked = await ws.fork(1)
+            for found in (ws, forked.workspaces[0]):
+                assert await output(found, "cat /dev/shm/f") == "kept"
             await ws.destroy()
 
 

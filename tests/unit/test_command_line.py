@@ -64,5 +64,7 @@ def test_each_kind_of_machine_has_arguments_of_its_own_and_no_path_changes_them(
 
 def test_another_device_makes_other_arguments(monkeypatch: Any) -> None:
     before = machine_arguments(IMAGE, UserNetwork(), Serial())
-    monkeypatch.setattr(UserNetwork, "devices", lambda _self, mac: ("-device", "virtio-net-device,netdev=net0,mq=on"))
+    monkeypatch.setattr(
+        UserNetwork, "devices", lambda _self, mac, **_options: ("-device", "virtio-net-device,netdev=net0,mq=on")
+    )
     assert machine_arguments(IMAGE, UserNetwork(), Serial()) != before

@@ -21,7 +21,7 @@ class NoNetwork:
         """Return that it works."""
         return ProbeResult("network none", True, "works everywhere", "machines without an interface")
 
-    def devices(self, mac: str) -> tuple[str, ...]:  # noqa: ARG002 - there is none that could have it
+    def devices(self, mac: str, *, announces: bool = False) -> tuple[str, ...]:  # noqa: ARG002 - there is none
         """Return no device."""
         return ()
 

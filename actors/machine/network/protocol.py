@@ -48,6 +48,8 @@ class Wanted:
     """Its UUID, by which what is made for it is found again."""
     mac: str
     policy: Policy
+    announces: bool = False
+    """Whether the guest knows how to announce its address, as those of earlier releases do; see `Network.devices`."""
 
 
 @attrs.frozen
@@ -113,8 +115,13 @@ class Network(Protocol):
     def probe(self) -> ProbeResult:
         """Look whether this host has what it needs."""
 
-    def devices(self, mac: str) -> tuple[str, ...]:
-        """Return QEMU's arguments for what the guest sees: the same for every host, and part of each `Link`'s."""
+    def devices(self, mac: str, *, announces: bool = False) -> tuple[str, ...]:
+        """Return QEMU's arguments for what the guest sees: the same for every host, and part of each `Link`'s.
+
+        A guest that ``announces`` has a device that can ask it to send its address, which a restored one must not do:
+        it is its parent's.  Only the device state of earlier releases needs such a one, whose QEMU (7.2) crashes when
+        a restored guest resets it, as a reboot does.
+        """
 
     def address(self, facts: Mapping[str, str]) -> str | None:
         """Return the address of a guest by its link's facts, as far as it is known."""

@@ -34,9 +34,10 @@ class UserNetwork:
         """Return that it works."""
         return ProbeResult("network user", True, "works everywhere", "QEMU's own (slirp); no privilege needed")
 
-    def devices(self, mac: str) -> tuple[str, ...]:
+    def devices(self, mac: str, *, announces: bool = False) -> tuple[str, ...]:
         """Return the guest's device."""
-        return ("-device", f"virtio-net-device,netdev={NETDEV},mac={mac}")
+        silent = "" if announces else ",guest_announce=off"
+        return ("-device", f"virtio-net-device,netdev={NETDEV},mac={mac}{silent}")
 
     def address(self, facts: Mapping[str, str]) -> str | None:  # noqa: ARG002 - it is always the same
         """Return the address that every guest has."""
@@ -54,7 +55,11 @@ class UserNetwork:
         restrict = "off" if wanted.policy.allow_internet else "on"
         return Link(
             wanted.machine,
-            arguments=("-netdev", f"user,id={NETDEV},ipv6=off,restrict={restrict}", *self.devices(wanted.mac)),
+            arguments=(
+                "-netdev",
+                f"user,id={NETDEV},ipv6=off,restrict={restrict}",
+                *self.devices(wanted.mac, announces=wanted.announces),
+            ),
             identity=NetworkIdentity(INTERFACE, wanted.mac, GUEST_ADDRESS, PREFIX, GATEWAY, (RESOLVER,)),
         )
 

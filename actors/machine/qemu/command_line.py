@@ -51,6 +51,8 @@ class MachinePlace:
     """What its limits have made for it, once they have."""
     keeps_logs: bool = True
     """Whether its logs are kept for its workspace when it has ended."""
+    announces: bool = False
+    """Whether its device state is of a guest that can announce its address; see `Network.devices`."""
 
     @property
     def console_log(self) -> Path:
@@ -70,7 +72,7 @@ class MachinePlace:
     @property
     def wanted_link(self) -> Wanted:
         """What is asked of its network."""
-        return Wanted(self.uuid, self.mac, self.policy)
+        return Wanted(self.uuid, self.mac, self.policy, self.announces)
 
 
 @attrs.frozen(kw_only=True)
@@ -109,7 +111,7 @@ def build(spec: MachineSpec, *, restoring: bool) -> tuple[str, ...]:
     )
 
 
-def machine_arguments(image: BootImage, network: Network, channel: Channel) -> str:
+def machine_arguments(image: BootImage, network: Network, channel: Channel, *, announces: bool = False) -> str:
     """Return a digest of what the arguments make of a machine: its type, and its devices in their order.
 
     Device state loads only into an equal one.  The kernel's arguments are in the guest's memory, and matter to no load.
@@ -118,7 +120,8 @@ def machine_arguments(image: BootImage, network: Network, channel: Channel) -> s
     spec = MachineSpec(
         qemu="", uuid="", shape=Shape(), accelerator="", cpu_model="", tsc_khz=None, image=image, ram=nowhere,
         ram_read_only=False, disk=nowhere, network=network, policy=Policy(), mac="",
-        channel=channel.adopt(nowhere, cid=None), directory=nowhere, link=Link(arguments=network.devices(mac="")),
+        channel=channel.adopt(nowhere, cid=None), directory=nowhere,
+        link=Link(arguments=network.devices(mac="", announces=announces)),
     )  # fmt: skip
     words = pairwise(build(spec, restoring=True))
     made = [value for option, value in words if option in ("-machine", "-device", "-serial", "-global")]

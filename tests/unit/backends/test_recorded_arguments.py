@@ -40,7 +40,7 @@ async def test_the_words_that_start_qemu_are_those_that_were_recorded(kind: str)
         qemu="qemu", uuid="12345678-0", shape=Shape(), accelerator=found.name, cpu_model=found.cpu_model, tsc_khz=None,
         image=IMAGE, ram=Path("ram"), ram_read_only=False, disk=Path("disk"), network=networks().named(network),
         policy=Policy(allow_internet=internet == "internet"), mac="52:54:00:00:00:01",
-        channel=channels().named(channel).adopt(directory, CID), directory=directory,
+        channel=channels().named(channel).adopt(directory, CID), directory=directory, announces=True,
     )  # fmt: skip
     spec = attrs.evolve(spec, link=await spec.network.plan(spec.wanted_link))
     assert list(build(spec, restoring=start == "restore")) == RECORDED["arguments"][kind]
@@ -50,5 +50,14 @@ async def test_the_words_that_start_qemu_are_those_that_were_recorded(kind: str)
 def test_the_digest_in_a_fingerprint_is_the_one_that_was_recorded(kind: str) -> None:
     network, channel, acpi = kind.split()
     image = attrs.evolve(IMAGE, acpi=acpi == "acpi")
-    found = machine_arguments(image, networks().named(network), channels().named(channel))
+    found = machine_arguments(image, networks().named(network), channels().named(channel), announces=True)
     assert found == RECORDED["digests"][kind]
+
+
+def test_machines_of_today_are_told_from_those_whose_guests_can_announce_their_address() -> None:
+    for network in networks().names:
+        found = [
+            machine_arguments(IMAGE, networks().named(network), channels().named("serial"), announces=announces)
+            for announces in (True, False)
+        ]
+        assert (found[0] != found[1]) is networks().named(network).wired
